@@ -1,0 +1,39 @@
+# make demo   the whole story on this machine        make test    every test
+# make build  the binaries in bin/                   make bench   figures, as ratios
+GO       ?= go
+DEVICES  ?= 20
+EXIT     ?= 0
+DIR      ?= demo
+BENCH_JSON ?= bench.json
+BINARIES := cradle cradle-oem cradle-agent cradle-demo
+
+export GOFLAGS ?= -buildvcs=false
+
+.PHONY: all deps build demo test bench bench-million fuzz clean
+
+all: build
+
+deps: ## install what is missing from Debian's packages: swtpm, tpm2-tools, PostgreSQL, gcc, curl
+	@./scripts/deps.sh
+
+build: ## static binaries; the agent must not need cgo
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+
+demo: deps build
+	@bin/cradle-demo --devices $(DEVICES) --dir $(DIR) $(if $(filter 1,$(EXIT)),--exit)
+
+test: deps
+	@./scripts/test.sh
+
+bench: deps
+	$(GO) run ./test/bench --json $(BENCH_JSON)
+
+bench-million: deps
+	$(GO) run ./test/bench --devices 1000000 --json $(BENCH_JSON)
+
+fuzz: ## each fuzz target for a short while
+	@./scripts/fuzz.sh
+
+clean:
+	rm -rf bin demo

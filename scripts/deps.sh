@@ -1,0 +1,43 @@
+#!/bin/sh
+# Installs what the demo and the tests run beside Go: real TPMs (swtpm), their tools, PostgreSQL, and a C
+# compiler for the race detector. Quiet when nothing is missing.
+set -eu
+missing=
+need() { # command package
+	command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+need swtpm swtpm
+need tpm2_readpublic tpm2-tools
+need gcc gcc
+need curl curl
+need openssl openssl
+need mosquitto_pub mosquitto-clients
+[ -e /usr/lib/x86_64-linux-gnu/libtss2-tcti-swtpm.so.0 ] || [ -e /usr/lib/aarch64-linux-gnu/libtss2-tcti-swtpm.so.0 ] || missing="$missing libtss2-tcti-swtpm0"
+[ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+	echo "deps: missing:$missing" >&2
+	echo "hint: install them with this system's package manager, then run make again" >&2
+	exit 1
+fi
+sudo=
+if [ "$(id -u)" -ne 0 ]; then
+	if ! command -v sudo >/dev/null 2>&1; then
+		echo "deps: missing:$missing, and installing needs root" >&2
+		echo "hint: run as root: apt-get install -y --no-install-recommends$missing" >&2
+		exit 1
+	fi
+	sudo=sudo
+fi
+echo "deps: installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+	tail -n 5 "$log" >&2
+	echo "deps: installing$missing did not work" >&2
+	echo "hint: look at the lines above; is a Debian mirror reachable?" >&2
+	exit 1
+fi
