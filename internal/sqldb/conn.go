@@ -1,0 +1,236 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+// Bounds on a connection. No statement gets a context that can end: database/sql and both drivers
+// would start a goroutine or a timer for each; a deadline on PostgreSQL's socket does the same work
+// once per transaction.
+const (
+	connectTimeout = 5 * time.Second
+	writeDeadline  = 30 * time.Second
+	readDeadline   = 10 * time.Minute
+	maxStatements  = 256
+)
+
+var forever = context.Background()
+
+// conn is a connection with its prepared statements, used by one goroutine at a time.
+type conn struct {
+	sql   *sql.Conn
+	pg    *pgx.Conn            // PostgreSQL: the driver's connection inside sql
+	stmts map[string]*sql.Stmt // SQLite: statements by text (pgx keeps its own)
+}
+
+// connect opens a connection or takes one that database/sql still holds.
+func (db *DB) connect(ctx context.Context) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout+time.Second)
+	defer cancel()
+	c, err := db.sql.Conn(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connecting: %w", err)
+	}
+	if db.engine == SQLite {
+		return &conn{sql: c, stmts: map[string]*sql.Stmt{}}, nil
+	}
+	var pg *pgx.Conn
+	err = c.Raw(func(d any) error {
+		pg = d.(*stdlib.Conn).Conn()
+		return nil
+	})
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("connecting: %w", err)
+	}
+	return &conn{sql: c, pg: pg}, nil
+}
+
+// discard closes the connection for good.
+func (c *conn) discard() {
+	if c == nil {
+		return
+	}
+	for _, s := range c.stmts {
+		s.Close()
+	}
+	if c.pg != nil {
+		ctx, cancel := context.WithTimeout(forever, time.Second)
+		c.pg.Close(ctx)
+		cancel()
+	}
+	c.sql.Raw(func(any) error { return errBad }) // database/sql then forgets it
+	c.sql.Close()
+}
+
+// broken reports whether the connection cannot be used any more.
+func (c *conn) broken(err error) bool {
+	if c.pg != nil {
+		return c.pg.IsClosed() || lost(err)
+	}
+	return errors.Is(err, sql.ErrConnDone) || errors.Is(err, errBad)
+}
+
+// deadline bounds what follows on this connection.
+func (c *conn) deadline(d time.Duration) {
+	if c.pg != nil {
+		c.pg.PgConn().Conn().SetDeadline(time.Now().Add(d)) // an error shows at the next statement
+	}
+}
+
+// exec runs a statement of ours that has no arguments.
+func (c *conn) exec(text string) error {
+	_, err := c.execArgs(text, nil)
+	return err
+}
+
+func (c *conn) execArgs(text string, args []any) (int64, error) {
+	if c.pg != nil {
+		tag, err := c.pg.Exec(forever, text, args...)
+		return tag.RowsAffected(), err
+	}
+	s, err := c.stmt(text)
+	if err != nil {
+		return 0, err
+	}
+	r, err := s.ExecContext(forever, args...)
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
+}
+
+func (c *conn) query(text string, args []any) (*sql.Rows, error) {
+	if c.pg != nil {
+		return c.sql.QueryContext(forever, text, args...)
+	}
+	s, err := c.stmt(text)
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(forever, args...)
+}
+
+func (c *conn) queryRow(text string, args []any) *sql.Row {
+	if c.pg == nil {
+		if s, err := c.stmt(text); err == nil {
+			return s.QueryRowContext(forever, args...)
+		}
+	}
+	return c.sql.QueryRowContext(forever, text, args...)
+}
+
+// errRow returns a row whose Scan fails: database/sql has no other way to make one.
+func (c *conn) errRow() *sql.Row {
+	ended, cancel := context.WithCancel(forever)
+	cancel()
+	return c.sql.QueryRowContext(ended, "SELECT 1")
+}
+
+// send runs a batch in one round trip.
+func (c *conn) send(b *pgx.Batch) error { return c.pg.SendBatch(forever, b).Close() }
+
+// stmt returns SQLite's prepared statement.
+func (c *conn) stmt(text string) (*sql.Stmt, error) {
+	if s, ok := c.stmts[text]; ok {
+		return s, nil
+	}
+	if len(c.stmts) >= maxStatements {
+		for _, s := range c.stmts {
+			s.Close()
+		}
+		clear(c.stmts)
+	}
+	s, err := c.sql.PrepareContext(forever, text)
+	if err != nil {
+		return nil, err
+	}
+	c.stmts[text] = s
+	return s, nil
+}
+
+// pool holds the connections of readers.
+type pool struct {
+	db    *DB
+	slots chan struct{} // one per connection that may be in use
+
+	mu     sync.Mutex
+	idle   []*conn
+	closed bool
+}
+
+func newPool(db *DB, n int) *pool {
+	return &pool{db: db, slots: make(chan struct{}, n)}
+}
+
+func (p *pool) get(ctx context.Context) (*conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	select {
+	case p.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		<-p.slots
+		return nil, errClosed
+	}
+	if n := len(p.idle); n > 0 {
+		c := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		c.deadline(readDeadline)
+		return c, nil
+	}
+	p.mu.Unlock()
+	c, err := p.db.connect(ctx)
+	if err != nil {
+		<-p.slots
+		return nil, err
+	}
+	c.deadline(readDeadline)
+	return c, nil
+}
+
+// put gives a connection back; one that is not good is closed.
+func (p *pool) put(c *conn, good bool) {
+	p.mu.Lock()
+	good = good && !p.closed
+	if good {
+		p.idle = append(p.idle, c)
+	}
+	p.mu.Unlock()
+	if !good {
+		c.discard()
+	}
+	<-p.slots
+}
+
+// drop closes the idle connections.
+func (p *pool) drop() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle = nil
+	p.mu.Unlock()
+	for _, c := range idle {
+		c.discard()
+	}
+}
+
+func (p *pool) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.drop()
+}

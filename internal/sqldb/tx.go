@@ -1,0 +1,175 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Tx is a running transaction. It must not be used after its function returned, nor by two goroutines.
+type Tx struct {
+	db     *DB
+	conn   *conn
+	caller context.Context // of a View: looked at before each statement; nil in an Update
+	wrote  bool            // something other than SELECT was sent
+	failed error           // of the first statement that failed
+	later  *pgx.Batch      // PostgreSQL: statements of Queue that were not sent yet
+}
+
+// Engine says what the transaction runs on.
+func (tx *Tx) Engine() Engine { return tx.db.engine }
+
+// Exec runs a statement and returns how many rows it touched. A unique violation is ErrUnique.
+func (tx *Tx) Exec(query string, args ...any) (rowsAffected int64, err error) {
+	s, err := tx.prepare(query)
+	if err != nil {
+		return 0, err
+	}
+	n, err := tx.conn.execArgs(s.text, args)
+	if err != nil {
+		return 0, tx.fail(err)
+	}
+	return n, nil
+}
+
+// Queue runs a statement whose result does not matter. On PostgreSQL it travels together with its
+// neighbours in one round trip, at the latest at the end of the function; its error then ends
+// the Update. On SQLite it runs at once. The arguments must not change before the end.
+func (tx *Tx) Queue(query string, args ...any) error {
+	if tx.db.engine == SQLite {
+		_, err := tx.Exec(query, args...)
+		return err
+	}
+	s := tx.db.rebinds.get(query)
+	tx.wrote = true
+	if tx.later == nil {
+		tx.later = new(pgx.Batch)
+	}
+	tx.later.Queue(s.text, args...)
+	return nil
+}
+
+// Query runs a statement that returns rows. Close them before the next statement.
+func (tx *Tx) Query(query string, args ...any) (*sql.Rows, error) {
+	s, err := tx.prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := tx.conn.query(s.text, args)
+	if err != nil {
+		return nil, tx.fail(err)
+	}
+	return rows, nil
+}
+
+// QueryRow runs a statement that returns one row; Scan says sql.ErrNoRows when there is none.
+func (tx *Tx) QueryRow(query string, args ...any) *sql.Row {
+	s, err := tx.prepare(query)
+	if err != nil {
+		return tx.conn.errRow()
+	}
+	row := tx.conn.queryRow(s.text, args)
+	if err := row.Err(); err != nil {
+		tx.fail(err)
+	}
+	return row
+}
+
+// prepare is what comes before each statement.
+func (tx *Tx) prepare(query string) (*statement, error) {
+	if tx.caller != nil {
+		if err := tx.caller.Err(); err != nil {
+			return nil, tx.fail(err)
+		}
+	}
+	if err := tx.flush(); err != nil {
+		return nil, err
+	}
+	s := tx.db.rebinds.get(query)
+	tx.wrote = tx.wrote || !s.reads
+	return s, nil
+}
+
+// flush sends what Queue collected.
+func (tx *Tx) flush() error {
+	if tx.later == nil {
+		return nil
+	}
+	b := tx.later
+	tx.later = nil
+	if err := tx.conn.send(b); err != nil {
+		return tx.fail(err)
+	}
+	return nil
+}
+
+func (tx *Tx) fail(err error) error {
+	if tx.conn.broken(err) {
+		err = away{err}
+	}
+	err = tx.db.public(err)
+	if tx.failed == nil {
+		tx.failed = err
+	}
+	return err
+}
+
+// statement is a query as its engine wants it.
+type statement struct {
+	text  string
+	reads bool // begins with SELECT
+}
+
+// rebinder remembers rewritten statements. There are few: the ones in the source of the stores, and
+// those that repeat a group of placeholders.
+type rebinder struct {
+	engine Engine
+	cache  sync.Map // query -> *statement
+	size   atomic.Int64
+}
+
+const maxRebinds = 4096
+
+func (r *rebinder) get(query string) *statement {
+	if s, ok := r.cache.Load(query); ok {
+		return s.(*statement)
+	}
+	s := rewrite(r.engine, query)
+	if r.size.Add(1) > maxRebinds {
+		r.size.Store(0)
+		r.cache.Clear()
+	}
+	r.cache.Store(query, s)
+	return s
+}
+
+func rewrite(e Engine, query string) *statement {
+	trimmed := strings.TrimSpace(query)
+	s := &statement{text: trimmed, reads: len(trimmed) > 6 && strings.EqualFold(trimmed[:6], "select")}
+	if e == SQLite {
+		for _, lock := range []string{"for update", "for share", "for no key update", "for update skip locked"} {
+			if n := len(trimmed) - len(lock); n > 0 && strings.EqualFold(trimmed[n:], lock) {
+				s.text = strings.TrimSpace(trimmed[:n])
+			}
+		}
+		return s
+	}
+	var b strings.Builder
+	n := 0
+	for i := range len(trimmed) {
+		if trimmed[i] != '?' {
+			b.WriteByte(trimmed[i])
+			continue
+		}
+		n++
+		b.WriteByte('$')
+		b.WriteString(strconv.Itoa(n))
+	}
+	s.text = b.String()
+	return s
+}

@@ -1,0 +1,74 @@
+// Package testenv gives tests the real things they run against: a PostgreSQL server of the test
+// process's own, and a check that a tool is installed.
+//
+// A test whose tool is missing is skipped, unless CRADLE_REQUIRE=1 is set: then it fails, so that
+// continuous integration cannot pass by skipping.
+package testenv
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// Require skips (or fails, see the package comment) the test when a tool is not installed.
+func Require(t testing.TB, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			missing(t, "%s is not installed: run make deps", tool)
+		}
+	}
+}
+
+func missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CRADLE_REQUIRE") == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+var shared struct {
+	once   sync.Once
+	server *Server
+	err    error
+}
+
+// Postgres returns the URL of a fresh, empty database on the server that this process
+// shares between its tests. The database is dropped at the end of the test.
+func Postgres(t testing.TB) string {
+	t.Helper()
+	if postgresBin() == "" {
+		missing(t, "PostgreSQL is not installed: run make deps")
+	}
+	shared.once.Do(func() { shared.server, shared.err = StartPostgres() })
+	if shared.err != nil {
+		t.Fatalf("starting PostgreSQL: %v", shared.err)
+	}
+	return shared.server.Database(t)
+}
+
+// PostgresServer returns a server of the test's own, which it may stop, kill and start again.
+func PostgresServer(t testing.TB) *Server {
+	t.Helper()
+	if postgresBin() == "" {
+		missing(t, "PostgreSQL is not installed: run make deps")
+	}
+	s, err := StartPostgres()
+	if err != nil {
+		t.Fatalf("starting PostgreSQL: %v", err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// EachStore runs f as sub-tests "sqlite" and "postgres", each with the URL of a fresh store in the
+// form that internal/sqldb takes.
+func EachStore(t *testing.T, f func(t *testing.T, url string)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) { f(t, filepath.Join(t.TempDir(), "store.db")) })
+	t.Run("postgres", func(t *testing.T) { f(t, Postgres(t)) })
+}
