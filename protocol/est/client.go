@@ -1,0 +1,239 @@
+package est
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// Client calls one EST server. It keeps nothing; the connection, its trust anchors, its client
+// certificate and its timeouts are those of HTTP. It never follows a redirect: a client
+// certificate is shown to the server that was named and to no other. Safe for concurrent use.
+type Client struct {
+	HTTP *http.Client // required
+	URL  string       // base, for example "https://host/.well-known/est/acme-ldevid"; a final slash is optional
+}
+
+// StatusError is an answer other than 200.
+type StatusError struct {
+	Code       int           // HTTP status; 202 when the server wants the request again later
+	RetryAfter time.Duration // 0 when the server did not say
+	Reason     string        // what was wrong, as the server put it; printable, at most 1024 bytes; may be empty
+	Hint       string        // what to do about it, as the server put it; may be empty
+}
+
+func (e *StatusError) Error() string {
+	s := fmt.Sprintf("EST server answered %d", e.Code)
+	if e.Reason != "" {
+		s += ": " + e.Reason
+	}
+	return s
+}
+
+// Unwrap lets cradle.KindOf and cradle.Public see the answer's kind, reason and hint.
+func (e *StatusError) Unwrap() error {
+	return &cradle.Error{Kind: e.kind(), Detail: e.Error(), Hint: e.Hint}
+}
+
+// kind is the inverse of the server's mapping. 5xx and answers that ask to come again are Busy.
+func (e *StatusError) kind() cradle.Kind {
+	switch {
+	case e.Code == http.StatusUnauthorized:
+		return cradle.Unauthorized
+	case e.Code == http.StatusForbidden:
+		return cradle.Forbidden
+	case e.Code == http.StatusNotFound:
+		return cradle.NotFound
+	case e.Code == http.StatusConflict:
+		return cradle.Conflict
+	case e.Code == http.StatusRequestEntityTooLarge:
+		return cradle.TooLarge
+	case e.Code == http.StatusAccepted, e.Code == http.StatusTooManyRequests, e.Code >= 500:
+		return cradle.Busy
+	}
+	return cradle.Invalid
+}
+
+// CACerts fetches the CA certificates (RFC 7030 §4.1) in the order in which they are encoded. They
+// are not verified.
+func (c *Client) CACerts(ctx context.Context) ([]*x509.Certificate, error) {
+	body, err := c.do(ctx, http.MethodGet, OpCACerts, "", nil, TypePKCS7)
+	if err != nil {
+		return nil, err
+	}
+	return decodeCertsBody(body)
+}
+
+// Nonce asks for a nonce. With a zero typ it asks for a bare one; else claim, as JSON, is the request's
+// reqInfo, defined by typ, and the answer is of the same type.
+func (c *Client) Nonce(ctx context.Context, typ x509.OID, claim any) (NonceResponse, error) {
+	method, contentType := http.MethodGet, ""
+	var body []byte
+	var want string
+	if !typ.Equal(x509.OID{}) {
+		want = typ.String()
+		info, err := json.Marshal(claim)
+		if err != nil {
+			return NonceResponse{}, fmt.Errorf("encoding the nonce request: %w", err)
+		}
+		if body, err = json.Marshal(NonceRequest{Type: want, ReqInfo: info}); err != nil {
+			return NonceResponse{}, fmt.Errorf("encoding the nonce request: %w", err)
+		}
+		method, contentType = http.MethodPost, TypeNonce
+	}
+	answer, err := c.do(ctx, method, OpNonce, contentType, body, TypeNonce)
+	if err != nil {
+		return NonceResponse{}, err
+	}
+	r, err := ParseNonceResponse(answer)
+	if err != nil {
+		return NonceResponse{}, err
+	}
+	if r.Type != want {
+		return NonceResponse{}, cradle.Errorf(cradle.Invalid, "nonce answer: type %q for a request of type %q", r.Type, want)
+	}
+	return r, nil
+}
+
+// SimpleEnroll sends a PKCS#10 request in DER (RFC 7030 §4.2.1) and returns the one certificate of the
+// answer, which holds the request's public key. Issuer and content are not verified.
+func (c *Client) SimpleEnroll(ctx context.Context, csr []byte) (*x509.Certificate, error) {
+	return c.enroll(ctx, OpSimpleEnroll, csr)
+}
+
+// SimpleReenroll is SimpleEnroll for the certificate with which the TLS connection is authenticated
+// (RFC 7030 §4.2.2); subject and alternative names of the request are those of that certificate.
+func (c *Client) SimpleReenroll(ctx context.Context, csr []byte) (*x509.Certificate, error) {
+	return c.enroll(ctx, OpSimpleReenroll, csr)
+}
+
+func (c *Client) enroll(ctx context.Context, op string, csr []byte) (*x509.Certificate, error) {
+	req, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return nil, cradle.Errorf(cradle.Invalid, "certificate request: %w", err)
+	}
+	body, err := c.do(ctx, http.MethodPost, op, TypePKCS10, EncodeBody(csr, true), TypePKCS7)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := decodeCertsBody(body)
+	if err != nil {
+		return nil, err
+	}
+	if len(certs) != 1 {
+		return nil, cradle.Errorf(cradle.Invalid, "%s answer: %d certificates instead of one", op, len(certs))
+	}
+	if !bytes.Equal(certs[0].RawSubjectPublicKeyInfo, req.RawSubjectPublicKeyInfo) {
+		return nil, cradle.Errorf(cradle.Invalid, "%s answer: the certificate is for another key", op)
+	}
+	return certs[0], nil
+}
+
+func decodeCertsBody(body []byte) ([]*x509.Certificate, error) {
+	der, err := DecodeBody(body, PEMPKCS7...)
+	if err != nil {
+		return nil, fmt.Errorf("EST answer: %w", err)
+	}
+	return DecodeCerts(der)
+}
+
+// do makes one request and returns the body of a 200 of media type accept.
+func (c *Client) do(ctx context.Context, method, op, contentType string, body []byte, accept string) ([]byte, error) {
+	if c.HTTP == nil {
+		return nil, cradle.Errorf(cradle.Invalid, "EST client without an HTTP client")
+	}
+	if u, err := url.Parse(c.URL); err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, cradle.Errorf(cradle.Invalid, "EST URL %q: use https://host[:port]%s[label]", c.URL, WellKnown)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.URL, "/")+"/"+op, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("EST %s: %w", op, err)
+	}
+	req.Header.Set("Accept", accept)
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	if contentType == TypePKCS10 {
+		req.Header.Set("Content-Transfer-Encoding", "base64") // RFC 8951 made it void; older servers insist
+	}
+	hc := *c.HTTP
+	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	resp, err := hc.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("EST %s: %w", op, err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))
+	if resp.StatusCode != http.StatusOK {
+		return nil, statusError(resp, answer)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("EST %s: reading the answer: %w", op, err)
+	}
+	if len(answer) > MaxBody {
+		return nil, cradle.Errorf(cradle.TooLarge, "EST %s: the answer has more than %d bytes", op, MaxBody)
+	}
+	got, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if smime, ok := params["smime-type"]; err != nil || got != accept || ok && !strings.EqualFold(smime, "certs-only") {
+		return nil, cradle.Errorf(cradle.Invalid, "EST %s: the answer has content type %q instead of %s", op, resp.Header.Get("Content-Type"), accept)
+	}
+	return answer, nil
+}
+
+// ReasonHeader carries the reason of an answer that must have no content (a nonce request's 400).
+const ReasonHeader = "Cradle-Reason"
+
+func statusError(resp *http.Response, body []byte) *StatusError {
+	e := &StatusError{Code: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
+	mt, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	switch {
+	case resp.StatusCode/100 == 3:
+		e.Reason = "redirected to " + printable(resp.Header.Get("Location"))
+		e.Hint = "redirects are not followed: put the right address into the settings"
+	case mt == "text/plain" || mt == "":
+		reason, hint, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+		e.Reason, e.Hint = printable(reason), printable(hint)
+	}
+	if e.Reason == "" {
+		e.Reason = printable(resp.Header.Get(ReasonHeader))
+	}
+	return e
+}
+
+// retryAfter reads delay seconds or a date (RFC 9110 §10.2.3), at most a day.
+func retryAfter(s string) time.Duration {
+	var d time.Duration
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		d = time.Duration(min(max(n, 0), 86400)) * time.Second
+	} else if t, err := http.ParseTime(s); err == nil {
+		d = time.Until(t)
+	}
+	return min(max(d, 0), 24*time.Hour)
+}
+
+// printable makes a text from outside safe for a log line and a terminal.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > 1024 {
+		s = strings.ToValidUTF8(s[:1024], "")
+	}
+	return s
+}

@@ -1,0 +1,151 @@
+package est
+
+import (
+	"crypto/x509"
+	"encoding/asn1"
+
+	"github.com/cradle-iot/cradle"
+)
+
+var (
+	oidData       = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}
+	oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
+)
+
+// contentInfo is RFC 5652 §3.
+type contentInfo struct {
+	Type    asn1.ObjectIdentifier
+	Content asn1.RawValue // [0] EXPLICIT
+}
+
+// EncodeCerts makes a certs-only message (RFC 7030 §4.1.3) of certificates in DER. The order is kept, although
+// SET OF in DER would sort them: clients such as aziot-certd store the chain in the order they find.
+// It refuses no certificates, more than MaxCerts, and more than MaxDER.
+func EncodeCerts(certs ...[]byte) ([]byte, error) {
+	if len(certs) == 0 || len(certs) > MaxCerts {
+		return nil, cradle.Errorf(cradle.Invalid, "a certs-only message holds 1 to %d certificates, not %d", MaxCerts, len(certs))
+	}
+	var all []byte
+	for _, c := range certs {
+		all = append(all, c...)
+	}
+	set := func(tag, class int, content []byte) asn1.RawValue {
+		return asn1.RawValue{Class: class, Tag: tag, IsCompound: true, Bytes: content}
+	}
+	sd, err := asn1.Marshal(struct {
+		Version      int
+		Algorithms   asn1.RawValue
+		Content      struct{ Type asn1.ObjectIdentifier }
+		Certificates asn1.RawValue
+		Signers      asn1.RawValue
+	}{
+		Version:      1,
+		Algorithms:   set(asn1.TagSet, asn1.ClassUniversal, nil),
+		Content:      struct{ Type asn1.ObjectIdentifier }{oidData},
+		Certificates: set(0, asn1.ClassContextSpecific, all),
+		Signers:      set(asn1.TagSet, asn1.ClassUniversal, nil),
+	})
+	if err != nil {
+		return nil, cradle.Errorf(cradle.Invalid, "encoding a certs-only message: %w", err)
+	}
+	der, err := asn1.Marshal(contentInfo{oidSignedData, set(0, asn1.ClassContextSpecific, sd)})
+	if err != nil {
+		return nil, cradle.Errorf(cradle.Invalid, "encoding a certs-only message: %w", err)
+	}
+	if len(der) > MaxDER {
+		return nil, cradle.Errorf(cradle.TooLarge, "a certs-only message of %d bytes: at most %d", len(der), MaxDER)
+	}
+	return der, nil
+}
+
+// DecodeCerts reads the certificates of a SignedData message in DER, in the order in which they are
+// encoded. Signatures, revocation lists and content in the message are ignored: it is a carrier. A message without
+// certificates, with anything but X.509 certificates among them, in BER, or with bytes left over is refused.
+func DecodeCerts(der []byte) ([]*x509.Certificate, error) {
+	if len(der) > MaxDER {
+		return nil, cradle.Errorf(cradle.TooLarge, "a PKCS#7 message of %d bytes: at most %d", len(der), MaxDER)
+	}
+	bad := func(format string, args ...any) ([]*x509.Certificate, error) {
+		return nil, cradle.Errorf(cradle.Invalid, "PKCS#7 message: "+format, args...)
+	}
+	var ci contentInfo
+	if rest, err := asn1.Unmarshal(der, &ci); err != nil {
+		return bad("%w", err)
+	} else if len(rest) > 0 {
+		return bad("%d bytes left over", len(rest))
+	}
+	if !ci.Type.Equal(oidSignedData) {
+		return bad("content type %v is not signedData", ci.Type)
+	}
+	if ci.Content.Class != asn1.ClassContextSpecific || ci.Content.Tag != 0 || !ci.Content.IsCompound {
+		return bad("no content")
+	}
+	var outer asn1.RawValue
+	if rest, err := asn1.Unmarshal(ci.Content.Bytes, &outer); err != nil {
+		return bad("%w", err)
+	} else if len(rest) > 0 {
+		return bad("%d bytes left over after signedData", len(rest))
+	}
+	if outer.Class != asn1.ClassUniversal || outer.Tag != asn1.TagSequence || !outer.IsCompound {
+		return bad("signedData is not a SEQUENCE")
+	}
+	// The fields one after another: version, digestAlgorithms, encapContentInfo, [0] certificates,
+	// [1] crls OPTIONAL, signerInfos.
+	rest := outer.Bytes
+	var version int
+	var err error
+	if rest, err = asn1.Unmarshal(rest, &version); err != nil {
+		return bad("version: %w", err)
+	}
+	var field asn1.RawValue
+	for _, want := range []int{asn1.TagSet, asn1.TagSequence} {
+		if rest, err = asn1.Unmarshal(rest, &field); err != nil {
+			return bad("%w", err)
+		}
+		if field.Class != asn1.ClassUniversal || field.Tag != want || !field.IsCompound {
+			return bad("unexpected field with tag %d", field.Tag)
+		}
+	}
+	if rest, err = asn1.Unmarshal(rest, &field); err != nil {
+		return bad("%w", err)
+	}
+	if field.Class != asn1.ClassContextSpecific || field.Tag != 0 || !field.IsCompound {
+		return bad("it holds no certificates")
+	}
+	set := field.Bytes
+	for signers := false; !signers; { // crls, then signerInfos, then nothing
+		if rest, err = asn1.Unmarshal(rest, &field); err != nil {
+			return bad("after the certificates: %w", err)
+		}
+		switch {
+		case field.Class == asn1.ClassContextSpecific && field.Tag == 1 && field.IsCompound:
+		case field.Class == asn1.ClassUniversal && field.Tag == asn1.TagSet && field.IsCompound:
+			signers = true
+		default:
+			return bad("unexpected field with tag %d", field.Tag)
+		}
+	}
+	if len(rest) > 0 {
+		return bad("%d bytes left over in signedData", len(rest))
+	}
+
+	var certs []*x509.Certificate
+	for len(set) > 0 {
+		if len(certs) == MaxCerts {
+			return nil, cradle.Errorf(cradle.TooLarge, "PKCS#7 message: more than %d certificates", MaxCerts)
+		}
+		var one asn1.RawValue
+		if set, err = asn1.Unmarshal(set, &one); err != nil {
+			return bad("certificate %d: %w", len(certs)+1, err)
+		}
+		c, err := x509.ParseCertificate(one.FullBytes)
+		if err != nil {
+			return bad("certificate %d: %w", len(certs)+1, err)
+		}
+		certs = append(certs, c)
+	}
+	if len(certs) == 0 {
+		return bad("it holds no certificates")
+	}
+	return certs, nil
+}

@@ -1,0 +1,146 @@
+package evidence
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// CSR is a parsed certification request. Its signature has not been checked.
+type CSR struct {
+	Request *x509.CertificateRequest
+	Bundle  *Bundle // nil when the request carries no evidence
+	SPKI    []byte  // DER of the SubjectPublicKeyInfo
+}
+
+// CertificationRequestInfo of RFC 2986 §4.1.
+type requestInfo struct {
+	Raw        asn1.RawContent
+	Version    int
+	Subject    asn1.RawValue
+	PublicKey  asn1.RawValue
+	Attributes []asn1.RawValue `asn1:"tag:0"`
+}
+
+// ParseCSR reads a DER PKCS#10 request of at most MaxCSR bytes, with at most one evidence attribute of
+// exactly one value. Errors are cradle.Invalid, or cradle.TooLarge.
+func ParseCSR(der []byte) (*CSR, error) {
+	csr, _, err := parseCSR(der)
+	return csr, err
+}
+
+func parseCSR(der []byte) (csr *CSR, exact bool, err error) {
+	if len(der) > MaxCSR {
+		return nil, false, cradle.Errorf(cradle.TooLarge, "the CSR has %d bytes; at most %d", len(der), MaxCSR)
+	}
+	req, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return nil, false, cradle.Errorf(cradle.Invalid, "the body is not a PKCS#10 request: %v", err).
+			WithHint("send the DER request in base64 (RFC 8951)")
+	}
+	csr = &CSR{Request: req, SPKI: req.RawSubjectPublicKeyInfo}
+	var info requestInfo
+	if rest, err := asn1.Unmarshal(req.RawTBSCertificateRequest, &info); err != nil || len(rest) > 0 {
+		return nil, false, cradle.Errorf(cradle.Invalid, "the CSR's certificationRequestInfo is not DER")
+	}
+	for _, a := range info.Attributes {
+		if !isSequence(a) {
+			return nil, false, cradle.Errorf(cradle.Invalid, "an attribute of the CSR is not a SEQUENCE")
+		}
+		typ, rest, err := next(a.Bytes)
+		if err != nil {
+			return nil, false, cradle.Errorf(cradle.Invalid, "an attribute of the CSR has no type")
+		}
+		if string(typ.FullBytes) != string(oidEvidence) {
+			continue
+		}
+		if csr.Bundle != nil {
+			return nil, false, cradle.Errorf(cradle.Invalid, "the CSR has two evidence attributes")
+		}
+		set, rest, err := next(rest)
+		if err != nil || len(rest) > 0 || set.Class != asn1.ClassUniversal || set.Tag != asn1.TagSet || !set.IsCompound {
+			return nil, false, cradle.Errorf(cradle.Invalid, "the evidence attribute has no SET of values")
+		}
+		value, rest, err := next(set.Bytes)
+		if err != nil || len(rest) > 0 {
+			return nil, false, cradle.Errorf(cradle.Invalid, "the evidence attribute must have exactly one value")
+		}
+		if csr.Bundle, exact, err = parseBundle(value.FullBytes); err != nil {
+			return nil, false, err
+		}
+	}
+	return csr, exact, nil
+}
+
+// CreateCSR makes a PKCS#10 request with that subject, signed by key, which may live in a TPM. bundle may
+// be nil. A restricted key, which signs no digest that its TPM has not made, implements
+// crypto.MessageSigner and gets the whole certificationRequestInfo. The signature is checked before
+// the request is returned. (x509.CreateCertificateRequest cannot write such attributes.)
+func CreateCSR(subject pkix.Name, key crypto.Signer, bundle *Bundle) (der []byte, err error) {
+	name, err := asn1.Marshal(subject.ToRDNSequence())
+	if err != nil {
+		return nil, cradle.Errorf(cradle.Invalid, "subject of the CSR: %v", err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, cradle.Errorf(cradle.Invalid, "public key of the CSR: %v", err)
+	}
+	alg, hash, err := signatureAlgorithm(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	var attr []byte
+	if bundle != nil {
+		if attr, err = bundle.Attribute(); err != nil {
+			return nil, err
+		}
+	}
+	info := sequence([]byte{0x02, 0x01, 0x00}, name, spki, tlv(0xa0, attr))
+	sig, err := crypto.SignMessage(key, rand.Reader, info, hash)
+	if err != nil {
+		return nil, fmt.Errorf("signing the CSR: %w", err)
+	}
+	der = sequence(info, alg, tlv(0x03, []byte{0}, sig))
+	csr, err := ParseCSR(der)
+	if err != nil {
+		return nil, err
+	}
+	if err := csr.Request.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("the key made a wrong signature of the CSR: %w", err)
+	}
+	return der, nil
+}
+
+// AlgorithmIdentifiers: RFC 5758 §3.2, RFC 4055 §5, RFC 8410 §3.
+var (
+	ecdsaSHA256 = sequence(mustOID(asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}))
+	ecdsaSHA384 = sequence(mustOID(asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}))
+	rsaSHA256   = sequence(mustOID(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}), []byte{0x05, 0x00})
+	pureEd25519 = sequence(mustOID(asn1.ObjectIdentifier{1, 3, 101, 112}))
+)
+
+func signatureAlgorithm(pub crypto.PublicKey) (alg []byte, hash crypto.Hash, err error) {
+	switch k := pub.(type) {
+	case *ecdsa.PublicKey:
+		switch k.Curve {
+		case elliptic.P256():
+			return ecdsaSHA256, crypto.SHA256, nil
+		case elliptic.P384():
+			return ecdsaSHA384, crypto.SHA384, nil
+		}
+	case *rsa.PublicKey:
+		return rsaSHA256, crypto.SHA256, nil
+	case ed25519.PublicKey:
+		return pureEd25519, 0, nil
+	}
+	return nil, 0, cradle.Errorf(cradle.Invalid, "no signature algorithm for a CSR of %T", pub)
+}
