@@ -1,0 +1,191 @@
+// Package ca is the only user of issuing keys. It makes CA certificates at set-up and turns a
+// request that the provider decided on into a leaf certificate: lint, then sign, against a Permit that
+// works once. It keeps nothing and decides nothing about who may have a certificate; the provider owns
+// the cycle (DESIGN §5: intent -> lint -> sign -> record).
+//
+// Certificates follow RFC 5280 and, for IDevIDs, IEEE 802.1AR and the TCG "TPM 2.0 Keys for Device
+// Identity and Attestation": notAfter 99991231235959Z, hardwareModuleName in the subjectAltName.
+package ca
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+	"sync/atomic"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// Forever is 99991231235959Z, "no well-defined expiration date" (RFC 5280 §4.1.2.5, 802.1AR-2018 §8.7).
+var Forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// Backdate is how far before now a certificate becomes valid, so that clocks a little behind accept it.
+const Backdate = time.Minute
+
+// Issuer is an issuing key with its certificate.
+type Issuer struct {
+	ID   string // SHA-256 of the certificate, hexadecimal
+	Cert *x509.Certificate
+	Key  crypto.Signer
+}
+
+// NewSerial returns a random positive serial number of 127 bits (RFC 5280 §4.1.2.2; 802.1AR asks 64 to 160 bits).
+func NewSerial() *big.Int {
+	b := make([]byte, 16)
+	rand.Read(b)
+	b[0] = b[0]&0x3f | 0x40 // positive, never short
+	return new(big.Int).SetBytes(b)
+}
+
+// SerialString is how a serial number is written everywhere: lower-case hexadecimal.
+func SerialString(n *big.Int) cradle.CertSerial { return cradle.CertSerial(n.Text(16)) }
+
+// Permit allows one signature. The provider makes it from a stored intent.
+type Permit struct {
+	Intent string
+	Serial *big.Int
+	used   atomic.Bool
+}
+
+// NewPermit makes a permit for the intent with that id and serial number.
+func NewPermit(intent string, serial *big.Int) *Permit {
+	return &Permit{Intent: intent, Serial: serial}
+}
+
+// Leaf says what a device's certificate holds.
+type Leaf struct {
+	Profile   cradle.Profile
+	Account   cradle.AccountID
+	Device    cradle.DeviceID
+	Serial    string // the unit's serial number; in IDevID and IAK
+	Tier      cradle.Tier
+	Proved    bool // the key was proved to live in the device's TPM
+	EKDigest  []byte
+	Public    crypto.PublicKey
+	SPKI      []byte // DER of Public as it stood in the CSR
+	NotBefore time.Time
+	NotAfter  time.Time
+}
+
+// Issue lints the leaf, spends the permit and signs. The error of a lint is of kind Invalid and leaves
+// the permit unspent.
+func Issue(iss *Issuer, p *Permit, l Leaf) (*x509.Certificate, error) {
+	if err := lint(iss, p, l); err != nil {
+		return nil, err
+	}
+	tmpl, err := template(l)
+	if err != nil {
+		return nil, err
+	}
+	tmpl.SerialNumber = p.Serial
+	if p.used.Swap(true) {
+		return nil, fmt.Errorf("internal error: permit of intent %s used twice", p.Intent)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, iss.Cert, l.Public, iss.Key)
+	if err != nil {
+		return nil, fmt.Errorf("signing for intent %s: %w", p.Intent, err)
+	}
+	return x509.ParseCertificate(der)
+}
+
+func template(l Leaf) (*x509.Certificate, error) {
+	t := &x509.Certificate{
+		Subject:               pkix.Name{Organization: []string{string(l.Account)}, CommonName: string(l.Device)},
+		NotBefore:             l.NotBefore,
+		NotAfter:              l.NotAfter,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+		SubjectKeyId:          keyID(l.SPKI),
+		Policies:              leafPolicies(l),
+	}
+	switch l.Profile {
+	case cradle.IDevID, cradle.IAK:
+		// No extended key usage: 802.1AR-2018 §8.10.5 leaves an IDevID open to every use; who accepts it
+		// decides. The device's serial number stands in the subject, the TPM in the alternative name.
+		t.Subject.SerialNumber = l.Serial
+		ext, err := hardwareSAN(l.EKDigest)
+		if err != nil {
+			return nil, err
+		}
+		t.ExtraExtensions = append(t.ExtraExtensions, ext)
+	case cradle.LDevID, cradle.Operational:
+		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	default:
+		return nil, cradle.Errorf(cradle.Invalid, "no such profile %q", l.Profile)
+	}
+	return t, nil
+}
+
+func leafPolicies(l Leaf) []x509.OID {
+	p := cradle.PolicyKeyNotProved
+	if l.Proved {
+		p = cradle.PolicyKeyProved
+	}
+	return []x509.OID{cradle.TierPolicy(l.Tier), p}
+}
+
+// lint checks a leaf before it is signed: what RFC 5280 asks of it and what our issuers may sign.
+func lint(iss *Issuer, p *Permit, l Leaf) error {
+	bad := func(format string, args ...any) error {
+		return cradle.Errorf(cradle.Invalid, "certificate would be wrong: "+format, args...)
+	}
+	if p.Serial == nil || p.Serial.Sign() <= 0 || p.Serial.BitLen() > 159 {
+		return bad("serial number out of bounds")
+	}
+	if err := cradle.CheckID("device", string(l.Device)); err != nil {
+		return err
+	}
+	if !l.NotBefore.Before(l.NotAfter) {
+		return bad("notBefore %v is not before notAfter %v", l.NotBefore, l.NotAfter)
+	}
+	if l.NotBefore.Before(iss.Cert.NotBefore) || l.NotAfter.After(iss.Cert.NotAfter) {
+		return bad("validity reaches beyond the issuer's")
+	}
+	if org := iss.Cert.Subject.Organization; len(org) != 1 || org[0] != string(l.Account) {
+		return bad("issuer belongs to %v, not to account %s", org, l.Account)
+	}
+	for _, want := range leafPolicies(l) { // the class of the issuer: evaluation never signs for production
+		found := false
+		for _, have := range iss.Cert.Policies {
+			found = found || have.Equal(want)
+		}
+		if !found {
+			return bad("issuer %q does not sign under policy %s", iss.Cert.Subject.CommonName, want)
+		}
+	}
+	switch k := l.Public.(type) {
+	case *ecdsa.PublicKey:
+		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
+			return bad("curve %s is not allowed", k.Curve.Params().Name)
+		}
+		if pub, ok := iss.Cert.PublicKey.(*ecdsa.PublicKey); ok && pub.Equal(k) {
+			return bad("the key is the issuer's own")
+		}
+	default:
+		return bad("a %T is not allowed, use EC P-256 or P-384", l.Public)
+	}
+	if len(l.SPKI) == 0 {
+		return bad("no SubjectPublicKeyInfo")
+	}
+	return nil
+}
+
+// keyID is a subject key identifier by RFC 7093 §2 method 1: the leftmost 160 bits of SHA-256.
+func keyID(spki []byte) []byte {
+	h := sha256.Sum256(spki)
+	return h[:20]
+}
+
+// Digest is how certificates are named in records: SHA-256 of the DER, hexadecimal.
+func Digest(der []byte) string {
+	h := sha256.Sum256(der)
+	return hex.EncodeToString(h[:])
+}

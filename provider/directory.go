@@ -1,0 +1,377 @@
+package provider
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/order"
+	"github.com/cradle-iot/cradle/provider/attest"
+	"github.com/cradle-iot/cradle/provider/ca"
+	"github.com/cradle-iot/cradle/provider/ledger"
+)
+
+// directory is a snapshot of what changes seldom; replaced whole by reload.
+type directory struct {
+	accounts map[cradle.AccountID]*Account
+	oems     map[cradle.OEMID]*OEM
+	byID     map[string]*authority
+	byRole   map[role]*authority
+	anchors  *attest.AnchorSet
+	count    int // anchors
+}
+
+type role struct {
+	kind    AuthorityKind
+	account cradle.AccountID
+	oem     cradle.OEMID
+	class   cradle.Class
+}
+
+type authority struct {
+	Authority
+	issuer *ca.Issuer
+}
+
+func (p *Provider) reload(ctx context.Context) error {
+	p.dirMu.Lock()
+	defer p.dirMu.Unlock()
+	old := p.dir.Load()
+	d := &directory{accounts: map[cradle.AccountID]*Account{}, oems: map[cradle.OEMID]*OEM{},
+		byID: map[string]*authority{}, byRole: map[role]*authority{}}
+	accounts, err := p.store.Accounts(ctx)
+	if err != nil {
+		return fmt.Errorf("reading accounts: %w", err)
+	}
+	for i := range accounts {
+		d.accounts[accounts[i].ID] = &accounts[i]
+	}
+	oems, err := p.store.OEMs(ctx)
+	if err != nil {
+		return fmt.Errorf("reading OEMs: %w", err)
+	}
+	for i := range oems {
+		d.oems[oems[i].ID] = &oems[i]
+	}
+	cas, err := p.store.Authorities(ctx)
+	if err != nil {
+		return fmt.Errorf("reading authorities: %w", err)
+	}
+	for _, a := range cas {
+		if old != nil && old.byID[a.ID] != nil { // authorities never change
+			d.put(old.byID[a.ID])
+			continue
+		}
+		open, err := p.openAuthority(a)
+		if err != nil {
+			return err
+		}
+		d.put(open)
+	}
+	anchors, err := p.store.Anchors(ctx)
+	if err != nil {
+		return fmt.Errorf("reading TPM makers' anchors: %w", err)
+	}
+	if d.anchors, err = anchorSet(anchors, p.ekCache); err != nil {
+		return err
+	}
+	d.count = len(anchors)
+	p.dir.Store(d)
+	return nil
+}
+
+func (d *directory) put(a *authority) {
+	d.byID[a.ID] = a
+	d.byRole[role{a.Kind, a.Account, a.OEM, a.Class}] = a
+}
+
+func (p *Provider) openAuthority(a Authority) (*authority, error) {
+	cert, err := x509.ParseCertificate(a.Cert)
+	if err != nil {
+		return nil, fmt.Errorf("authority %s: %w", a.ID, err)
+	}
+	key, err := p.vault.Key("ca/"+a.ID, a.SealedKey)
+	if err != nil {
+		return nil, err
+	}
+	return &authority{a, &ca.Issuer{ID: a.ID, Cert: cert, Key: key}}, nil
+}
+
+func anchorSet(rows []Anchor, cache *attest.Cache) (*attest.AnchorSet, error) {
+	anchors := make([]attest.Anchor, 0, len(rows))
+	for _, r := range rows {
+		cert, err := attest.ParseAnchor(r.Cert)
+		if err != nil {
+			return nil, fmt.Errorf("TPM maker's anchor %s: %w", r.Fingerprint, err)
+		}
+		anchors = append(anchors, attest.Anchor{Maker: r.Maker, Tier: r.Tier, Cert: cert, Distrusted: r.Distrusted})
+	}
+	return attest.NewAnchorSet(anchors).WithCache(cache), nil
+}
+
+// account finds an account, rereading the directory once: another replica may have made it.
+func (p *Provider) account(ctx context.Context, id cradle.AccountID) (*Account, error) {
+	if a := p.dir.Load().accounts[id]; a != nil {
+		return a, nil
+	}
+	if cradle.CheckID("account", string(id)) == nil {
+		if _, err := p.store.Account(ctx, id); err == nil {
+			if err := p.reload(ctx); err != nil {
+				return nil, err
+			}
+			if a := p.dir.Load().accounts[id]; a != nil {
+				return a, nil
+			}
+		} else if cradle.KindOf(err) != cradle.NotFound {
+			return nil, err
+		}
+	}
+	return nil, cradle.Errorf(cradle.NotFound, "no account %q", id).WithHint("cradle account create %s", id)
+}
+
+func (p *Provider) authority(k AuthorityKind, acc cradle.AccountID, oem cradle.OEMID, c cradle.Class) (*authority, error) {
+	if a := p.dir.Load().byRole[role{k, acc, oem, c}]; a != nil {
+		return a, nil
+	}
+	return nil, cradle.Errorf(cradle.NotFound, "no %s CA for account %q, OEM %q, class %q", k, acc, oem, c)
+}
+
+// newAuthority makes a key and its CA certificate under parent (nil: self-signed).
+func (p *Provider) newAuthority(r role, name string, org string, pathLen int, years int, parent *authority) (*authority, error) {
+	key, _, err := p.vault.NewKey("unused")
+	if err != nil {
+		return nil, err
+	}
+	now := p.now().Truncate(time.Second)
+	spec := ca.Authority{Organization: org, CommonName: name, Class: r.class, PathLen: pathLen,
+		NotBefore: now.Add(-ca.Backdate), NotAfter: ca.Forever}
+	if years > 0 {
+		spec.NotAfter = now.AddDate(years, 0, 0)
+	}
+	var iss *ca.Issuer
+	var chain [][]byte
+	if parent != nil {
+		iss = parent.issuer
+		chain = append([][]byte{parent.Cert}, parent.Chain...)
+		if spec.NotAfter.After(iss.Cert.NotAfter) {
+			spec.NotAfter = iss.Cert.NotAfter
+		}
+	}
+	cert, err := ca.SignAuthority(iss, key.Public(), spec, key)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	id := ca.Digest(cert.Raw)
+	return &authority{
+		Authority{ID: id, Kind: r.kind, Account: r.account, OEM: r.oem, Class: r.class, Cert: cert.Raw,
+			Chain: chain, SealedKey: p.vault.Seal("ca/"+id, der)},
+		&ca.Issuer{ID: id, Cert: cert, Key: key}}, nil
+}
+
+// CreateAccount makes an account with its roots, onboarding and operational CAs for both classes.
+// orderKey is the SPKI of the key that will sign its orders.
+func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, orderKey []byte, pr Profiles) (*Account, error) {
+	if err := cradle.CheckID("account", string(id)); err != nil {
+		return nil, err
+	}
+	if len(id) > 40 {
+		return nil, cradle.Errorf(cradle.Invalid, "account name has %d characters; at most 40, since labels and device names are made from it", len(id))
+	}
+	if string(id) == InstallationLog {
+		return nil, cradle.Errorf(cradle.Invalid, "account name %q is reserved", id)
+	}
+	if err := pr.check(); err != nil {
+		return nil, err
+	}
+	if _, err := order.ParsePublic(orderKey); err != nil {
+		return nil, err
+	}
+	var cas []Authority
+	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
+		name := func(what string) string { return fmt.Sprintf("%s %s %s", id, class, what) }
+		root, err := p.newAuthority(role{RootCA, id, "", class}, name("root"), string(id), 1, 0, nil)
+		if err != nil {
+			return nil, err
+		}
+		onboarding, err := p.newAuthority(role{OnboardingCA, id, "", class}, name("onboarding CA"), string(id), 0, 30, root)
+		if err != nil {
+			return nil, err
+		}
+		operational, err := p.newAuthority(role{OperationalCA, id, "", class}, name("operational CA"), string(id), 0, 30, root)
+		if err != nil {
+			return nil, err
+		}
+		cas = append(cas, root.Authority, onboarding.Authority, operational.Authority)
+	}
+	a := Account{ID: id, Region: p.region, OrderKey: orderKey, Profiles: pr, Created: p.now()}
+	leaf, err := p.leaf(string(id), ledger.KindAccount, map[string]any{"account": id, "region": a.Region,
+		"order_key": hexDigest(orderKey), "authorities": digests(cas)})
+	if err != nil {
+		return nil, err
+	}
+	if err := p.store.CreateAccount(ctx, a, cas, leaf); err != nil {
+		return nil, err
+	}
+	return &a, p.reload(ctx)
+}
+
+func (pr *Profiles) check() error {
+	for _, f := range []struct {
+		name     string
+		v        *time.Duration
+		def      time.Duration
+		min, max time.Duration
+	}{
+		{"LDevID validity", &pr.LDevIDValidity, 365 * 24 * time.Hour, time.Hour, 25 * 365 * 24 * time.Hour},
+		{"operational validity", &pr.OperationalValidity, 24 * time.Hour, time.Minute, 2 * 365 * 24 * time.Hour},
+	} {
+		if *f.v == 0 {
+			*f.v = f.def
+		}
+		if *f.v < f.min || *f.v > f.max {
+			return cradle.Errorf(cradle.Invalid, "%s %v is outside %v to %v", f.name, *f.v, f.min, f.max)
+		}
+	}
+	if pr.RenewalThreshold == 0 {
+		pr.RenewalThreshold = 0.6
+	}
+	if pr.RenewalThreshold < 0.1 || pr.RenewalThreshold > 0.95 {
+		return cradle.Errorf(cradle.Invalid, "renewal threshold %v is outside 0.1 to 0.95", pr.RenewalThreshold)
+	}
+	return nil
+}
+
+// CreateOEM registers a device maker by its public keys and makes its IDevID CAs and station CA.
+func (p *Provider) CreateOEM(ctx context.Context, id cradle.OEMID, public order.OEMPublic) (*OEM, []Authority, error) {
+	if err := cradle.CheckID("OEM", string(id)); err != nil {
+		return nil, nil, err
+	}
+	orderKey, err := x509.MarshalPKIXPublicKey(public.Order)
+	if err != nil {
+		return nil, nil, err
+	}
+	lotKey, err := x509.MarshalPKIXPublicKey(public.Lot)
+	if err != nil {
+		return nil, nil, err
+	}
+	var cas []Authority
+	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
+		root, err := p.newAuthority(role{OEMRootCA, "", id, class}, fmt.Sprintf("%s %s IDevID root", id, class), string(id), 1, 0, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		cas = append(cas, root.Authority)
+	}
+	station, err := p.newAuthority(role{StationCA, "", id, ""}, string(id)+" station CA", string(id), 0, 30, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	cas = append(cas, station.Authority)
+	o := OEM{ID: id, OrderKey: orderKey, LotKey: lotKey, Created: p.now()}
+	leaf, err := p.leaf(InstallationLog, ledger.KindOEM, map[string]any{"oem": id, "order_key": hexDigest(orderKey),
+		"lot_key": hexDigest(lotKey), "authorities": digests(cas)})
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := p.store.CreateOEM(ctx, o, cas, leaf); err != nil {
+		return nil, nil, err
+	}
+	return &o, cas, p.reload(ctx)
+}
+
+// idevidCA returns the CA that signs IDevIDs of this OEM for this account and class, making it at the
+// first order: certified by the account's root (so that every chain of a device ends there alone) and
+// by the OEM's IDevID root.
+func (p *Provider) idevidCA(ctx context.Context, account cradle.AccountID, oem cradle.OEMID, class cradle.Class) (*authority, error) {
+	r := role{IDevIDCA, account, oem, class}
+	if a := p.dir.Load().byRole[r]; a != nil {
+		return a, nil
+	}
+	root, err := p.authority(RootCA, account, "", class)
+	if err != nil {
+		return nil, err
+	}
+	oemRoot, err := p.authority(OEMRootCA, "", oem, class)
+	if err != nil {
+		return nil, err
+	}
+	a, err := p.newAuthority(r, fmt.Sprintf("%s IDevID CA of %s (%s)", oem, account, class), string(account), 0, 0, root)
+	if err != nil {
+		return nil, err
+	}
+	cross, err := ca.SignAuthority(oemRoot.issuer, a.issuer.Cert.PublicKey, ca.Authority{Organization: string(account),
+		CommonName: a.issuer.Cert.Subject.CommonName, Class: class, NotBefore: a.issuer.Cert.NotBefore, NotAfter: ca.Forever}, nil)
+	if err != nil {
+		return nil, err
+	}
+	a.Cross = [][]byte{cross.Raw, oemRoot.Cert}
+	leaf, err := p.leaf(string(account), ledger.KindAccount, map[string]any{"account": account, "oem": oem, "authorities": []string{a.ID}})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.store.AddAuthority(ctx, a.Authority, leaf); err != nil {
+		return nil, err
+	}
+	if err := p.reload(ctx); err != nil {
+		return nil, err
+	}
+	return p.authority(r.kind, account, oem, class)
+}
+
+// ImportMaker adds a TPM maker's CA certificates under one maker id and tier. It returns how many were new.
+func (p *Provider) ImportMaker(ctx context.Context, maker cradle.MakerID, tier cradle.Tier, certs [][]byte) ([]Anchor, int, error) {
+	if err := cradle.CheckID("TPM maker", string(maker)); err != nil {
+		return nil, 0, err
+	}
+	if _, err := cradle.ParseTier(string(tier)); err != nil {
+		return nil, 0, err
+	}
+	var anchors []Anchor
+	for i, der := range certs {
+		c, err := attest.ParseAnchor(der)
+		if err != nil {
+			return nil, 0, cradle.Errorf(cradle.Invalid, "certificate %d of the bundle: %v", i+1, err)
+		}
+		if !c.IsCA {
+			return nil, 0, cradle.Errorf(cradle.Invalid, "certificate %d (%s) is not a CA certificate", i+1, c.Subject)
+		}
+		anchors = append(anchors, Anchor{Fingerprint: ca.Digest(der), Maker: maker, Tier: tier, Cert: der, Imported: p.now()})
+	}
+	if len(anchors) == 0 {
+		return nil, 0, cradle.Errorf(cradle.Invalid, "the bundle holds no certificate").WithHint("give a PEM file of CA certificates")
+	}
+	fps := make([]string, len(anchors))
+	for i := range anchors {
+		fps[i] = anchors[i].Fingerprint
+	}
+	leaf, err := p.leaf(InstallationLog, ledger.KindOperator, map[string]any{"action": "tpm-maker import", "maker": maker, "tier": tier, "anchors": fps})
+	if err != nil {
+		return nil, 0, err
+	}
+	added, err := p.store.ImportAnchors(ctx, anchors, leaf)
+	if err != nil {
+		return nil, 0, err
+	}
+	return anchors, added, p.reload(ctx)
+}
+
+func digests(cas []Authority) []string {
+	out := make([]string, len(cas))
+	for i := range cas {
+		out[i] = cas[i].ID
+	}
+	return out
+}
+
+func isP256(k any) bool {
+	e, ok := k.(*ecdsa.PublicKey)
+	return ok && e.Curve == elliptic.P256()
+}

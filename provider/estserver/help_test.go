@@ -1,0 +1,277 @@
+package estserver_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/front"
+	"github.com/cradle-iot/cradle/protocol/est"
+	"github.com/cradle-iot/cradle/provider/estserver"
+)
+
+// ca is a fake provider of account "acme", which is also the account of the server name "localhost". It checks
+// what the contract promises it.
+type ca struct {
+	t    testing.TB
+	cert *x509.Certificate
+	root *x509.Certificate
+	key  *ecdsa.PrivateKey
+
+	mu      sync.Mutex
+	serial  int64
+	refuse  error                           // of every call but Resolve
+	before  func(ctx context.Context) error // runs inside Enroll
+	padding int                             // bytes of an extension in each issued certificate
+}
+
+func newCA(t testing.TB) *ca {
+	t.Helper()
+	root, rootKey := makeCert(t, "acme root", nil, nil, nil)
+	cert, key := makeCert(t, "acme operational", root, rootKey, nil)
+	return &ca{t: t, cert: cert, root: root, key: key}
+}
+
+func makeCert(t testing.TB, name string, parent *x509.Certificate, parentKey *ecdsa.PrivateKey, names []string) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{Organization: []string{"acme"}, CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), DNSNames: names,
+		IsCA: names == nil, BasicConstraintsValid: true,
+	}
+	if parent == nil {
+		parent, parentKey = tmpl, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &key.PublicKey, parentKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, key
+}
+
+func (c *ca) Resolve(serverName, label string) (estserver.Endpoint, error) {
+	for _, p := range []cradle.Profile{cradle.Operational, cradle.LDevID} {
+		if l := cradle.Label("acme", p); label == l || label == "" && serverName == "localhost" {
+			return estserver.Endpoint{Account: "acme", Profile: p, Label: l}, nil
+		}
+	}
+	return estserver.Endpoint{}, cradle.Errorf(cradle.NotFound, "no account offers EST label %q here", label).WithHint("look into the order")
+}
+
+func (c *ca) check(ctx context.Context, e estserver.Endpoint) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := ctx.Deadline(); !ok {
+		c.t.Error("a call without deadline")
+	}
+	if e.Account != "acme" || e.Label != cradle.Label("acme", e.Profile) {
+		c.t.Errorf("an endpoint that Resolve never gave: %+v", e)
+	}
+	return c.refuse
+}
+
+func (c *ca) CACerts(ctx context.Context, e estserver.Endpoint) ([]*x509.Certificate, error) {
+	return []*x509.Certificate{c.cert, c.root}, c.check(ctx, e)
+}
+
+func (c *ca) Nonce(ctx context.Context, e estserver.Endpoint, peer *x509.Certificate, typ string, claim json.RawMessage) (est.NonceResponse, error) {
+	if err := c.check(ctx, e); err != nil {
+		return est.NonceResponse{}, err
+	}
+	if typ == "" {
+		return est.NonceResponse{Nonce: bytes.Repeat([]byte{7}, 32), Expiry: 300}, nil
+	}
+	return est.NonceResponse{Type: typ, RespInfo: claim, Expiry: 300}, nil
+}
+
+func (c *ca) Enroll(ctx context.Context, e estserver.Enrolment) ([]byte, error) {
+	if err := c.check(ctx, e.Endpoint); err != nil {
+		return nil, err
+	}
+	if e.Peer == nil {
+		c.t.Error("an enrolment without peer")
+	}
+	if e.Operation != estserver.Enroll && e.Operation != estserver.Reenroll {
+		c.t.Errorf("operation %q", e.Operation)
+	}
+	req, err := x509.ParseCertificateRequest(e.CSR)
+	if err != nil {
+		return nil, cradle.Errorf(cradle.Invalid, "certificate request: %w", err)
+	}
+	if c.before != nil {
+		if err := c.before(ctx); err != nil {
+			return nil, err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.serial++
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(c.serial), Subject: req.Subject, NotAfter: time.Now().Add(time.Hour)}
+	if c.padding > 0 {
+		tmpl.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Value: make([]byte, c.padding)}}
+	}
+	return x509.CreateCertificate(rand.Reader, tmpl, c.cert, req.PublicKey, c.key)
+}
+
+func (c *ca) issued() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.serial
+}
+
+// server is an EST server on a real TLS port.
+type server struct {
+	t      testing.TB
+	ca     *ca
+	addr   string
+	logs   *logs
+	roots  *x509.CertPool
+	device tls.Certificate
+	stop   context.CancelFunc
+}
+
+// logs keeps log lines.
+type logs struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logs) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.buf.String()
+	l.buf.Reset()
+	return s
+}
+
+func start(t testing.TB, change func(*estserver.Config)) *server {
+	t.Helper()
+	s := &server{t: t, ca: newCA(t), logs: &logs{}, roots: x509.NewCertPool()}
+	c := estserver.Config{Provider: s.ca, Log: slog.New(slog.NewJSONHandler(s.logs, nil))}
+	if change != nil {
+		change(&c)
+	}
+	serverCert, serverKey := makeCert(t, "server", nil, nil, []string{"localhost", "other.example"})
+	s.roots.AddCert(serverCert)
+	cert := &tls.Certificate{Certificate: [][]byte{serverCert.Raw}, PrivateKey: serverKey}
+	deviceCert, deviceKey := makeCert(t, "device-1", s.ca.cert, s.ca.key, []string{})
+	s.device = tls.Certificate{Certificate: [][]byte{deviceCert.Raw}, PrivateKey: deviceKey}
+	ln, err := front.Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.addr = ln.Addr().String()
+	f := front.New(front.Config{
+		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil },
+		Default:     front.Route{HTTP: estserver.New(c)},
+		Log:         slog.New(slog.DiscardHandler),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(ctx, ln) }()
+	var once sync.Once
+	s.stop = func() { once.Do(func() { cancel(); <-ended }) }
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *server) client(certs ...tls.Certificate) *http.Client {
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.roots, ServerName: "localhost", Certificates: certs}}
+	s.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+func (s *server) url(rest string) string { return "https://" + s.addr + est.WellKnown + rest }
+
+func newCSR(t testing.TB, name string) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+type response struct {
+	code   int
+	header http.Header
+	body   string
+}
+
+// do sends one request; header entries with an empty value are left out.
+func (s *server) do(c *http.Client, method, path, body string, header map[string]string) response {
+	s.t.Helper()
+	req, err := http.NewRequest(method, s.url(path), strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for k, v := range header {
+		req.Header.Set(k, v)
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if method != http.MethodHead && resp.ContentLength != int64(len(b)) {
+		s.t.Errorf("%s %s: Content-Length %d, body %d", method, path, resp.ContentLength, len(b))
+	}
+	return response{resp.StatusCode, resp.Header, string(b)}
+}
+
+// connState is the state of a fresh connection to the server.
+func (s *server) connState() tls.ConnectionState {
+	s.t.Helper()
+	conn, err := tls.Dial("tcp", s.addr, &tls.Config{RootCAs: s.roots, ServerName: "localhost"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close()
+	return conn.ConnectionState()
+}
+
+func pkcs8(t testing.TB, key any) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}

@@ -1,0 +1,336 @@
+// Package estserver is EST (RFC 7030, RFC 8951) over net/http for a Provider: cacerts, simpleenroll,
+// simplereenroll, and the nonce resource of draft-ietf-lamps-attestation-freshness.
+//
+// A request goes through Server.ServeHTTP: path -> operation and label; TLS server name and label ->
+// Endpoint (Provider.Resolve); method, media type and body; the provider's decision; one answer. Each
+// operation returns (answer, error) and one place writes to the wire, so nothing is answered twice.
+//
+// What it trusts: that TLS proved possession of the client certificate's key (r.TLS). It verifies neither that
+// certificate nor the CSR: both are the provider's, but for a challengePassword in the CSR, which binds it to the connection. What it does not do: csrattrs, serverkeygen, fullcmc
+// (404), HTTP Basic and Digest, delayed answers (202).
+//
+// Refusals are text/plain, the reason on the first line and what to do on the second. Kinds map so:
+//
+//	Invalid 400   Unauthorized 403   Forbidden 403   NotFound 404
+//	Conflict 409  TooLarge 413       Busy 503 with Retry-After         Internal 500
+//
+// Unauthorized is 403 and not 401 because 401 demands a WWW-Authenticate challenge (RFC 9110 §15.5.2), of
+// which there is none for a TLS certificate, and because Bouncy Castle drops a 401 that has a body;
+// RFC 7030 asks for any 4xx. A bad nonce request is 400 without content, as its draft has it; the reason
+// is then in the header est.ReasonHeader.
+package estserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/front"
+	"github.com/cradle-iot/cradle/protocol/est"
+)
+
+// Config of a Server. Only Provider is required.
+type Config struct {
+	Provider Provider
+	Log      *slog.Logger // one line per request; nil means slog.Default()
+
+	// Timeout bounds one call of the provider, which goes on when the client has gone. 0 means 20 s: clients
+	// such as aziot-certd are given up on by their callers after 30 s.
+	Timeout time.Duration
+	// MaxInFlight bounds the provider calls that run at once; 0 means 256. A call waits for a place up to
+	// MaxWait (0 means 2 s) and is then shed with 503.
+	MaxInFlight int
+	MaxWait     time.Duration
+	// RetryAfter is the least number of seconds told to a client that is shed; each is told a little
+	// more at random, up to twice as many, so that they do not come back together. 0 means 3.
+	RetryAfter int
+}
+
+// Server is an http.Handler for every path under est.WellKnown. It starts no goroutine.
+type Server struct {
+	c     Config
+	slots chan struct{}
+}
+
+// New returns a Server. It panics without a provider.
+func New(c Config) *Server {
+	if c.Provider == nil {
+		panic("internal error: estserver without a provider")
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = 20 * time.Second
+	}
+	if c.MaxInFlight <= 0 {
+		c.MaxInFlight = 256
+	}
+	if c.MaxWait <= 0 {
+		c.MaxWait = 2 * time.Second
+	}
+	if c.RetryAfter <= 0 {
+		c.RetryAfter = 3
+	}
+	return &Server{c: c, slots: make(chan struct{}, c.MaxInFlight)}
+}
+
+// answer is a response ready for the wire.
+type answer struct {
+	status      int
+	contentType string
+	body        []byte
+	base64      bool
+	allow       string // of a 405
+	retryAfter  int    // seconds; 0 for none
+	reason      string // for est.ReasonHeader
+}
+
+// refusal is an error with a status that no cradle.Kind stands for, or a form that the usual one does not have.
+type refusal struct {
+	error
+	status    int    // 0: by the kind
+	allow     string // of a 405
+	noContent bool   // the reason goes into a header
+}
+
+func (r *refusal) Unwrap() error { return r.error }
+
+// event is the one log line of a request, filled on the way.
+type event struct {
+	op, label string
+	account   cradle.AccountID
+	profile   cradle.Profile
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	var ev event
+	a, err := s.handle(w, r, &ev)
+	if err != nil {
+		a = s.refuse(err)
+	}
+	writeErr := s.write(w, r, a)
+	s.log(r, &ev, a, err, writeErr, time.Since(start))
+}
+
+// handle does everything but writing the answer. A panic below it becomes an internal error: one
+// request's bug does not take a shared connection, or the log line, with it.
+func (s *Server) handle(w http.ResponseWriter, r *http.Request, ev *event) (a answer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	if r.TLS == nil {
+		return a, cradle.Errorf(cradle.Forbidden, "EST is served over TLS only").WithHint("use an https URL (RFC 7030 §3.3)")
+	}
+	op, label, err := splitPath(r.URL.Path)
+	ev.op, ev.label = op, label
+	if err != nil {
+		return a, err
+	}
+	e, err := s.c.Provider.Resolve(r.TLS.ServerName, label)
+	if err != nil {
+		return a, err
+	}
+	ev.account, ev.profile, ev.label = e.Account, e.Profile, e.Label
+	switch op {
+	case est.OpCACerts:
+		return s.caCerts(r, e)
+	case est.OpNonce:
+		return s.nonce(w, r, e)
+	default:
+		return s.enroll(w, r, e, Operation(op))
+	}
+}
+
+// operations says which operations there are, and which are offered.
+var operations = map[string]bool{
+	est.OpCACerts: true, est.OpSimpleEnroll: true, est.OpSimpleReenroll: true, est.OpNonce: true,
+	est.OpCSRAttrs: false, est.OpServerKeyGen: false, est.OpFullCMC: false,
+}
+
+// splitPath reads /.well-known/est[/label]/operation (RFC 7030 §3.2.2).
+func splitPath(path string) (op, label string, err error) {
+	rest, ok := strings.CutPrefix(path, est.WellKnown)
+	op = rest
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		label, op = rest[:i], rest[i+1:]
+		ok = ok && label != ""
+	}
+	offered, known := operations[op]
+	_, labelIsOp := operations[label] // never a label (RFC 7030 §3.2.2)
+	switch {
+	case !ok || !known || labelIsOp || len(label) > 2*cradle.MaxIDLen:
+		return "", "", cradle.Errorf(cradle.NotFound, "there is no such EST resource").
+			WithHint("use %s[label/]{cacerts,simpleenroll,simplereenroll,nonce}", est.WellKnown)
+	case !offered:
+		return op, label, cradle.Errorf(cradle.NotFound, "%s is not offered", op)
+	}
+	return op, label, nil
+}
+
+// call runs fn under the concurrency limit, with a context that outlives the client: a certificate is not
+// left half made because a connection broke. The handler's goroutine waits for fn, so http.Server.Shutdown
+// waits for the issuance.
+func (s *Server) call(r *http.Request, fn func(ctx context.Context) error) error {
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		t := time.NewTimer(s.c.MaxWait)
+		defer t.Stop()
+		select {
+		case s.slots <- struct{}{}:
+		case <-t.C:
+			return cradle.Errorf(cradle.Busy, "the server is at its limit of requests").WithHint("come again after the time in Retry-After")
+		case <-r.Context().Done(): // gone before anything was begun
+			return cradle.Errorf(cradle.Busy, "the client went away while it waited")
+		}
+	}
+	defer func() { <-s.slots }()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.c.Timeout)
+	defer cancel()
+	err := fn(ctx)
+	if err != nil && ctx.Err() != nil && cradle.KindOf(err) == cradle.Internal {
+		return &cradle.Error{Kind: cradle.Busy, Detail: "the request took too long", Hint: "send the same request again", Err: err}
+	}
+	return err
+}
+
+// refuse makes the answer of an error.
+func (s *Server) refuse(err error) answer {
+	detail, hint := cradle.Public(err)
+	a := answer{contentType: "text/plain; charset=utf-8", status: http.StatusInternalServerError}
+	switch cradle.KindOf(err) {
+	case cradle.Invalid:
+		a.status = http.StatusBadRequest
+	case cradle.Unauthorized, cradle.Forbidden:
+		a.status = http.StatusForbidden
+	case cradle.NotFound:
+		a.status = http.StatusNotFound
+	case cradle.Conflict:
+		a.status = http.StatusConflict
+	case cradle.TooLarge:
+		a.status = http.StatusRequestEntityTooLarge
+	case cradle.Busy:
+		a.status = http.StatusServiceUnavailable
+		a.retryAfter = s.c.RetryAfter + rand.IntN(s.c.RetryAfter+1)
+	}
+	if f, ok := err.(*refusal); ok {
+		if f.status != 0 {
+			a.status = f.status
+		}
+		a.allow = f.allow
+		if f.noContent && a.status == http.StatusBadRequest {
+			a.contentType, a.reason = "", headerText(detail)
+			return a
+		}
+	}
+	text := detail + "\n"
+	if hint != "" {
+		text += hint + "\n"
+	}
+	a.body = []byte(text)
+	return a
+}
+
+// headerText keeps a reason within what a header value may hold.
+func headerText(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
+	return s[:min(len(s), 512)]
+}
+
+// oneWrite is the size up to which net/http sends head and body in one write by itself: its buffer is
+// 4 KiB, of which the head takes some 300 bytes.
+const oneWrite = 3 << 10
+
+// write sends the answer. Head and body leave in one write, hence one TLS record up to 16 KiB, with a
+// Content-Length: strongSwan reads the head in one read and the rest in one more.
+func (s *Server) write(w http.ResponseWriter, r *http.Request, a answer) error {
+	h := w.Header()
+	if a.contentType != "" {
+		h["Content-Type"] = []string{a.contentType}
+	}
+	if a.base64 {
+		h["Content-Transfer-Encoding"] = []string{"base64"} // void by RFC 8951; estclient v1.0.6 insists
+	}
+	if a.allow != "" {
+		h["Allow"] = []string{a.allow}
+	}
+	if a.retryAfter > 0 {
+		h["Retry-After"] = []string{strconv.Itoa(a.retryAfter)}
+	}
+	if a.reason != "" {
+		h[est.ReasonHeader] = []string{a.reason}
+	}
+	h["Content-Length"] = []string{strconv.Itoa(len(a.body))}
+	h["Cache-Control"] = []string{"no-store"}
+	if r.Method == http.MethodHead {
+		w.WriteHeader(a.status)
+		return nil
+	}
+	if len(a.body) <= oneWrite {
+		w.WriteHeader(a.status)
+		_, err := w.Write(a.body)
+		return err
+	}
+	release := front.Hold(r.Context())
+	w.WriteHeader(a.status)
+	_, err := w.Write(a.body)
+	if f, ok := w.(http.Flusher); ok {
+		f.Flush() // so that all of it is there when it is released
+	}
+	return errors.Join(err, release())
+}
+
+func (s *Server) log(r *http.Request, ev *event, a answer, err, writeErr error, took time.Duration) {
+	level := slog.LevelInfo
+	attrs := make([]slog.Attr, 0, 16)
+	attrs = append(attrs,
+		slog.Int("status", a.status),
+		slog.String("op", ev.op),
+		slog.String("label", ev.label),
+		slog.String("account", string(ev.account)),
+		slog.String("profile", string(ev.profile)),
+		slog.String("remote", r.RemoteAddr),
+		slog.Duration("took", took),
+	)
+	if ev.op == "" {
+		attrs = append(attrs, slog.String("path", r.URL.Path[:min(len(r.URL.Path), 200)]))
+	}
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		p := r.TLS.PeerCertificates[0]
+		attrs = append(attrs, slog.String("peer", p.Subject.CommonName), slog.String("peer_serial", p.SerialNumber.Text(16)))
+	}
+	if err != nil {
+		level = slog.LevelWarn
+		detail, _ := cradle.Public(err)
+		kind := cradle.KindOf(err)
+		if kind == cradle.Internal {
+			level = slog.LevelError
+		}
+		attrs = append(attrs, slog.String("kind", kind.String()), slog.String("reason", detail))
+		if cause := privateCause(err); cause != "" && cause != detail {
+			attrs = append(attrs, slog.String("cause", cause))
+		}
+	}
+	if writeErr != nil {
+		attrs = append(attrs, slog.String("write_error", writeErr.Error()))
+	}
+	s.c.Log.LogAttrs(context.WithoutCancel(r.Context()), level, "est", attrs...)
+}

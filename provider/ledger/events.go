@@ -1,0 +1,240 @@
+package ledger
+
+import (
+	"slices"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// startLeaves is called between the checkpoints and the first leaf.
+func (v *verification) startLeaves() {
+	slices.SortStableFunc(v.signed, func(a, b signedRoot) int {
+		switch {
+		case a.size < b.size:
+			return -1
+		case a.size > b.size:
+			return 1
+		}
+		return 0
+	})
+	v.compare() // of size 0
+}
+
+// event holds a leaf against the rows.
+func (v *verification) event(name string, l Leaf, b Body) {
+	switch l.Kind {
+	case KindIssuance:
+		v.issued(name, b)
+	case KindStation:
+		v.stationIssued(name, b)
+	case KindRevocation:
+		v.standing(name, l, b)
+	case KindOrder:
+		v.ordered(name, b)
+	case KindLot:
+		v.lotted(name, b)
+	case KindAccount:
+		for _, id := range b.Authorities {
+			if a := v.authorities[id]; a != nil {
+				a.logged = true
+			}
+		}
+		if r := v.accountRow; r != nil && b.Account == r.ID && b.OrderKey != "" && b.OrderKey != hexDigest(r.OrderKey) {
+			v.find(AccountChanged, "account "+r.ID, "%s says that its order key is %s", name, b.OrderKey)
+		}
+	}
+}
+
+// logged finds the certificate that a leaf names and counts the leaf.
+func (v *verification) logged(name string, b Body, profile string) *certRecord {
+	d, ok := parseDigest(b.Certificate)
+	if !ok {
+		v.find(LeafMalformed, name, "%q is not a certificate's digest", b.Certificate)
+		return nil
+	}
+	c := v.certs[d]
+	if c == nil {
+		v.find(CertificateMissing, "certificate "+b.Certificate, "%s records it for %s, serial %s", name, b.Device, b.Serial)
+		return nil
+	}
+	if c.leaves++; c.leaves == 2 {
+		v.find(CertificateTwice, "certificate "+b.Certificate, "%s is its second", name)
+	}
+	if c.serial != b.Serial || c.profile != profile {
+		v.find(CertificateChanged, "certificate "+b.Certificate, "the row says %s, serial %s; %s says %s, serial %s",
+			c.profile, c.serial, name, profile, b.Serial)
+	}
+	return c
+}
+
+func (v *verification) issued(name string, b Body) {
+	c := v.logged(name, b, b.Profile)
+	if c != nil && c.device != b.Device {
+		v.find(CertificateChanged, "certificate "+b.Certificate, "the row says device %s, %s says %s", c.device, name, b.Device)
+	}
+	dev := v.devices[b.Device]
+	if dev == nil {
+		v.find(DeviceMissing, "device "+b.Device, "%s issues to it", name)
+		return
+	}
+	if dev.standing.Blocked() {
+		v.find(CertificateBlocked, "certificate "+b.Certificate, "%s issues it to device %s, which was %s", name, b.Device, dev.standing)
+	}
+	for _, f := range [...]struct{ what, row, leaf string }{
+		{"order", dev.row.Order, b.Order}, {"serial", dev.row.Serial, b.Unit}, {"TPM", dev.row.EK, b.EK},
+		{"tier", dev.row.Tier, b.Tier}, {"TPM maker", dev.row.Maker, b.Maker},
+	} {
+		if f.row != f.leaf {
+			v.find(DeviceChanged, "device "+b.Device, "the row says %s %q, %s says %q", f.what, f.row, name, f.leaf)
+		}
+	}
+	var current string
+	switch b.Profile {
+	case string(cradle.IDevID):
+		current = dev.row.IDevIDCert
+	case string(cradle.IAK):
+		current = dev.row.IAKCert
+	default:
+		return
+	}
+	// Birth: the order gates it (DESIGN §3).
+	if o := v.orders[b.Order]; o != nil && o.state != "open" {
+		v.find(CertificateOutside, "certificate "+b.Certificate, "%s: order %s was %s", name, b.Order, orNot(o.state))
+	}
+	if current != b.Certificate {
+		v.find(DeviceChanged, "device "+b.Device, "the row says that its %s certificate is %q, %s says %s", b.Profile, current, name, b.Certificate)
+	}
+}
+
+func orNot(state string) string {
+	if state == "" {
+		return "not in the log yet"
+	}
+	return state
+}
+
+func (v *verification) stationIssued(name string, b Body) {
+	c := v.logged(name, b, station)
+	if c != nil && c.device != b.Order {
+		v.find(CertificateChanged, "certificate "+b.Certificate, "the row says order %s, %s says %s", c.device, name, b.Order)
+	}
+	if o := v.orders[b.Order]; o == nil {
+		v.find(OrderMissing, "order "+b.Order, "%s gives its station a certificate", name)
+	} else if o.state != "open" {
+		v.find(CertificateOutside, "certificate "+b.Certificate, "%s: order %s was %s", name, b.Order, orNot(o.state))
+	}
+}
+
+func (v *verification) standing(name string, l Leaf, b Body) {
+	dev := v.devices[b.Device]
+	if dev == nil {
+		v.find(DeviceMissing, "device "+b.Device, "%s makes it %s", name, b.State)
+		return
+	}
+	dev.standing = cradle.DeviceState(b.State)
+	if dev.final.IsZero() && (dev.standing == cradle.Revoked || dev.standing == cradle.Retired) {
+		dev.final = l.Time
+	}
+}
+
+func (v *verification) ordered(name string, b Body) {
+	o := v.orders[b.Order]
+	if o == nil {
+		v.find(OrderMissing, "order "+b.Order, "%s says that it is %s", name, b.State)
+		return
+	}
+	o.state = b.State
+	if b.Digest != "" && o.signed != nil && b.Digest != o.signed.Digest() {
+		v.find(OrderChanged, "order "+b.Order, "%s records the digest %s, the stored order has %s", name, b.Digest, o.signed.Digest())
+	}
+	if b.Quantity != 0 && b.Quantity != o.row.Quantity {
+		v.find(OrderChanged, "order "+b.Order, "%s records a quantity of %d, the row says %d", name, b.Quantity, o.row.Quantity)
+	}
+}
+
+func (v *verification) lotted(name string, b Body) {
+	lot := v.lots[b.Lot]
+	if lot == nil {
+		v.find(LotChanged, "lot "+b.Lot, "%s records it, but it has no row", name)
+		return
+	}
+	lot.logged, lot.state = true, b.State
+	if b.Report != "" && b.Report != lot.report {
+		v.find(LotChanged, "lot "+b.Lot, "%s records a report with the digest %s, the stored one has %s", name, b.Report, lot.report)
+	}
+	if b.Order != "" && b.Order != lot.row.Order {
+		v.find(LotChanged, "lot "+b.Lot, "the row says order %s, %s says %s", lot.row.Order, name, b.Order)
+	}
+}
+
+// finishRecords looks for what no leaf spoke of.
+func (v *verification) finishRecords(seen []digest) {
+	for id, a := range v.authorities {
+		if a.own && !a.logged {
+			v.find(AuthorityUnknown, "authority "+id, "no leaf names this %s authority of the account", a.kind)
+		}
+	}
+	for id, o := range v.orders {
+		switch name := "order " + id; {
+		case o.state == "":
+			v.find(OrderUnlogged, name, "no leaf records it")
+		case o.state != o.row.State && !(o.row.State == "closed" && o.state == "open"):
+			v.find(OrderChanged, name, "the row says %s, the log %s", o.row.State, o.state)
+		case o.row.Used != int64(len(o.units)):
+			v.find(OrderChanged, name, "the row says %d units used, there are %d devices", o.row.Used, len(o.units))
+		}
+	}
+	for id, lot := range v.lots {
+		if !lot.logged {
+			v.find(LotUnlogged, "lot "+id, "no leaf records it")
+		} else if lot.state != "" && lot.state != lot.row.State {
+			v.find(LotChanged, "lot "+id, "the row says %s, the log %s", lot.row.State, lot.state)
+		}
+	}
+	for id, dev := range v.devices {
+		row := cradle.DeviceState(dev.row.State)
+		if row != dev.standing && (row.Blocked() || dev.standing.Blocked()) {
+			said := string(dev.standing)
+			if said == "" {
+				said = "nothing"
+			}
+			v.find(DeviceChanged, "device "+id, "the row says %s, the log says %s", row, said)
+		}
+		if lot := dev.row.Lot; lot != "" && v.lots[lot] == nil {
+			v.find(LotChanged, "lot "+lot, "device %s is in it, but it has no row", id)
+		}
+	}
+	for d, c := range v.certs {
+		name := "certificate " + d.String()
+		if c.leaves == 0 {
+			v.find(CertificateUnlogged, name, "%s of %s, serial %s: no leaf records it", c.profile, c.device, c.serial)
+		}
+		if dev := v.devices[c.device]; dev != nil && c.profile != station {
+			switch {
+			case c.revoked && dev.final.IsZero():
+				v.find(RevocationUnlogged, name, "it is revoked, but no leaf revokes device %s", c.device)
+			case !c.revoked && !dev.final.IsZero() && c.notAfter.After(dev.final):
+				v.find(RevocationMissing, name, "device %s was %s on %s, but it is not revoked", c.device, dev.standing, stamp(dev.final))
+			}
+		}
+	}
+	v.sum.Seen = int64(len(seen))
+	for _, d := range seen {
+		if c := v.certs[d]; c == nil || c.leaves == 0 {
+			v.find(CertificateSeenAlone, "certificate "+d.String(), "a hub saw it; the log does not know it")
+		}
+	}
+	slices.SortStableFunc(v.findings, func(a, b Finding) int { return compareText(a, b) })
+}
+
+// compareText puts findings that come from maps into a fixed order.
+func compareText(a, b Finding) int {
+	for _, p := range [...][2]string{{string(a.Code), string(b.Code)}, {a.Subject, b.Subject}, {a.Detail, b.Detail}} {
+		if p[0] < p[1] {
+			return -1
+		} else if p[0] > p[1] {
+			return 1
+		}
+	}
+	return 0
+}

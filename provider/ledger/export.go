@@ -1,0 +1,257 @@
+package ledger
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// An export is JSON lines, each an object with one member that names its type, in this order: header;
+// account, OEM, authority, order, lot, device and certificate rows; checkpoints by size; leaves by
+// index; the end. All of it is as of one moment.
+
+// Header begins an export.
+type Header struct {
+	Version int       `json:"version"` // Writer.Header sets it
+	Log     string    `json:"log"`
+	Origin  string    `json:"origin"`
+	Key     string    `json:"key"` // VerifierKey; an auditor gives his own copy to Verify
+	Created time.Time `json:"created"`
+}
+
+// Version of the format.
+const Version = 1
+
+// AccountRow is the account whose log it is.
+type AccountRow struct {
+	ID       string `json:"id"`
+	Region   string `json:"region"`
+	OrderKey []byte `json:"order_key"` // SPKI DER
+}
+
+// OEMRow is a device maker that has orders of the account.
+type OEMRow struct {
+	ID       string `json:"id"`
+	OrderKey []byte `json:"order_key"` // SPKI DER
+}
+
+// AuthorityRow is a CA that issued certificates of the account. Account is empty for the CA of stations.
+type AuthorityRow struct {
+	ID      string `json:"id"` // SHA-256 of DER, hexadecimal
+	Kind    string `json:"kind"`
+	Account string `json:"account,omitempty"`
+	DER     []byte `json:"der"`
+}
+
+// OrderRow is an order.
+type OrderRow struct {
+	ID       string `json:"id"`
+	Account  string `json:"account"`
+	OEM      string `json:"oem"`
+	JWS      []byte `json:"jws"`
+	Quantity int64  `json:"quantity"`
+	Used     int64  `json:"used"`
+	State    string `json:"state"`
+}
+
+// LotRow is a closed lot.
+type LotRow struct {
+	ID     string `json:"id"`
+	Order  string `json:"order"`
+	Report []byte `json:"report"` // JWS
+	State  string `json:"state"`
+}
+
+// DeviceRow is a device.
+type DeviceRow struct {
+	ID         string `json:"id"`
+	Account    string `json:"account"`
+	OEM        string `json:"oem"`
+	Order      string `json:"order"`
+	Lot        string `json:"lot,omitempty"`
+	Serial     string `json:"serial"`
+	Tier       string `json:"tier"`
+	Maker      string `json:"maker"`
+	EK         string `json:"ek"` // SHA-256 of the EK's SPKI
+	State      string `json:"state"`
+	IDevIDCert string `json:"idevid_cert,omitempty"`
+	IAKCert    string `json:"iak_cert,omitempty"`
+}
+
+// CertificateRow is an issued certificate. Device is a station's order where Profile is not a device's.
+type CertificateRow struct {
+	Digest    string    `json:"digest"`
+	Serial    string    `json:"serial"`
+	Account   string    `json:"account"`
+	Device    string    `json:"device"`
+	Profile   string    `json:"profile"`
+	Authority string    `json:"authority"`
+	DER       []byte    `json:"der"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	Revoked   bool      `json:"revoked,omitempty"`
+}
+
+// CheckpointRow is a stored checkpoint.
+type CheckpointRow struct {
+	Size int64  `json:"size"`
+	Note string `json:"note"`
+}
+
+// LeafRow is a stored leaf.
+type LeafRow struct {
+	Index int64  `json:"index"`
+	Data  string `json:"data"` // the very bytes of Leaf.Data
+}
+
+// End closes an export; without it the file is incomplete.
+type End struct {
+	Rows        int64 `json:"rows"`
+	Checkpoints int64 `json:"checkpoints"`
+	Leaves      int64 `json:"leaves"`
+}
+
+// line is one line of the file; exactly one member is set.
+type line struct {
+	Header      *Header         `json:"header,omitempty"`
+	Account     *AccountRow     `json:"account,omitempty"`
+	OEM         *OEMRow         `json:"oem,omitempty"`
+	Authority   *AuthorityRow   `json:"authority,omitempty"`
+	Order       *OrderRow       `json:"order,omitempty"`
+	Lot         *LotRow         `json:"lot,omitempty"`
+	Device      *DeviceRow      `json:"device,omitempty"`
+	Certificate *CertificateRow `json:"certificate,omitempty"`
+	Checkpoint  *CheckpointRow  `json:"checkpoint,omitempty"`
+	Leaf        *LeafRow        `json:"leaf,omitempty"`
+	End         *End            `json:"end,omitempty"`
+}
+
+// Writer writes an export. Its methods must be called in the order of the file; the first error is
+// kept and returned by all that follow. An export without rows but with leaves is complete: a log
+// that is no account's has none.
+type Writer struct {
+	w     *bufio.Writer
+	enc   *json.Encoder
+	stage stage
+	end   End
+	err   error
+}
+
+// stage is how far a file is; stages never go back.
+type stage int
+
+const (
+	atHeader stage = iota
+	atAccount
+	atOEM
+	atAuthority
+	atOrder
+	atLot
+	atDevice
+	atCertificate
+	atCheckpoint
+	atLeaf
+	atEnd
+	afterEnd
+)
+
+// stage returns where the line belongs; ok is false unless exactly one member is set.
+func (l *line) stage() (s stage, ok bool) {
+	n := 0
+	for at, set := range [...]bool{
+		atHeader: l.Header != nil, atAccount: l.Account != nil, atOEM: l.OEM != nil, atAuthority: l.Authority != nil,
+		atOrder: l.Order != nil, atLot: l.Lot != nil, atDevice: l.Device != nil, atCertificate: l.Certificate != nil,
+		atCheckpoint: l.Checkpoint != nil, atLeaf: l.Leaf != nil, atEnd: l.End != nil,
+	} {
+		if set {
+			s = stage(at)
+			n++
+		}
+	}
+	return s, n == 1
+}
+
+// NewWriter writes to w; Close flushes.
+func NewWriter(w io.Writer) *Writer {
+	b := bufio.NewWriterSize(w, 64<<10)
+	e := json.NewEncoder(b)
+	e.SetEscapeHTML(false)
+	return &Writer{w: b, enc: e}
+}
+
+func (w *Writer) put(l line) error {
+	if w.err != nil {
+		return w.err
+	}
+	s, ok := l.stage()
+	if !ok || s < w.stage || w.stage == atHeader && s != atHeader {
+		w.err = errors.New("internal error: the parts of an export in the wrong order")
+		return w.err
+	}
+	w.stage = s
+	switch s {
+	case atHeader, atEnd:
+		w.stage++ // there is one
+	case atCheckpoint:
+		w.end.Checkpoints++
+	case atLeaf:
+		w.end.Leaves++
+	default:
+		w.end.Rows++
+	}
+	if err := w.enc.Encode(l); err != nil {
+		w.err = fmt.Errorf("writing the export: %w", err)
+	}
+	return w.err
+}
+
+// Header begins the export.
+func (w *Writer) Header(h Header) error {
+	h.Version = Version
+	return w.put(line{Header: &h})
+}
+
+// Account writes a row.
+func (w *Writer) Account(r AccountRow) error { return w.put(line{Account: &r}) }
+
+// OEM writes a row.
+func (w *Writer) OEM(r OEMRow) error { return w.put(line{OEM: &r}) }
+
+// Authority writes a row.
+func (w *Writer) Authority(r AuthorityRow) error { return w.put(line{Authority: &r}) }
+
+// Order writes a row.
+func (w *Writer) Order(r OrderRow) error { return w.put(line{Order: &r}) }
+
+// Lot writes a row.
+func (w *Writer) Lot(r LotRow) error { return w.put(line{Lot: &r}) }
+
+// Device writes a row.
+func (w *Writer) Device(r DeviceRow) error { return w.put(line{Device: &r}) }
+
+// Certificate writes a row.
+func (w *Writer) Certificate(r CertificateRow) error { return w.put(line{Certificate: &r}) }
+
+// Checkpoint writes the next checkpoint, by size.
+func (w *Writer) Checkpoint(size int64, note []byte) error {
+	return w.put(line{Checkpoint: &CheckpointRow{size, string(note)}})
+}
+
+// Leaf writes the next leaf, by index.
+func (w *Writer) Leaf(index int64, data []byte) error {
+	return w.put(line{Leaf: &LeafRow{index, string(data)}})
+}
+
+// Close writes the end and flushes. It does not close what is below.
+func (w *Writer) Close() error {
+	if err := w.put(line{End: &w.end}); err != nil {
+		return err
+	}
+	if err := w.w.Flush(); err != nil {
+		w.err = fmt.Errorf("writing the export: %w", err)
+	}
+	return w.err
+}

@@ -1,0 +1,186 @@
+// Package ledger is the tamper-evident log: its entries, its Merkle tree, its signed checkpoints, the file
+// that an auditor gets, and the offline verifier of that file.
+//
+// There is one log per account (in the account's region), and one of the installation. Every
+// issuance, refusal, revocation, order and custody event is a leaf. Hashing is RFC 6962 §2.1;
+// checkpoints are C2SP tlog-checkpoint in a C2SP signed note (Ed25519); tiles are C2SP tlog-tiles.
+//
+// # How a store uses it
+//
+// Record and leaf are written by one transaction, so that neither exists without the other:
+//
+//  1. lock the log's head row (SELECT size, frontier … FOR UPDATE), last of all locks;
+//  2. Frontier.UnmarshalBinary the blob of the head row;
+//  3. index := f.Size(), f.Append(leaf.Hash()), insert the row (log, index, leaf.Data);
+//  4. update the head row with f.Size() and f.MarshalBinary.
+//
+// That costs O(log n) hashes and reads nothing but the head row, whatever the size of the log. Stored tree nodes
+// are not needed: tiles and proofs are computed from the leaves (Tiler, Tree).
+//
+// Checkpoints are signed outside of that transaction by a loop that looks at the heads more often
+// than once a second: Checkpoint{origin, f.Size(), f.Root(), size of the previous checkpoint},
+// SignCheckpoint, store.
+//
+// # What an attacker who controls the store gains
+//
+// Until the next checkpoint he can append leaves, as the provider does. He cannot change, remove or reorder a leaf
+// below a checkpoint that an auditor or a hub has kept, nor plant a certificate: it would need a leaf, a
+// device counted in an order that account and OEM signed, and the signature of an issuing key.
+package ledger
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// Kind is what a leaf records.
+type Kind string
+
+// The kinds of leaves.
+const (
+	KindIssuance   Kind = "issuance"   // a device's certificate
+	KindStation    Kind = "station"    // the certificate of an OEM's line station
+	KindRefusal    Kind = "refusal"    // an enrolment that was refused, a quarantine
+	KindRevocation Kind = "revocation" // a device's standing changed: suspended, released, revoked, retired
+	KindOrder      Kind = "order"      // signed, open, closed, withdrawn
+	KindLot        Kind = "lot"        // closed, accepted
+	KindCustody    Kind = "custody"    // a hand-over
+	KindAccount    Kind = "account"    // an account or further authorities of it
+	KindOEM        Kind = "oem"        // an OEM or its keys
+	KindOperator   Kind = "operator"   // what an operator did
+)
+
+// MaxLeaf bounds the bytes of one leaf.
+const MaxLeaf = 64 << 10
+
+// Hash is a node of the Merkle tree.
+type Hash = tlog.Hash
+
+// Leaf is one entry of a log.
+type Leaf struct {
+	Log  string
+	Kind Kind
+	Time time.Time // UTC, microseconds
+	Data []byte    // the bytes that are stored and hashed
+}
+
+// entry is the JSON object in Leaf.Data.
+type entry struct {
+	Log  string          `json:"log"`
+	Kind Kind            `json:"kind"`
+	Time time.Time       `json:"time"`
+	Body json.RawMessage `json:"body"`
+}
+
+// Body is what the verifier reads of a leaf's body; other members are for people. Digests are SHA-256 in
+// lower-case hexadecimal, of DER where a certificate or key is meant.
+type Body struct {
+	Account     string   `json:"account,omitempty"`
+	OEM         string   `json:"oem,omitempty"`
+	OrderKey    string   `json:"order_key,omitempty"`   // account, oem: digest of the SPKI
+	Authorities []string `json:"authorities,omitempty"` // account: digests of CA certificates
+	Order       string   `json:"order,omitempty"`
+	Digest      string   `json:"digest,omitempty"`   // order: digest of its payload
+	Quantity    int64    `json:"quantity,omitempty"` // order, when signed
+	State       string   `json:"state,omitempty"`    // order, lot, revocation: the new one
+	Lot         string   `json:"lot,omitempty"`
+	Report      string   `json:"report,omitempty"` // lot: digest of the report
+	Certificate string   `json:"certificate,omitempty"`
+	Serial      string   `json:"serial,omitempty"` // of the certificate
+	Profile     string   `json:"profile,omitempty"`
+	Device      string   `json:"device,omitempty"`
+	Unit        string   `json:"unit,omitempty"` // the device's serial
+	EK          string   `json:"ek,omitempty"`   // digest of the EK's SPKI
+	Intent      string   `json:"intent,omitempty"`
+	Tier        string   `json:"tier,omitempty"`
+	Maker       string   `json:"maker,omitempty"`
+}
+
+// NewLeaf encodes an entry. body is a map or struct whose JSON is an object; its members are
+// sorted by name, so that equal entries are equal bytes. It fails with TooLarge above MaxLeaf.
+func NewLeaf(log string, kind Kind, at time.Time, body any) (Leaf, error) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return Leaf{}, fmt.Errorf("encoding the %s leaf: %w", kind, err)
+	}
+	if _, sorted := body.(map[string]any); !sorted {
+		if raw, err = canonical(raw); err != nil {
+			return Leaf{}, fmt.Errorf("encoding the %s leaf: %w", kind, err)
+		}
+	}
+	l := Leaf{Log: log, Kind: kind, Time: at.UTC().Truncate(time.Microsecond)}
+	if l.Data, err = json.Marshal(entry{log, kind, l.Time, raw}); err != nil {
+		return Leaf{}, fmt.Errorf("encoding the %s leaf: %w", kind, err)
+	}
+	if len(l.Data) > MaxLeaf {
+		return Leaf{}, cradle.Errorf(cradle.TooLarge, "the log entry has %d bytes, at most %d fit", len(l.Data), MaxLeaf)
+	}
+	return l, nil
+}
+
+// ParseLeaf is the inverse of NewLeaf: it accepts only bytes that NewLeaf makes.
+func ParseLeaf(data []byte) (Leaf, Body, error) {
+	bad := func(err error) (Leaf, Body, error) {
+		return Leaf{}, Body{}, cradle.Errorf(cradle.Invalid, "not a leaf of a log: %v", err)
+	}
+	if len(data) > MaxLeaf {
+		return bad(fmt.Errorf("%d bytes", len(data)))
+	}
+	var e entry
+	if err := strict(data, &e); err != nil {
+		return bad(err)
+	}
+	body, err := canonical(e.Body)
+	if err != nil {
+		return bad(err)
+	}
+	l := Leaf{Log: e.Log, Kind: e.Kind, Time: e.Time.UTC().Truncate(time.Microsecond), Data: data}
+	again, err := json.Marshal(entry{l.Log, l.Kind, l.Time, body})
+	if err != nil {
+		return bad(err)
+	}
+	if !bytes.Equal(again, data) {
+		return bad(fmt.Errorf("not in canonical form"))
+	}
+	var b Body
+	if err := json.Unmarshal(body, &b); err != nil {
+		return bad(err)
+	}
+	return l, b, nil
+}
+
+// canonical sorts the members of an object by name, at every depth.
+func canonical(raw []byte) ([]byte, error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var m map[string]any
+	if err := d.Decode(&m); err != nil {
+		return nil, err
+	}
+	if m == nil {
+		return nil, fmt.Errorf("the body is not an object")
+	}
+	return json.Marshal(m)
+}
+
+// strict decodes exactly one JSON value without unknown members.
+func strict(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if d.InputOffset() != int64(len(data)) {
+		return fmt.Errorf("more after the end")
+	}
+	return nil
+}
+
+// Hash is the leaf's hash in the tree (RFC 6962 §2.1).
+func (l Leaf) Hash() Hash { return tlog.RecordHash(l.Data) }

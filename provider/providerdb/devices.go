@@ -1,0 +1,156 @@
+package providerdb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/sqldb"
+	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ledger"
+)
+
+const deviceColumns = `d.account, d.id, d.oem, d.order_id, d.lot, d.serial, d.tier, d.maker, d.anchor, d.ek_digest, d.ek_cert, d.iak, d.idevid_cert, d.iak_cert, d.state, d.epoch, d.reason, d.created`
+
+func deviceFields(v *provider.Device, created *int64) []any {
+	return []any{&v.Account, &v.ID, &v.OEM, &v.Order, &v.Lot, &v.Serial, &v.Tier, &v.Maker, &v.Anchor, &v.EKDigest, &v.EKCert, &v.IAK,
+		&v.IDevIDCert, &v.IAKCert, &v.State, &v.Epoch, &v.Reason, created}
+}
+
+func scanDevice(r row, v *provider.Device) error {
+	var created int64
+	err := r.Scan(deviceFields(v, &created)...)
+	v.Created = fromMicros(created)
+	return err
+}
+
+// Credential implements provider.Devices.
+func (d *DB) Credential(ctx context.Context, digest string) (provider.Credential, error) {
+	var out provider.Credential
+	err := d.db.Read(ctx, func(_ context.Context, tx *sqldb.Tx) error {
+		out = provider.Credential{}
+		var v provider.Device
+		var created, quarantined int64
+		fields, done := certFields(&out.Cert)
+		fields = append(append(fields, deviceFields(&v, &created)...), &quarantined)
+		err := tx.QueryRow(`SELECT `+certColumns+`, `+deviceColumns+`,
+			CASE WHEN EXISTS (SELECT 1 FROM quarantines q WHERE q.account = c.account AND q.device = c.device AND q.profile = c.profile) THEN 1 ELSE 0 END
+			FROM certificates c JOIN devices d ON d.account = c.account AND d.id = c.device WHERE c.digest = ?`, digest).Scan(fields...)
+		if errors.Is(err, sql.ErrNoRows) { // a station's has no device
+			return scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.digest = ?`, digest), &out.Cert)
+		}
+		if err != nil {
+			return err
+		}
+		done()
+		v.Created = fromMicros(created)
+		out.Device, out.Quarantined = v, quarantined != 0
+		return nil
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		err = notFound("certificate", digest)
+	}
+	return out, err
+}
+
+// Device implements provider.Devices.
+func (d *DB) Device(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) (provider.Device, error) {
+	return one(ctx, d, scanDevice, notFound("device", id), `SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? AND d.id = ?`, account, id)
+}
+
+// DeviceList implements provider.Devices.
+func (d *DB) DeviceList(ctx context.Context, account cradle.AccountID, f provider.DeviceFilter) ([]provider.Device, error) {
+	q := `SELECT ` + deviceColumns + ` FROM devices d WHERE d.account = ? AND d.id > ?`
+	args := []any{account, f.After}
+	for _, c := range []struct{ column, value string }{{"order_id", string(f.Order)}, {"lot", string(f.Lot)}, {"state", string(f.State)}} {
+		if c.value != "" {
+			q += ` AND d.` + c.column + ` = ?`
+			args = append(args, c.value)
+		}
+	}
+	if f.Limit <= 0 || f.Limit > 1000 {
+		f.Limit = 1000
+	}
+	return collect(ctx, d, scanDevice, q+` ORDER BY d.id LIMIT ?`, append(args, f.Limit)...)
+}
+
+// Certificates implements provider.Devices.
+func (d *DB) Certificates(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) ([]provider.Certificate, error) {
+	return collect(ctx, d, scanCert, `SELECT `+certColumns+` FROM certificates c WHERE c.account = ? AND c.device = ? ORDER BY c.issued, c.serial`, account, id)
+}
+
+// SetState implements provider.Devices.
+func (d *DB) SetState(ctx context.Context, account cradle.AccountID, id cradle.DeviceID, from []cradle.DeviceState, to cradle.DeviceState, reason string, at time.Time, leaf ledger.Leaf) (provider.FeedEvent, error) {
+	var ev provider.FeedEvent
+	err := d.update(ctx, string(account), func(tx *sqldb.Tx) error {
+		var v provider.Device
+		err := scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE`, account, id), &v)
+		if errors.Is(err, sql.ErrNoRows) {
+			return notFound("device", id)
+		}
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(from, v.State) {
+			return cradle.Errorf(cradle.Conflict, "device %s is %s; it cannot become %s", id, v.State, to)
+		}
+		if _, err := tx.Exec(`UPDATE devices SET state = ?, epoch = epoch + 1, reason = ? WHERE account = ? AND id = ?`, to, reason, account, id); err != nil {
+			return err
+		}
+		if to == cradle.Revoked || to == cradle.Retired {
+			if _, err := tx.Exec(`UPDATE certificates SET revoked = ?, reason = ? WHERE account = ? AND device = ? AND revoked = 0 AND profile <> ?`,
+				micros(at), reason, account, id, provider.StationProfile); err != nil {
+				return err
+			}
+		}
+		ev = provider.FeedEvent{Account: account, Device: id, State: to, Epoch: v.Epoch + 1, Reason: reason, At: at}
+		if err := appendFeed(tx, &ev); err != nil {
+			return err
+		}
+		return appendLeaf(tx, leaf)
+	})
+	return ev, err
+}
+
+// appendFeed numbers and stores an event. The head row serialises writers of the feed, so that numbers
+// appear in order and without gaps.
+func appendFeed(tx *sqldb.Tx, ev *provider.FeedEvent) error {
+	if err := tx.QueryRow(`UPDATE feed_head SET seq = seq + 1 WHERE one = 1 RETURNING seq`).Scan(&ev.Seq); err != nil {
+		return err
+	}
+	_, err := tx.Exec(`INSERT INTO feed (seq, account, device, state, epoch, reason, at, certificate) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		ev.Seq, ev.Account, ev.Device, ev.State, ev.Epoch, ev.Reason, micros(ev.At), ev.Certificate)
+	return err
+}
+
+// Quarantine implements provider.Devices.
+func (d *DB) Quarantine(ctx context.Context, c provider.Credential, at time.Time, leaf ledger.Leaf) error {
+	return d.update(ctx, string(c.Cert.Account), func(tx *sqldb.Tx) error {
+		var seen int64
+		if err := tx.QueryRow(`SELECT count(*) FROM feed WHERE account = ? AND device = ? AND certificate = ?`, c.Cert.Account, c.Cert.Device, c.Cert.Digest).Scan(&seen); err != nil || seen > 0 {
+			return err
+		}
+		if _, err := tx.Exec(`INSERT INTO quarantines (account, device, profile) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, c.Cert.Account, c.Cert.Device, c.Cert.Profile); err != nil {
+			return err
+		}
+		ev := provider.FeedEvent{Account: c.Cert.Account, Device: c.Cert.Device, State: c.Device.State, Epoch: c.Device.Epoch,
+			Reason: "superseded certificate used", At: at, Certificate: c.Cert.Digest}
+		if err := appendFeed(tx, &ev); err != nil {
+			return err
+		}
+		return appendLeaf(tx, leaf)
+	})
+}
+
+// FeedAfter implements provider.Devices.
+func (d *DB) FeedAfter(ctx context.Context, seq int64, limit int) ([]provider.FeedEvent, error) {
+	return collect(ctx, d, func(r row, e *provider.FeedEvent) error {
+		var at int64
+		err := r.Scan(&e.Seq, &e.Account, &e.Device, &e.State, &e.Epoch, &e.Reason, &at, &e.Certificate)
+		e.At = fromMicros(at)
+		return err
+	}, `SELECT seq, account, device, state, epoch, reason, at, certificate FROM feed WHERE seq > ? ORDER BY seq LIMIT ?`, seq, limit)
+}

@@ -1,0 +1,300 @@
+package providerdb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/sqldb"
+	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ledger"
+)
+
+const certColumns = `c.digest, c.serial, c.account, c.device, c.profile, c.authority, c.der, c.not_before, c.not_after, c.slot, c.intent, c.issued, c.revoked, c.reason`
+
+// certFields are the places that certColumns fill; done converts the times afterwards.
+func certFields(c *provider.Certificate) (fields []any, done func()) {
+	t := new([4]int64)
+	return []any{&c.Digest, &c.Serial, &c.Account, &c.Device, &c.Profile, &c.Authority, &c.DER, &t[0], &t[1], &c.Slot, &c.Intent, &t[2], &t[3], &c.Reason},
+		func() {
+			c.NotBefore, c.NotAfter, c.Issued, c.Revoked = fromMicros(t[0]), fromMicros(t[1]), fromMicros(t[2]), fromMicros(t[3])
+		}
+}
+
+func scanCert(r row, c *provider.Certificate) error {
+	fields, done := certFields(c)
+	err := r.Scan(fields...)
+	done()
+	return err
+}
+
+// spend inserts the intent, which spends its challenge. It reports false when the challenge was spent before.
+func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
+	n, err := tx.Exec(`INSERT INTO intents (id, account, device, profile, operation, authority, auth_cert, auth_profile, csr, spki, challenge, serial, epoch, state, certificate, reason, created)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', '', '', ?) ON CONFLICT (challenge) DO NOTHING`,
+		i.ID, i.Account, i.Device, i.Profile, i.Operation, i.Authority, i.AuthCert, i.AuthProfile, i.CSR, i.SPKI, i.Challenge, i.Serial, i.Epoch, micros(i.Created))
+	return n == 1, err
+}
+
+// respend looks at who spent the challenge: the same request gets its certificate again, or, when its
+// intent was voided, the right to go on under the new intent.
+func respend(tx *sqldb.Tx, i *provider.Intent, out *provider.Begun) error {
+	var id, state, cert string
+	var old provider.Intent
+	err := tx.QueryRow(`SELECT id, account, device, profile, operation, auth_cert, csr, state, certificate FROM intents WHERE challenge = ? FOR UPDATE`, i.Challenge).
+		Scan(&id, &old.Account, &old.Device, &old.Profile, &old.Operation, &old.AuthCert, &old.CSR, &state, &cert)
+	if errors.Is(err, sql.ErrNoRows) {
+		return cradle.Errorf(cradle.Busy, "the challenge is being spent").WithHint("try again")
+	}
+	if err != nil {
+		return err
+	}
+	if old.Account != i.Account || old.Device != i.Device || old.Profile != i.Profile || old.Operation != i.Operation || old.AuthCert != i.AuthCert || old.CSR != i.CSR {
+		return cradle.Errorf(cradle.Conflict, "the challenge was spent by another request").WithHint("ask for a fresh nonce")
+	}
+	switch state {
+	case "open":
+		return cradle.Errorf(cradle.Busy, "this very request is being worked on").WithHint("send it again in a moment")
+	case "done":
+		out.Replay = new(provider.Certificate)
+		return scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.digest = ?`, cert), out.Replay)
+	}
+	_, err = tx.Exec(`UPDATE intents SET id = ?, authority = ?, auth_profile = ?, spki = ?, serial = ?, epoch = ?, state = 'open', reason = '', created = ? WHERE id = ?`,
+		i.ID, i.Authority, i.AuthProfile, i.SPKI, i.Serial, i.Epoch, micros(i.Created), id)
+	return err
+}
+
+// BeginIssue implements provider.Issuance.
+func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider.Birth, promote string) (provider.Begun, error) {
+	var out provider.Begun
+	want := *i
+	err := d.update(ctx, string(i.Account), func(tx *sqldb.Tx) error {
+		out = provider.Begun{}
+		*i = want
+		if birth != nil {
+			if err := reserve(tx, birth.Device, &out); err != nil {
+				return err
+			}
+			i.Epoch = out.Device.Epoch
+		} else {
+			err := scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE`, i.Account, i.Device), &out.Device)
+			if errors.Is(err, sql.ErrNoRows) {
+				return notFound("device", i.Device)
+			}
+			if err != nil {
+				return err
+			}
+			if out.Device.State == cradle.Made {
+				return cradle.Errorf(cradle.Forbidden, "device %s is not accepted yet", i.Device).WithHint("cradle lot list; cradle lot accept ID")
+			}
+			if out.Device.Epoch != i.Epoch && !out.Device.State.Blocked() {
+				return cradle.Errorf(cradle.Conflict, "the standing of device %s changed meanwhile", i.Device).WithHint("try again")
+			}
+		}
+		if s := out.Device.State; s.Blocked() {
+			return cradle.Errorf(cradle.Forbidden, "device %s is %s", i.Device, s)
+		}
+		fresh, err := spend(tx, i)
+		if err != nil {
+			return err
+		}
+		if !fresh {
+			if err := respend(tx, i, &out); err != nil || out.Replay != nil {
+				return err
+			}
+		}
+		if birth != nil {
+			return existing(tx, i, &out)
+		}
+		if promote != "" {
+			return promoteCert(tx, promote)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// promoteCert makes the certificate in slot next current, and the former current superseded: it was seen in use.
+func promoteCert(tx *sqldb.Tx, digest string) error {
+	var c provider.Certificate
+	err := scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.digest = ?`, digest), &c)
+	if err != nil || c.Slot != provider.Next {
+		return err
+	}
+	if _, err := tx.Exec(`UPDATE certificates SET slot = ? WHERE account = ? AND device = ? AND profile = ? AND slot = ?`,
+		provider.Superseded, c.Account, c.Device, c.Profile, provider.Current); err != nil {
+		return err
+	}
+	_, err = tx.Exec(`UPDATE certificates SET slot = ? WHERE digest = ?`, provider.Current, digest)
+	return err
+}
+
+// reserve finds the unit that was reserved before, or reserves it within the order's quantity.
+func reserve(tx *sqldb.Tx, want provider.Device, out *provider.Begun) error {
+	o, err := lockOrder(tx, want.Order)
+	if err != nil {
+		return err
+	}
+	if o.State != provider.OrderOpen {
+		return cradle.Errorf(cradle.Forbidden, "order %s is %s", o.ID, o.State)
+	}
+	err = scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.ek_digest = ? FOR UPDATE`, want.EKDigest), &out.Device)
+	switch {
+	case err == nil:
+		h := &out.Device
+		if h.Account != want.Account || h.ID != want.ID || h.Order != want.Order || h.Serial != want.Serial || string(h.IAK) != string(want.IAK) {
+			return cradle.Errorf(cradle.Forbidden, "this TPM (EK %s) is another unit already", want.EKDigest).
+				WithHint("one TPM is one device; look for the serial under which it was personalised")
+		}
+		return nil
+	case !errors.Is(err, sql.ErrNoRows):
+		return err
+	}
+	if o.Used >= o.Quantity {
+		return cradle.Errorf(cradle.Forbidden, "the quantity of order %s is used up: %d of %d", o.ID, o.Used, o.Quantity).
+			WithHint("the account has to place a further order")
+	}
+	n, err := tx.Exec(`INSERT INTO devices (account, id, oem, order_id, lot, serial, tier, maker, anchor, ek_digest, ek_cert, iak, idevid_cert, iak_cert, state, epoch, reason, created)
+		VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, '', '', ?, 0, '', ?) ON CONFLICT DO NOTHING`,
+		want.Account, want.ID, want.OEM, want.Order, want.Serial, want.Tier, want.Maker, want.Anchor, want.EKDigest, want.EKCert, want.IAK, cradle.Made, micros(want.Created))
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return cradle.Errorf(cradle.Forbidden, "serial %s (device %s) was given to another TPM already", want.Serial, want.ID).
+			WithHint("each unit has a serial number of its own")
+	}
+	out.Device = want
+	out.Device.State, out.Device.Epoch = cradle.Made, 0
+	_, err = tx.Exec(`UPDATE orders SET used = used + 1 WHERE id = ?`, o.ID)
+	return err
+}
+
+// existing finds the certificate that the unit got for this very key before; the intent then ends with it.
+func existing(tx *sqldb.Tx, i *provider.Intent, out *provider.Begun) error {
+	digest := out.Device.IDevIDCert
+	if i.Profile == cradle.IAK {
+		digest = out.Device.IAKCert
+	}
+	if digest == "" {
+		return nil
+	}
+	var spki string
+	var c provider.Certificate
+	fields, done := certFields(&c)
+	err := tx.QueryRow(`SELECT `+certColumns+`, i.spki FROM certificates c JOIN intents i ON i.id = c.intent WHERE c.digest = ?`, digest).Scan(append(fields, &spki)...)
+	if err != nil {
+		return err
+	}
+	done()
+	if spki != i.SPKI {
+		return cradle.Errorf(cradle.Forbidden, "device %s has its %s certificate for another key already", i.Device, i.Profile).
+			WithHint("the TPM derives the same key again; another key is another unit")
+	}
+	out.Existing = &c
+	_, err = tx.Exec(`UPDATE intents SET state = 'done', certificate = ? WHERE id = ?`, digest, i.ID)
+	return err
+}
+
+// FinishIssue implements provider.Issuance.
+func (d *DB) FinishIssue(ctx context.Context, intent string, c provider.Certificate, leaf ledger.Leaf) error {
+	var lost error // set when the intent ends void instead: that is stored too
+	err := d.update(ctx, string(c.Account), func(tx *sqldb.Tx) error {
+		lost = nil
+		var i provider.Intent
+		var state string
+		err := tx.QueryRow(`SELECT state, epoch, auth_profile FROM intents WHERE id = ? FOR UPDATE`, intent).Scan(&state, &i.Epoch, &i.AuthProfile)
+		if errors.Is(err, sql.ErrNoRows) || err == nil && state != "open" {
+			return cradle.Errorf(cradle.Conflict, "the intent was voided meanwhile").WithHint("try again")
+		}
+		if err != nil {
+			return err
+		}
+		var dev provider.Device
+		err = scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE`, c.Account, c.Device), &dev)
+		if err != nil {
+			return err
+		}
+		if dev.Epoch != i.Epoch || dev.State.Blocked() {
+			lost = cradle.Errorf(cradle.Conflict, "device %s became %s meanwhile", dev.ID, dev.State)
+			_, err := tx.Exec(`UPDATE intents SET state = 'void', reason = 'device changed' WHERE id = ?`, intent)
+			return err
+		}
+		if err := tx.Queue(`UPDATE intents SET state = 'done', certificate = ? WHERE id = ?`, c.Digest, intent); err != nil {
+			return err
+		}
+		if err := place(tx, &c, &dev, i.AuthProfile); err != nil {
+			return err
+		}
+		return appendLeaf(tx, leaf)
+	})
+	return errors.Join(err, lost)
+}
+
+// place stores the certificate in its slot and brings the device up to date.
+func place(tx *sqldb.Tx, c *provider.Certificate, dev *provider.Device, authProfile cradle.Profile) error {
+	switch c.Profile {
+	case cradle.IDevID:
+		if err := tx.Queue(`UPDATE devices SET idevid_cert = ? WHERE account = ? AND id = ?`, c.Digest, c.Account, c.Device); err != nil {
+			return err
+		}
+	case cradle.IAK:
+		if err := tx.Queue(`UPDATE devices SET iak_cert = ? WHERE account = ? AND id = ?`, c.Digest, c.Account, c.Device); err != nil {
+			return err
+		}
+	default:
+		if err := tx.Queue(`UPDATE certificates SET slot = ? WHERE account = ? AND device = ? AND profile = ? AND slot = ?`,
+			provider.Superseded, c.Account, c.Device, c.Profile, provider.Next); err != nil {
+			return err
+		}
+		if authProfile != c.Profile { // attested afresh
+			if err := tx.Queue(`DELETE FROM quarantines WHERE account = ? AND device = ? AND profile = ?`, c.Account, c.Device, c.Profile); err != nil {
+				return err
+			}
+		}
+		if c.Profile == cradle.LDevID && dev.State == cradle.Accepted {
+			if err := tx.Queue(`UPDATE devices SET state = ? WHERE account = ? AND id = ? AND state = ?`,
+				cradle.Active, c.Account, c.Device, cradle.Accepted); err != nil {
+				return err
+			}
+		}
+	}
+	// The first certificate of a device and profile is current at once; a later one waits to be seen in use.
+	return tx.Queue(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, slot, intent, issued, revoked, reason)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN EXISTS (SELECT 1 FROM certificates WHERE account = ? AND device = ? AND profile = ?) THEN 'next' ELSE 'current' END, ?, ?, 0, '')`,
+		c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), c.Account, c.Device, c.Profile, c.Intent, micros(c.Issued))
+}
+
+// VoidIssue implements provider.Issuance.
+func (d *DB) VoidIssue(ctx context.Context, intent, reason string) error {
+	return d.update(ctx, "", func(tx *sqldb.Tx) error {
+		_, err := tx.Exec(`UPDATE intents SET state = 'void', reason = ? WHERE id = ? AND state = 'open'`, reason, intent)
+		return err
+	})
+}
+
+// VoidOpen implements provider.Issuance.
+func (d *DB) VoidOpen(ctx context.Context, before time.Time) (n int64, err error) {
+	err = d.update(ctx, "", func(tx *sqldb.Tx) error {
+		n, err = tx.Exec(`UPDATE intents SET state = 'void', reason = 'left open' WHERE state = 'open' AND created < ?`, micros(before))
+		return err
+	})
+	return n, err
+}
+
+// StoreStation implements provider.Issuance.
+func (d *DB) StoreStation(ctx context.Context, order cradle.OrderID, c provider.Certificate, leaf ledger.Leaf) error {
+	return d.update(ctx, string(c.Account), func(tx *sqldb.Tx) error {
+		if _, err := lockOrder(tx, order); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, slot, intent, issued, revoked, reason)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', ?, 0, '')`,
+			c.Digest, c.Serial, c.Account, order, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), provider.Current, micros(c.Issued)); err != nil {
+			return err
+		}
+		return appendLeaf(tx, leaf)
+	})
+}

@@ -1,0 +1,171 @@
+package providerdb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/sqldb"
+	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ledger"
+)
+
+func createLog(tx *sqldb.Tx, log string) error {
+	f := new(ledger.Frontier)
+	b, err := f.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`INSERT INTO logs (log, size, frontier, signed) VALUES (?, 0, ?, 0) ON CONFLICT (log) DO NOTHING`, log, b)
+	return err
+}
+
+// CreateLog implements provider.Setup.
+func (d *DB) CreateLog(ctx context.Context, log string) error {
+	return d.update(ctx, log, func(tx *sqldb.Tx) error { return createLog(tx, log) })
+}
+
+// appendLeaf adds a leaf within the transaction of the record that it belongs to. It locks the log's
+// head, so it comes last.
+func appendLeaf(tx *sqldb.Tx, leaf ledger.Leaf) error {
+	var f ledger.Frontier
+	var b []byte
+	err := tx.QueryRow(`SELECT frontier FROM logs WHERE log = ? FOR UPDATE`, leaf.Log).Scan(&b)
+	if errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("internal error: no log %q", leaf.Log)
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.UnmarshalBinary(b); err != nil {
+		return fmt.Errorf("head of log %s: %w", leaf.Log, err)
+	}
+	index := f.Size()
+	f.Append(leaf.Hash())
+	if b, err = f.MarshalBinary(); err != nil {
+		return err
+	}
+	if err := tx.Queue(`INSERT INTO leaves (log, idx, data) VALUES (?, ?, ?)`, leaf.Log, index, leaf.Data); err != nil {
+		return err
+	}
+	return tx.Queue(`UPDATE logs SET size = ?, frontier = ? WHERE log = ?`, f.Size(), b, leaf.Log)
+}
+
+// Append implements provider.Log.
+func (d *DB) Append(ctx context.Context, leaf ledger.Leaf) error {
+	return d.update(ctx, leaf.Log, func(tx *sqldb.Tx) error { return appendLeaf(tx, leaf) })
+}
+
+func scanHead(r row, h *provider.Head) error {
+	var b []byte
+	if err := r.Scan(&h.Log, &b, &h.Signed, &h.Checkpoint); err != nil {
+		return err
+	}
+	var f ledger.Frontier
+	if err := f.UnmarshalBinary(b); err != nil {
+		return err
+	}
+	h.Size, h.Root = f.Size(), f.Root()
+	return nil
+}
+
+// Heads implements provider.Log.
+func (d *DB) Heads(ctx context.Context) ([]provider.Head, error) {
+	return collect(ctx, d, scanHead, `SELECT log, frontier, signed, checkpoint FROM logs ORDER BY log`)
+}
+
+// GrownHeads implements provider.Log.
+func (d *DB) GrownHeads(ctx context.Context) ([]provider.Head, error) {
+	return collect(ctx, d, scanHead, `SELECT log, frontier, signed, checkpoint FROM logs WHERE size > signed ORDER BY log`)
+}
+
+// SaveCheckpoint implements provider.Log.
+func (d *DB) SaveCheckpoint(ctx context.Context, log string, previous, size int64, note []byte, at time.Time) error {
+	return d.update(ctx, log, func(tx *sqldb.Tx) error {
+		n, err := tx.Exec(`UPDATE logs SET signed = ?, checkpoint = ? WHERE log = ? AND signed = ? AND size >= ?`, size, note, log, previous, size)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return cradle.Errorf(cradle.Conflict, "log %s has a newer checkpoint", log)
+		}
+		_, err = tx.Exec(`INSERT INTO checkpoints (log, size, note, at) VALUES (?, ?, ?, ?)`, log, size, note, micros(at))
+		return err
+	})
+}
+
+// Export implements provider.Log.
+func (d *DB) Export(ctx context.Context, h ledger.Header, w *ledger.Writer) error {
+	return d.db.View(ctx, func(_ context.Context, tx *sqldb.Tx) error {
+		if err := w.Header(h); err != nil {
+			return err
+		}
+		for _, part := range []func(*sqldb.Tx, string, *ledger.Writer) error{exportDirectory, exportOrders, exportDevices, exportLog} {
+			if err := part(tx, h.Log, w); err != nil {
+				return err
+			}
+		}
+		return w.Close()
+	})
+}
+
+func exportDirectory(tx *sqldb.Tx, log string, w *ledger.Writer) error {
+	err := each(tx, scanAccount, func(a *provider.Account) error {
+		return w.Account(ledger.AccountRow{ID: string(a.ID), Region: a.Region, OrderKey: a.OrderKey})
+	}, `SELECT id, region, order_key, profiles, created FROM accounts WHERE id = ?`, log)
+	if err != nil {
+		return err
+	}
+	err = each(tx, scanOEM, func(o *provider.OEM) error {
+		return w.OEM(ledger.OEMRow{ID: string(o.ID), OrderKey: o.OrderKey})
+	}, `SELECT id, order_key, lot_key, created FROM oems WHERE id IN (SELECT oem FROM orders WHERE account = ?) ORDER BY id`, log)
+	if err != nil {
+		return err
+	}
+	return each(tx, scanAuthority, func(a *provider.Authority) error {
+		return w.Authority(ledger.AuthorityRow{ID: a.ID, Kind: string(a.Kind), Account: string(a.Account), DER: a.Cert})
+	}, `SELECT `+authorityColumns+` FROM authorities WHERE account = ? OR kind = ? AND oem IN (SELECT oem FROM orders WHERE account = ?) ORDER BY id`,
+		log, provider.StationCA, log)
+}
+
+func exportOrders(tx *sqldb.Tx, log string, w *ledger.Writer) error {
+	err := each(tx, scanOrder, func(o *provider.Order) error {
+		return w.Order(ledger.OrderRow{ID: string(o.ID), Account: string(o.Account), OEM: string(o.OEM), JWS: o.JWS, Quantity: o.Quantity, Used: o.Used, State: string(o.State)})
+	}, `SELECT `+orderColumns+` FROM orders WHERE account = ? ORDER BY id`, log)
+	if err != nil {
+		return err
+	}
+	return each(tx, scanLot, func(l *provider.Lot) error {
+		return w.Lot(ledger.LotRow{ID: string(l.ID), Order: string(l.Order), Report: l.Report, State: l.State})
+	}, `SELECT `+lotColumns+` FROM lots WHERE account = ? ORDER BY id`, log)
+}
+
+func exportDevices(tx *sqldb.Tx, log string, w *ledger.Writer) error {
+	err := each(tx, scanDevice, func(v *provider.Device) error {
+		return w.Device(ledger.DeviceRow{ID: string(v.ID), Account: string(v.Account), OEM: string(v.OEM), Order: string(v.Order), Lot: string(v.Lot),
+			Serial: v.Serial, Tier: string(v.Tier), Maker: string(v.Maker), EK: v.EKDigest, State: string(v.State), IDevIDCert: v.IDevIDCert, IAKCert: v.IAKCert})
+	}, `SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? ORDER BY d.id`, log)
+	if err != nil {
+		return err
+	}
+	return each(tx, scanCert, func(c *provider.Certificate) error {
+		return w.Certificate(ledger.CertificateRow{Digest: c.Digest, Serial: string(c.Serial), Account: string(c.Account), Device: string(c.Device),
+			Profile: string(c.Profile), Authority: c.Authority, DER: c.DER, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Revoked: !c.Revoked.IsZero()})
+	}, `SELECT `+certColumns+` FROM certificates c WHERE c.account = ? ORDER BY c.digest`, log)
+}
+
+func exportLog(tx *sqldb.Tx, log string, w *ledger.Writer) error {
+	type sized struct {
+		n    int64
+		data []byte
+	}
+	scan := func(r row, s *sized) error { return r.Scan(&s.n, &s.data) }
+	if err := each(tx, scan, func(s *sized) error { return w.Checkpoint(s.n, s.data) },
+		`SELECT size, note FROM checkpoints WHERE log = ? ORDER BY size`, log); err != nil {
+		return err
+	}
+	return each(tx, scan, func(s *sized) error { return w.Leaf(s.n, s.data) }, `SELECT idx, data FROM leaves WHERE log = ? ORDER BY idx`, log)
+}
