@@ -1,0 +1,283 @@
+// Package dpsserver speaks Azure DPS over HTTPS for a provisioning.Service: the device API (register,
+// poll, status lookup) and the part of the service API that manages X.509 enrolment groups.
+//
+// It trusts the TLS listener for one thing: that who presents r.TLS.PeerCertificates[0] holds its key.
+// The listener asks for a client certificate without requiring one and without naming CAs; whether
+// the certificate is believed is decided here, per request, by provisioning.Authenticate.
+//
+// Where we differ from the real service: a poll is held back for a moment until the registration is
+// decided (Config.Hold), so that a device needs one; deleting a group leaves its registrations; a group
+// holds what we act upon and nothing else, so an initial twin, CA references, and allocation by latency or
+// webhook are refused and not silently dropped. Messages of refusals say which check failed and what
+// mends it.
+package dpsserver
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/dps"
+	"github.com/cradle-iot/cradle/provisioning"
+)
+
+// Config of a Handler.
+type Config struct {
+	Service *provisioning.Service
+	Log     *slog.Logger // nil: slog.Default()
+	// Hold is how long a poll waits for a decision; default 2 s, negative: not at all. Clients give up
+	// on a single request after 30 s at the earliest.
+	Hold time.Duration
+	// RetryAfter is the pause, in whole seconds, that a device is asked to make before its first poll.
+	// 0 is right as long as polls are held.
+	RetryAfter int
+	// RetryBusy is the pause while the hub does not answer, and in refusals with 503; default 5.
+	RetryBusy int
+	// TokenNow tells the time for SAS tokens; nil: the real clock.
+	TokenNow func() time.Time
+}
+
+// Handler serves both APIs. It is safe for concurrent use.
+type Handler struct {
+	c   Config
+	svc *provisioning.Service
+	log *slog.Logger
+}
+
+// New makes a Handler.
+func New(c Config) *Handler {
+	if c.Hold == 0 {
+		c.Hold = 2 * time.Second
+	}
+	if c.RetryBusy <= 0 {
+		c.RetryBusy = 5
+	}
+	if c.TokenNow == nil {
+		c.TokenNow = time.Now
+	}
+	h := &Handler{c: c, svc: c.Service, log: c.Log}
+	if h.log == nil {
+		h.log = slog.Default()
+	}
+	return h
+}
+
+// Owns reports whether a path is of this package's APIs, for a listener that serves several by path.
+func Owns(path string) bool {
+	seg := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	switch strings.ToLower(seg[0]) {
+	case "enrollments", "enrollmentgroups", "registrations":
+		return true
+	}
+	return len(seg) >= 3 && seg[1] == "registrations"
+}
+
+// request is one call on its way through.
+type request struct {
+	*http.Request
+	now  time.Time
+	seg  []string // decoded path segments
+	id   string   // registration or group, for the log
+	body []byte
+}
+
+// reply is what a call answers.
+type reply struct {
+	status int
+	body   any // nil: none
+	header http.Header
+}
+
+type endpoint func(context.Context, *request) (*reply, error)
+
+// ServeHTTP writes every answer, and one log line for every refusal.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	q := &request{Request: r, now: h.c.TokenNow()}
+	tracking := newUUID()
+	w.Header().Set("x-ms-request-id", tracking)
+	rep, err := h.serve(w, q)
+	if err != nil {
+		if r.Context().Err() != nil {
+			return // nobody listens any more
+		}
+		h.refuse(w, q, tracking, err)
+		return
+	}
+	for k, v := range rep.header {
+		w.Header()[k] = v
+	}
+	if rep.body == nil {
+		w.WriteHeader(rep.status)
+		return
+	}
+	writeJSON(w, rep.status, rep.body)
+}
+
+func (h *Handler) serve(w http.ResponseWriter, q *request) (*reply, error) {
+	for s := range strings.SplitSeq(strings.Trim(q.URL.EscapedPath(), "/"), "/") {
+		v, err := url.PathUnescape(s)
+		if err != nil || v == "" {
+			return nil, cradle.Errorf(cradle.Invalid, "path %.200q is not well formed", q.URL.Path)
+		}
+		q.seg = append(q.seg, v)
+	}
+	f, allow := h.route(q)
+	if f == nil && allow == "" {
+		return nil, cradle.Errorf(cradle.NotFound, "no such resource %.200q", q.URL.Path)
+	}
+	if f == nil {
+		w.Header().Set("Allow", allow)
+		return nil, &methodError{q.Method, allow}
+	}
+	if err := checkAPIVersion(q.URL.Query().Get("api-version")); err != nil {
+		return nil, err
+	}
+	if q.Method == http.MethodPut || q.Method == http.MethodPost {
+		var err error
+		if q.body, err = io.ReadAll(http.MaxBytesReader(w, q.Body, dps.MaxBody)); err != nil {
+			var tooLarge *http.MaxBytesError
+			if errors.As(err, &tooLarge) {
+				return nil, cradle.Errorf(cradle.TooLarge, "body is larger than %d bytes", dps.MaxBody)
+			}
+			return nil, cradle.Errorf(cradle.Invalid, "body could not be read: %v", err)
+		}
+	}
+	return f(q.Context(), q)
+}
+
+// route returns the endpoint, or the methods that the path allows. The device API comes first: an id
+// scope is never named like the service API's collections.
+func (h *Handler) route(q *request) (f endpoint, allow string) {
+	choose := func(m map[string]endpoint, allow string) (endpoint, string) { return m[q.Method], allow }
+	seg, n := q.seg, len(q.seg)
+	switch first := strings.ToLower(seg[0]); {
+	case first == "enrollmentgroups" && n == 2 && strings.EqualFold(seg[1], "query"):
+		return choose(map[string]endpoint{"POST": h.owner(h.queryGroups)}, "POST")
+	case first == "enrollmentgroups" && n == 2:
+		return choose(map[string]endpoint{"PUT": h.owner(h.putGroup), "GET": h.owner(h.getGroup), "DELETE": h.owner(h.deleteGroup)}, "GET, PUT, DELETE")
+	case first == "registrations" && n == 2:
+		return choose(map[string]endpoint{"GET": h.owner(h.getRegistration), "DELETE": h.owner(h.deleteRegistration)}, "GET, DELETE")
+	case first == "registrations" && n == 3 && strings.EqualFold(seg[2], "query"):
+		return choose(map[string]endpoint{"POST": h.owner(h.queryRegistrations)}, "POST")
+	case n >= 3 && seg[1] == "registrations":
+		q.id = seg[2]
+		switch {
+		case n == 3:
+			return choose(map[string]endpoint{"POST": h.device(h.lookup)}, "POST")
+		case n == 4 && seg[3] == "register":
+			return choose(map[string]endpoint{"PUT": h.device(h.register)}, "PUT")
+		case n == 5 && seg[3] == "operations":
+			return choose(map[string]endpoint{"GET": h.device(h.poll)}, "GET")
+		}
+	}
+	return nil, ""
+}
+
+// checkAPIVersion accepts every version since the first; versions are dates, perhaps with "-preview".
+func checkAPIVersion(v string) error {
+	if v == "" {
+		return cradle.Errorf(cradle.Invalid, "api-version is missing").WithHint("add ?api-version=%s", dps.DeviceAPIVersion)
+	}
+	date, _, _ := strings.Cut(v, "-preview")
+	if _, err := time.Parse(time.DateOnly, date); err != nil || date < dps.FirstAPIVersion {
+		return cradle.Errorf(cradle.Invalid, "api-version %.40q is not supported", v).WithHint("use %s or a later one", dps.FirstAPIVersion)
+	}
+	return nil
+}
+
+// methodError is a path that exists, asked in the wrong way.
+type methodError struct{ method, allow string }
+
+func (e *methodError) Error() string {
+	return fmt.Sprintf("method %.20s is not allowed here; allowed: %s", e.method, e.allow)
+}
+
+// status maps an error to HTTP and to Azure's error code, of which the first three digits are the HTTP
+// status. 403 is avoided: the SDKs take it for "too many devices".
+func status(err error) (httpStatus, code int) {
+	var m *methodError
+	if errors.As(err, &m) {
+		return http.StatusMethodNotAllowed, 405000
+	}
+	if errors.Is(err, provisioning.ErrETag) {
+		return http.StatusPreconditionFailed, 412001
+	}
+	switch cradle.KindOf(err) {
+	case cradle.Invalid:
+		return http.StatusBadRequest, 400000
+	case cradle.Unauthorized, cradle.Forbidden:
+		return http.StatusUnauthorized, 401002
+	case cradle.NotFound:
+		return http.StatusNotFound, 404001
+	case cradle.Conflict:
+		return http.StatusConflict, 409001
+	case cradle.TooLarge:
+		return http.StatusRequestEntityTooLarge, 413001
+	case cradle.Busy:
+		return http.StatusServiceUnavailable, 503001
+	}
+	return http.StatusInternalServerError, 500001
+}
+
+func (h *Handler) refuse(w http.ResponseWriter, q *request, tracking string, err error) {
+	httpStatus, code := status(err)
+	message, hint := cradle.Public(err)
+	var m *methodError
+	if errors.As(err, &m) {
+		message, hint = m.Error(), ""
+	}
+	if hint != "" {
+		message += "; " + hint
+	}
+	level := slog.LevelInfo
+	if httpStatus >= 500 {
+		level = slog.LevelWarn
+	}
+	h.log.Log(q.Context(), level, "request refused", "method", q.Method, "path", q.URL.Path, "id", q.id,
+		"status", httpStatus, "reason", err.Error(), "remote", q.RemoteAddr, "tracking_id", tracking)
+	if httpStatus == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", strconv.Itoa(h.c.RetryBusy))
+	}
+	w.Header().Set(dps.HeaderErrorCode, strconv.Itoa(code))
+	writeJSON(w, httpStatus, dps.Error{ErrorCode: code, TrackingID: tracking, Message: message, TimestampUTC: dps.Time{Time: time.Now()}})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("internal error: " + err.Error()) // our own types
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	w.Write(b) // who hung up does not read it
+}
+
+// decode reads a body that must be one JSON value; empty stands for {}.
+func (q *request) decode(v any) error {
+	if len(q.body) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(q.body, v); err != nil {
+		return cradle.Errorf(cradle.Invalid, "body is not the JSON that is expected here: %v", err)
+	}
+	return nil
+}
+
+func newUUID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	s := hex.EncodeToString(b[:])
+	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
+}

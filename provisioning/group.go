@@ -1,0 +1,294 @@
+package provisioning
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/peerauth"
+)
+
+// Allocation policies.
+const (
+	Hashed = "hashed" // spread over the group's hubs, by the registration id
+	Static = "static" // the group's first hub that takes devices
+)
+
+// Group is an enrolment group: devices whose certificates were signed by one of two certificates.
+type Group struct {
+	ID         string // canonical lower case
+	ETag       string
+	Enabled    bool
+	Primary    []byte // DER of a signing certificate
+	Secondary  []byte // DER, or nil
+	Allocation string
+	Hubs       []string // names; empty: all
+	Created    time.Time
+	Updated    time.Time
+}
+
+// CAs returns the thumbprints of the group's signing certificates.
+func (g *Group) CAs() []Thumbprint {
+	out := []Thumbprint{sha256.Sum256(g.Primary)}
+	if len(g.Secondary) > 0 {
+		out = append(out, sha256.Sum256(g.Secondary))
+	}
+	return out
+}
+
+func (g *Group) holds(ca Thumbprint) bool { return slices.Contains(g.CAs(), ca) }
+
+// GroupRequest is what an operator wants a group to be.
+type GroupRequest struct {
+	ID                 string
+	Enabled            bool
+	Primary, Secondary *x509.Certificate // Secondary may be nil
+	Allocation         string            // empty: Static when Hubs has one entry, else Hashed
+	Hubs               []string          // names or hosts of linked hubs; empty: all
+	IfMatch            string            // empty: create; "*": whatever is there; else the present ETag
+}
+
+// PutGroup creates or replaces a group. Creating a group that exists already is a Conflict, unless it
+// is exactly the same: then a lost answer is answered again.
+func (s *Service) PutGroup(ctx context.Context, r GroupRequest) (Group, error) {
+	id, err := ParseRegistrationID(r.ID)
+	if err != nil {
+		return Group{}, cradle.Errorf(cradle.Invalid, "enrolment group id %.140q: use 1 to 128 letters, digits and inner '-', '.', '_', ':'", r.ID)
+	}
+	want, err := s.checkGroup(r)
+	if err != nil {
+		return Group{}, err
+	}
+	want.ID = string(id)
+	now := s.time()
+	etag := newETag()
+	g, err := s.store.PutGroup(ctx, want.ID, func(cur *Group) (Group, error) {
+		next := want
+		next.ETag, next.Created, next.Updated = etag, now, now
+		switch {
+		case cur == nil && r.IfMatch != "" && r.IfMatch != "*":
+			return Group{}, errPrecondition("enrolment group %q does not exist", id)
+		case cur == nil:
+			return next, nil
+		case r.IfMatch == "" && same(*cur, want):
+			return *cur, nil
+		case r.IfMatch == "":
+			return Group{}, cradle.Errorf(cradle.Conflict, "enrolment group %q exists already", id).
+				WithHint("read it and send its etag along to replace it")
+		}
+		if err := checkETag(r.IfMatch, cur.ETag); err != nil {
+			return Group{}, err
+		}
+		next.Created = cur.Created
+		return next, nil
+	})
+	if err != nil {
+		return Group{}, err
+	}
+	s.refreshGroups(ctx)
+	return g, nil
+}
+
+func same(a, b Group) bool {
+	return a.Enabled == b.Enabled && bytes.Equal(a.Primary, b.Primary) && bytes.Equal(a.Secondary, b.Secondary) &&
+		a.Allocation == b.Allocation && slices.Equal(a.Hubs, b.Hubs)
+}
+
+func (s *Service) checkGroup(r GroupRequest) (Group, error) {
+	if r.Primary == nil {
+		return Group{}, cradle.Errorf(cradle.Invalid, "enrolment group has no primary signing certificate")
+	}
+	for _, c := range []*x509.Certificate{r.Primary, r.Secondary} {
+		switch {
+		case c == nil:
+		case !c.BasicConstraintsValid || !c.IsCA:
+			return Group{}, cradle.Errorf(cradle.Invalid, "certificate %q is not a CA certificate", c.Subject).
+				WithHint("register the CA that signs the devices' certificates, not a device's certificate")
+		case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
+			return Group{}, cradle.Errorf(cradle.Invalid, "certificate %q may not sign certificates (key usage)", c.Subject)
+		case s.now().After(c.NotAfter):
+			return Group{}, cradle.Errorf(cradle.Invalid, "certificate %q expired at %s", c.Subject, c.NotAfter.Format(time.RFC3339))
+		}
+	}
+	g := Group{Enabled: r.Enabled, Primary: r.Primary.Raw, Allocation: r.Allocation}
+	if r.Secondary != nil && !bytes.Equal(r.Secondary.Raw, r.Primary.Raw) {
+		g.Secondary = r.Secondary.Raw
+	}
+	for _, name := range r.Hubs {
+		h := s.findHub(name)
+		if h == nil {
+			return Group{}, cradle.Errorf(cradle.Invalid, "hub %q is not linked to this service", name).
+				WithHint("linked are: %s", strings.Join(s.hubNames(), ", "))
+		}
+		if !slices.Contains(g.Hubs, h.Name) {
+			g.Hubs = append(g.Hubs, h.Name)
+		}
+	}
+	if g.Allocation == "" {
+		g.Allocation = Hashed
+		if len(g.Hubs) == 1 {
+			g.Allocation = Static
+		}
+	}
+	if g.Allocation != Hashed && g.Allocation != Static {
+		return Group{}, cradle.Errorf(cradle.Invalid, "allocation policy %q is not supported: use %q or %q", g.Allocation, Hashed, Static)
+	}
+	return g, nil
+}
+
+// findHub accepts a name, a host:port, or a host without its port.
+func (s *Service) findHub(name string) *Hub {
+	for _, h := range s.order {
+		host, _, _ := strings.Cut(h.Host, ":")
+		if strings.EqualFold(name, h.Name) || strings.EqualFold(name, h.Host) || strings.EqualFold(name, host) {
+			return h
+		}
+	}
+	return nil
+}
+
+func (s *Service) hubNames() []string {
+	var out []string
+	for _, h := range s.order {
+		out = append(out, h.Name)
+	}
+	return out
+}
+
+// Group returns one group.
+func (s *Service) Group(ctx context.Context, id string) (Group, error) {
+	return s.store.Group(ctx, strings.ToLower(id))
+}
+
+// Groups returns every group in order of id.
+func (s *Service) Groups(ctx context.Context) ([]Group, error) { return s.store.Groups(ctx) }
+
+// DeleteGroup deletes a group; ifMatch empty or "*" means any version. Devices of the group cannot
+// register any more; their registrations stay, so that revocation still reaches the hub.
+func (s *Service) DeleteGroup(ctx context.Context, id, ifMatch string) error {
+	err := s.store.DeleteGroup(ctx, strings.ToLower(id), func(g Group) error {
+		if ifMatch == "" {
+			return nil
+		}
+		return checkETag(ifMatch, g.ETag)
+	})
+	if err != nil {
+		return err
+	}
+	s.refreshGroups(ctx)
+	return nil
+}
+
+func newETag() string {
+	var b [12]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+func checkETag(ifMatch, etag string) error {
+	if ifMatch == "*" || ifMatch == etag {
+		return nil
+	}
+	return errPrecondition("etag %.60q does not match: it has changed since it was read", ifMatch)
+}
+
+func errPrecondition(format string, args ...any) error {
+	detail := fmt.Sprintf(format, args...)
+	e := &cradle.Error{Kind: cradle.Conflict, Detail: detail, Err: ErrETag}
+	return e.WithHint("read it again and repeat the change with the new etag")
+}
+
+const (
+	groupRefresh = 5 * time.Second // how long another replica's change of groups may go unnoticed
+	groupRecheck = time.Second     // how often an unknown issuer may cause a look into the store
+)
+
+// issuer is what a signing certificate stands for.
+type issuer struct {
+	cert       *x509.Certificate
+	thumbprint Thumbprint
+	group      string
+	account    cradle.AccountID
+}
+
+// groupCache holds the signing certificates of all groups, parsed, so that a registration parses only
+// the leaf. It may lag behind the store; what it admits is checked again in the registration's
+// transaction.
+type groupCache struct {
+	pool *peerauth.Pool[*issuer]
+
+	mu      sync.Mutex
+	pinned  map[Thumbprint]*issuer
+	checked time.Time // when the store was read last
+}
+
+// refreshGroups is reloadGroups where nobody can do anything about a failure: Run tries again soon.
+func (s *Service) refreshGroups(ctx context.Context) {
+	if err := s.reloadGroups(ctx); err != nil && ctx.Err() == nil {
+		s.log.Warn("enrolment groups are not refreshed", "err", err)
+	}
+}
+
+// reloadGroups brings the cache in line with the store.
+func (s *Service) reloadGroups(ctx context.Context) error {
+	s.groups.mu.Lock()
+	defer s.groups.mu.Unlock()
+	began := s.now()
+	groups, err := s.store.Groups(ctx)
+	if err != nil {
+		return fmt.Errorf("reading enrolment groups: %w", err)
+	}
+	found := map[Thumbprint]*issuer{}
+	for _, g := range groups {
+		for _, der := range [][]byte{g.Primary, g.Secondary} {
+			if len(der) == 0 {
+				continue
+			}
+			print := Thumbprint(sha256.Sum256(der))
+			if old := s.groups.pinned[print]; old != nil && old.group == g.ID {
+				found[print] = old
+				continue
+			}
+			c, err := x509.ParseCertificate(der)
+			if err != nil {
+				return fmt.Errorf("signing certificate of group %q does not parse: %w", g.ID, err)
+			}
+			i := &issuer{cert: c, thumbprint: print, group: g.ID}
+			if len(c.Subject.Organization) == 1 {
+				i.account = cradle.AccountID(c.Subject.Organization[0])
+			}
+			if err := s.groups.pool.Add(c, i); err != nil {
+				return fmt.Errorf("signing certificate of group %q: %w", g.ID, err)
+			}
+			found[print] = i
+		}
+	}
+	for print, i := range s.groups.pinned {
+		if found[print] == nil {
+			s.groups.pool.Remove(i.cert)
+		}
+	}
+	s.groups.pinned, s.groups.checked = found, began
+	return nil
+}
+
+// recheckGroups reads the store again for the sake of an unknown issuer, but not on every request; it
+// reports whether it did.
+func (s *Service) recheckGroups(ctx context.Context) (bool, error) {
+	s.groups.mu.Lock()
+	due := s.now().Sub(s.groups.checked) >= groupRecheck
+	s.groups.mu.Unlock()
+	if !due {
+		return false, nil
+	}
+	return true, s.reloadGroups(ctx)
+}

@@ -1,0 +1,305 @@
+package provisioning
+
+import (
+	"context"
+	crand "crypto/rand"
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// outbox delivers what the store's outbox holds. A delivery that was just committed is offered to the
+// workers directly, already leased, so the usual case costs no extra look into the store; the scan finds
+// what is left: deliveries postponed, of a crashed process, or of another replica.
+//
+// Crash consequences: before the commit nothing happened; after it, and at any step of a delivery, the
+// row is still there and its lease runs out; delivering twice is harmless because bringing the hub in
+// line is idempotent.
+type outbox struct {
+	s       *Service
+	owner   string
+	term    time.Duration
+	workers int
+	queue   chan Delivery
+	kick    chan struct{} // a scan is worth while
+
+	mu     sync.Mutex
+	flying map[flight]*Delivery // deliveries of this process, and what was offered meanwhile
+	health map[string]*health
+}
+
+type flight struct {
+	hub string
+	id  RegistrationID
+}
+
+// health of a hub: after a failure nobody but one probe at a time asks it again.
+type health struct {
+	failures int
+	until    time.Time
+}
+
+const (
+	scanInterval = 500 * time.Millisecond
+	scanBatch    = 256
+	callTimeout  = 10 * time.Second // one delivery, all its calls
+	retryMax     = 8 * time.Second  // between two probes of a hub that is down, and two tries of one delivery
+)
+
+func newOutbox(s *Service, owner string, workers int, term time.Duration) *outbox {
+	if workers <= 0 {
+		workers = 8
+	}
+	if term <= 0 {
+		term = 10 * time.Second
+	}
+	if owner == "" {
+		var id [8]byte
+		crand.Read(id[:])
+		owner = hex.EncodeToString(id[:])
+	}
+	o := &outbox{
+		s: s, owner: owner, term: max(term, time.Second), workers: workers,
+		queue: make(chan Delivery, 4096), kick: make(chan struct{}, 1),
+		flying: map[flight]*Delivery{}, health: map[string]*health{},
+	}
+	for name := range s.hubs {
+		o.health[name] = new(health)
+	}
+	return o
+}
+
+func (o *outbox) lease() Lease {
+	now := o.s.now()
+	return Lease{Owner: o.owner, Now: now, Until: now.Add(o.term)}
+}
+
+// offer hands leased deliveries to the workers. One that finds no room waits for its lease to end.
+func (o *outbox) offer(ds []Delivery) {
+	for _, d := range ds {
+		if o.s.hubs[d.Hub] == nil {
+			continue // a hub that is not linked any more; the row waits for its return
+		}
+		o.mu.Lock()
+		f := flight{d.Hub, d.Registration.ID}
+		if _, ok := o.flying[f]; ok {
+			o.flying[f] = &d
+			o.mu.Unlock()
+			continue
+		}
+		o.flying[f] = nil
+		o.mu.Unlock()
+		select {
+		case o.queue <- d:
+		default:
+			o.next(f, d.Version)
+		}
+	}
+}
+
+// next takes what was offered while the delivery of a version was under way; nil ends the flight.
+func (o *outbox) next(f flight, version int64) *Delivery {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if d := o.flying[f]; d != nil && d.Version > version {
+		o.flying[f] = nil
+		return d
+	}
+	delete(o.flying, f)
+	return nil
+}
+
+func (o *outbox) troubled(hub string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	h := o.health[hub]
+	return h == nil || h.failures > 0
+}
+
+func (o *outbox) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for range o.workers {
+		wg.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case d := <-o.queue:
+					o.fly(ctx, d)
+				}
+			}
+		})
+	}
+	t := time.NewTicker(scanInterval)
+	defer t.Stop()
+	for {
+		o.scan(ctx)
+		select {
+		case <-ctx.Done():
+			wg.Wait()
+			return
+		case <-t.C:
+		case <-o.kick:
+		}
+	}
+}
+
+// scan leases what is due, hub by hub.
+func (o *outbox) scan(ctx context.Context) {
+	for _, hub := range o.s.order {
+		limit := min(scanBatch, cap(o.queue)-len(o.queue))
+		o.mu.Lock()
+		if h := o.health[hub.Name]; h.failures > 0 {
+			limit = min(limit, 1) // a probe
+			if o.s.now().Before(h.until) {
+				limit = 0
+			}
+		}
+		o.mu.Unlock()
+		if limit == 0 {
+			continue
+		}
+		ds, err := o.s.store.Due(ctx, hub.Name, o.lease(), limit)
+		if err != nil {
+			if ctx.Err() == nil {
+				o.s.log.Warn("outbox is not read", "hub", hub.Name, "err", err)
+			}
+			continue
+		}
+		o.offer(ds)
+		if len(ds) == scanBatch {
+			o.wake()
+		}
+	}
+}
+
+func (o *outbox) wake() {
+	select {
+	case o.kick <- struct{}{}:
+	default:
+	}
+}
+
+// fly carries one delivery to its end: settled, postponed, or left to its lease.
+func (o *outbox) fly(ctx context.Context, d Delivery) {
+	f := flight{d.Hub, d.Registration.ID}
+	for {
+		if again := o.deliver(ctx, d); again != nil {
+			d = *again
+			continue
+		}
+		newer := o.next(f, d.Version)
+		if newer == nil {
+			return
+		}
+		d = *newer
+	}
+}
+
+// deliver makes one try; it returns the delivery to be made next when the registration has changed meanwhile.
+func (o *outbox) deliver(ctx context.Context, d Delivery) *Delivery {
+	s, hub := o.s, o.s.hubs[d.Hub]
+	if o.closed(d.Hub) {
+		// The hub is known to be down: no use in waiting for it with every worker.
+		o.postpone(ctx, d, s.now(), "hub is not reachable")
+		return nil
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r := d.Registration
+	done := func(r Registration) Registration { return r }
+	var err error
+	if r.Hub != d.Hub {
+		err = removeFrom(call, hub.Registry, r.DeviceID())
+	} else {
+		// The feed may have blocked the device after it was admitted.
+		state, blocked := s.blocked(r)
+		if blocked && r.Blocked == "" {
+			r.Blocked = state
+			s.news.add(r.Account, r.DeviceID()) // which also writes it down
+		} else {
+			done = delivered(s.time(), nil)
+		}
+		err = bringInLine(call, hub.Registry, r)
+	}
+	if ctx.Err() != nil {
+		return nil // stopping; the lease ends by itself
+	}
+	switch kind := cradle.KindOf(err); {
+	case err == nil:
+		o.well(d.Hub)
+	case kind == cradle.Invalid || kind == cradle.TooLarge || errors.Is(err, errSuperseded):
+		o.well(d.Hub)
+		s.log.Warn("registration failed", "registration", r.ID, "hub", d.Hub, "err", err)
+		if r.Hub == d.Hub {
+			done = delivered(s.time(), err)
+		}
+	case kind == cradle.Conflict:
+		// Others change the entry all the time; that says nothing about the hub.
+		o.postpone(ctx, d, s.now().Add(backoff(d.Attempts, retryMax)), err.Error())
+		return nil
+	default:
+		o.ill(d.Hub, err)
+		o.postpone(ctx, d, s.now().Add(backoff(d.Attempts, retryMax)), err.Error())
+		return nil
+	}
+	again, err := s.store.Settle(ctx, d, o.lease(), done)
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("delivery is not settled; it is made again", "registration", r.ID, "hub", d.Hub, "err", err)
+	}
+	s.waiters.wake(r.ID)
+	return again
+}
+
+func (o *outbox) postpone(ctx context.Context, d Delivery, due time.Time, reason string) {
+	if err := o.s.store.Postpone(ctx, d, o.owner, due, reason); err != nil && ctx.Err() == nil {
+		o.s.log.Warn("delivery is not postponed; it waits for its lease to end", "registration", d.Registration.ID, "hub", d.Hub, "err", err)
+	}
+	o.s.waiters.wake(d.Registration.ID)
+}
+
+// closed reports whether a hub failed lately.
+func (o *outbox) closed(hub string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	h := o.health[hub]
+	return h.failures > 0 && o.s.now().Before(h.until)
+}
+
+func (o *outbox) well(hub string) {
+	o.mu.Lock()
+	h := o.health[hub]
+	was := h.failures
+	*h = health{}
+	o.mu.Unlock()
+	if was > 0 {
+		o.s.log.Info("hub takes registrations again", "hub", hub)
+		o.wake()
+	}
+}
+
+func (o *outbox) ill(hub string, err error) {
+	o.mu.Lock()
+	h := o.health[hub]
+	if o.s.now().Before(h.until) {
+		o.mu.Unlock()
+		return // a call that began before the hub was found ill
+	}
+	h.failures++
+	h.until = o.s.now().Add(backoff(h.failures-1, retryMax))
+	first, until := h.failures == 1, h.until
+	o.mu.Unlock()
+	if first {
+		o.s.log.Warn("hub takes no registrations; devices wait", "hub", hub, "err", err, "next_try", until)
+	}
+}
+
+// backoff is 250 ms doubled n times, at most limit, jittered by up to a half.
+func backoff(n int, limit time.Duration) time.Duration {
+	d := min(limit, 250*time.Millisecond<<min(n, 16))
+	return d/2 + rand.N(d/2)
+}

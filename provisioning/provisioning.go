@@ -1,0 +1,173 @@
+// Package provisioning tells devices where they belong: it holds enrolment groups (which signing
+// certificates are believed), registrations (which device was assigned to which hub) and the rule by
+// which a device gets its hub. It knows no wire protocol; dpsserver speaks Azure's.
+//
+// A device that registers is authenticated by its certificate alone, against the signing certificates
+// that the groups pin (Authenticate). The registration and the order to tell the hub are committed in
+// one transaction; a worker (Run) then brings the hub's device registry in line, again and again until
+// it has worked, so a hub that is down means "assigning" and a crash at any step is repeated, not lost.
+// Several replicas share one store: deliveries are leased.
+//
+// The two-slot rule (DESIGN §4.7): registering only ever adds the next certificate's thumbprint to the
+// hub's entry. Promotion is the hub's act, when the device has shown the key.
+//
+// A status feed blocks devices: checked on each request, persisted as a disabled registration, and
+// carried to the hub's registry by the same outbox.
+//
+// Symmetric keys, TPM attestation and individual enrolments are not built yet; they
+// join as further ways to make a Caller.
+package provisioning
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/peerauth"
+	"github.com/cradle-iot/cradle/protocol/iothub"
+	"github.com/cradle-iot/cradle/protocol/sas"
+)
+
+// HubRegistry is a hub's device registry; *iothub.Registry is one. Errors have the kinds that its
+// comment gives: NotFound, Conflict (exists, or If-Match does not hold), Invalid; every other one is
+// taken for passing trouble and tried again.
+type HubRegistry interface {
+	GetDevice(ctx context.Context, id cradle.DeviceID) (*iothub.Device, error)
+	PutDevice(ctx context.Context, d *iothub.Device, ifMatch string) (*iothub.Device, error)
+	DeleteDevice(ctx context.Context, id cradle.DeviceID, ifMatch string) error
+}
+
+// Hub is a linked hub.
+type Hub struct {
+	Name     string // stored with registrations; never rename a hub in use
+	Host     string // what devices are told: host, or host:port
+	Closed   bool   // takes no further devices; those it has stay
+	Registry HubRegistry
+}
+
+// Config of a Service. Store and at least one hub are needed; the rest has defaults.
+type Config struct {
+	Store   Store
+	Hubs    []Hub
+	Feed    Feed             // nil: no status feed is followed, no device is ever blocked
+	Now     func() time.Time // nil: the real clock
+	Log     *slog.Logger     // nil: slog.Default()
+	Workers int              // deliveries under way at once; default 8
+	Lease   time.Duration    // how long a replica may take over a delivery before another one does; default 10 s, at least 1 s
+	// Replica is a name that this process keeps over restarts and shares with no other one that runs.
+	// With it a process that died takes up its own deliveries at once, and not when its leases have
+	// ended. Empty: a random name.
+	Replica string
+}
+
+// Service is the provisioning service. Its methods are safe for concurrent use.
+type Service struct {
+	store    Store
+	hubs     map[string]*Hub
+	order    []*Hub // as configured
+	feed     Feed
+	now      func() time.Time
+	log      *slog.Logger
+	identity Identity
+
+	groups  groupCache
+	outbox  *outbox
+	waiters waiters
+	news    blockQueue
+}
+
+// New opens the service: it reads the installation's identity (the first start makes one) and the
+// groups. Nothing runs until Run.
+func New(ctx context.Context, c Config) (*Service, error) {
+	if c.Store == nil || len(c.Hubs) == 0 {
+		return nil, cradle.Errorf(cradle.Invalid, "provisioning needs a store and at least one hub")
+	}
+	s := &Service{store: c.Store, hubs: map[string]*Hub{}, feed: c.Feed, now: c.Now, log: c.Log}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	for i := range c.Hubs {
+		h := &c.Hubs[i]
+		if h.Name == "" || h.Host == "" || h.Registry == nil || s.hubs[h.Name] != nil {
+			return nil, cradle.Errorf(cradle.Invalid, "hub %d needs a name of its own, a host and a registry", i+1)
+		}
+		s.hubs[h.Name] = h
+		s.order = append(s.order, h)
+	}
+	s.groups.pool = peerauth.NewPool[*issuer](0)
+	var scope [4]byte
+	rand.Read(scope[:])
+	fresh := Identity{IDScope: "0ne" + hex.EncodeToString(scope[:]), ServiceKey: sas.NewKey(), Created: s.time()}
+	var err error
+	if s.identity, err = s.store.Identity(ctx, fresh); err != nil {
+		return nil, fmt.Errorf("reading the provisioning service's identity: %w", err)
+	}
+	if err := s.reloadGroups(ctx); err != nil {
+		return nil, err
+	}
+	s.outbox = newOutbox(s, c.Replica, c.Workers, c.Lease)
+	if c.Replica != "" {
+		if err := s.store.Release(ctx, c.Replica); err != nil {
+			return nil, fmt.Errorf("taking up deliveries of the last run: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// Identity of this installation.
+func (s *Service) Identity() Identity { return s.identity }
+
+// Hubs as configured.
+func (s *Service) Hubs() []Hub {
+	out := make([]Hub, len(s.order))
+	for i, h := range s.order {
+		out[i] = *h
+	}
+	return out
+}
+
+// HubHost returns what devices are told of a hub; empty when it is not configured.
+func (s *Service) HubHost(name string) string {
+	if h := s.hubs[name]; h != nil {
+		return h.Host
+	}
+	return ""
+}
+
+// Run delivers what the outbox holds, carries out what the status feed says, and keeps the groups
+// current, until ctx ends. What was open is continued by the next Run.
+func (s *Service) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { s.outbox.run(ctx) })
+	wg.Go(func() { s.followFeed(ctx) })
+	wg.Go(func() { every(ctx, groupRefresh, func() { s.refreshGroups(ctx) }) })
+	wg.Wait()
+	return nil
+}
+
+// Pending counts deliveries that wait for a hub.
+func (s *Service) Pending(ctx context.Context) (int, error) { return s.store.Pending(ctx) }
+
+func every(ctx context.Context, d time.Duration, f func()) {
+	t := time.NewTicker(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			f()
+		}
+	}
+}
+
+// time is now in the precision that stores keep.
+func (s *Service) time() time.Time { return s.now().UTC().Truncate(time.Microsecond) }

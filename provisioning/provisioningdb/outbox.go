@@ -1,0 +1,155 @@
+package provisioningdb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/cradle-iot/cradle/internal/sqldb"
+	"github.com/cradle-iot/cradle/provisioning"
+)
+
+// putDelivery writes a row, or renews the one there is, and reports whether the lease is ours. Another
+// owner's lease stays: that owner finds the new version when it settles.
+func putDelivery(tx *sqldb.Tx, d provisioning.Delivery, l provisioning.Lease) (ours bool, err error) {
+	var until int64
+	if l.Owner != "" {
+		until = micros(l.Until)
+	}
+	var owner string
+	err = tx.QueryRow(`INSERT INTO outbox (hub, registration_id, version, due_at, attempts, last_error, owner, leased_until)
+		VALUES (?, ?, ?, ?, 0, '', ?, ?)
+		ON CONFLICT (hub, registration_id) DO UPDATE SET version = excluded.version, due_at = excluded.due_at,
+			owner = CASE WHEN outbox.owner = excluded.owner OR outbox.leased_until <= excluded.due_at THEN excluded.owner ELSE outbox.owner END,
+			leased_until = CASE WHEN outbox.owner = excluded.owner OR outbox.leased_until <= excluded.due_at THEN excluded.leased_until ELSE outbox.leased_until END
+		RETURNING owner`,
+		d.Hub, string(d.Registration.ID), d.Version, micros(l.Now), l.Owner, until).Scan(&owner)
+	return err == nil && l.Owner != "" && owner == l.Owner, err
+}
+
+const (
+	dueRows = ` FROM outbox WHERE hub = ? AND due_at <= ? AND leased_until <= ?`
+	oneRow  = ` WHERE hub = ? AND registration_id = ?`
+)
+
+// Due implements provisioning.Outbox.
+func (d *DB) Due(ctx context.Context, hub string, l provisioning.Lease, limit int) ([]provisioning.Delivery, error) {
+	now := micros(l.Now)
+	any := false
+	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error { // an idle outbox costs no write
+		var one int
+		err := tx.QueryRow(`SELECT 1`+dueRows+` LIMIT 1`, hub, now, now).Scan(&one)
+		if any = err == nil; errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		return err
+	})
+	if err != nil || !any {
+		return nil, err
+	}
+	var out []provisioning.Delivery
+	err = d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		out = nil
+		rows, err := tx.Query(`SELECT registration_id, version, attempts`+dueRows+` ORDER BY due_at LIMIT ? FOR UPDATE SKIP LOCKED`, hub, now, now, limit)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			dv := provisioning.Delivery{Hub: hub}
+			if err := rows.Scan(&dv.Registration.ID, &dv.Version, &dv.Attempts); err != nil {
+				return err
+			}
+			out = append(out, dv)
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		if err := rows.Close(); err != nil {
+			return err
+		}
+		for i := range out {
+			r, err := getRegistration(tx, out[i].Registration.ID, "")
+			if err != nil {
+				return err
+			}
+			out[i].Registration = *r // the outbox's foreign key
+		}
+		for _, dv := range out {
+			if err := tx.Queue(`UPDATE outbox SET owner = ?, leased_until = ?`+oneRow, l.Owner, micros(l.Until), hub, string(dv.Registration.ID)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Settle implements provisioning.Outbox.
+func (d *DB) Settle(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done func(provisioning.Registration) provisioning.Registration) (*provisioning.Delivery, error) {
+	var out *provisioning.Delivery
+	id := string(dv.Registration.ID)
+	err := d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		out = nil
+		r, err := getRegistration(tx, dv.Registration.ID, " FOR UPDATE")
+		if err != nil || r == nil {
+			return err // deleted meanwhile, and the outbox's row with it
+		}
+		var version, until int64
+		var owner string
+		next := provisioning.Delivery{Hub: dv.Hub, Registration: *r}
+		err = tx.QueryRow(`SELECT version, attempts, owner, leased_until FROM outbox`+oneRow+` FOR UPDATE`, dv.Hub, id).
+			Scan(&version, &next.Attempts, &owner, &until)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return nil
+		case err != nil:
+			return err
+		case owner != "" && owner != l.Owner && until > micros(l.Now):
+			return nil
+		case version != dv.Version:
+			next.Version = version
+			_, err := tx.Exec(`UPDATE outbox SET owner = ?, leased_until = ?`+oneRow, l.Owner, micros(l.Until), dv.Hub, id)
+			out = &next
+			return err
+		}
+		if after := done(*r); after != *r {
+			if err := updateRegistration(tx, &after); err != nil {
+				return err
+			}
+		}
+		_, err = tx.Exec(`DELETE FROM outbox`+oneRow, dv.Hub, id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Postpone implements provisioning.Outbox.
+func (d *DB) Postpone(ctx context.Context, dv provisioning.Delivery, owner string, due time.Time, reason string) error {
+	return d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		_, err := tx.Exec(`UPDATE outbox SET owner = '', leased_until = 0, due_at = ?, attempts = attempts + 1, last_error = ?`+oneRow+` AND owner = ?`,
+			micros(due), reason, dv.Hub, string(dv.Registration.ID), owner)
+		return err
+	})
+}
+
+// Release implements provisioning.Outbox.
+func (d *DB) Release(ctx context.Context, owner string) error {
+	return d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		_, err := tx.Exec(`UPDATE outbox SET owner = '', leased_until = 0 WHERE owner = ?`, owner)
+		return err
+	})
+}
+
+// Pending implements provisioning.Outbox.
+func (d *DB) Pending(ctx context.Context) (int, error) {
+	var n int
+	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		return tx.QueryRow(`SELECT count(*) FROM outbox`).Scan(&n)
+	})
+	return n, err
+}

@@ -1,0 +1,178 @@
+package provisioningdb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/sqldb"
+	"github.com/cradle-iot/cradle/provisioning"
+)
+
+const registrationColumns = `id, group_id, account, hub, status, substatus, blocked, operation, prev_operation,
+	thumbprint, not_before, newest, delivered, error_code, error_message, version, created_at, updated_at`
+
+func scanRegistration(s row) (provisioning.Registration, error) {
+	var r provisioning.Registration
+	var thumbprint []byte
+	var notBefore, newest, created, updated int64
+	var delivered int
+	err := s.Scan(&r.ID, &r.Group, &r.Account, &r.Hub, &r.Status, &r.Substatus, &r.Blocked, &r.Operation, &r.PrevOperation,
+		&thumbprint, &notBefore, &newest, &delivered, &r.ErrorCode, &r.ErrorMessage, &r.Version, &created, &updated)
+	copy(r.Thumbprint[:], thumbprint)
+	r.NotBefore, r.Newest, r.Created, r.Updated = fromMicros(notBefore), fromMicros(newest), fromMicros(created), fromMicros(updated)
+	r.Delivered = delivered != 0
+	return r, err
+}
+
+func getRegistration(tx *sqldb.Tx, id provisioning.RegistrationID, lock string) (*provisioning.Registration, error) {
+	r, err := scanRegistration(tx.QueryRow(`SELECT `+registrationColumns+` FROM registration WHERE id = ?`+lock, string(id)))
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
+
+func noRegistration(id provisioning.RegistrationID) error {
+	return cradle.Errorf(cradle.NotFound, "registration %q does not exist", id)
+}
+
+func insertRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
+	_, err := tx.Exec(`INSERT INTO registration (`+registrationColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		string(r.ID), r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation, r.PrevOperation,
+		r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Created), micros(r.Updated))
+	return err
+}
+
+func updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
+	_, err := tx.Exec(`UPDATE registration SET group_id = ?, account = ?, hub = ?, status = ?, substatus = ?, blocked = ?, operation = ?,
+		prev_operation = ?, thumbprint = ?, not_before = ?, newest = ?, delivered = ?, error_code = ?, error_message = ?, version = ?, updated_at = ?
+		WHERE id = ?`,
+		r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation,
+		r.PrevOperation, r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Updated),
+		string(r.ID))
+	return err
+}
+
+// Registration implements provisioning.Store.
+func (d *DB) Registration(ctx context.Context, id provisioning.RegistrationID) (provisioning.Registration, error) {
+	var out *provisioning.Registration
+	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
+		out, err = getRegistration(tx, id, "")
+		return err
+	})
+	if err == nil && out == nil {
+		err = noRegistration(id)
+	}
+	if err != nil {
+		return provisioning.Registration{}, err
+	}
+	return *out, nil
+}
+
+// Registrations implements provisioning.Store.
+func (d *DB) Registrations(ctx context.Context, group string, after provisioning.RegistrationID, limit int) ([]provisioning.Registration, error) {
+	return d.list(ctx, `SELECT `+registrationColumns+` FROM registration WHERE group_id = ? AND id > ? ORDER BY id LIMIT ?`, group, string(after), limit)
+}
+
+// BlockedRegistrations implements provisioning.Store.
+func (d *DB) BlockedRegistrations(ctx context.Context, after provisioning.RegistrationID, limit int) ([]provisioning.Registration, error) {
+	return d.list(ctx, `SELECT `+registrationColumns+` FROM registration WHERE blocked <> '' AND id > ? ORDER BY id LIMIT ?`, string(after), limit)
+}
+
+func (d *DB) list(ctx context.Context, query string, args ...any) ([]provisioning.Registration, error) {
+	var out []provisioning.Registration
+	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		out = nil
+		rows, err := tx.Query(query, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			r, err := scanRegistration(rows)
+			if err != nil {
+				return err
+			}
+			out = append(out, r)
+		}
+		return rows.Err()
+	})
+	return out, err
+}
+
+// DeleteRegistration implements provisioning.Store.
+func (d *DB) DeleteRegistration(ctx context.Context, id provisioning.RegistrationID, check func(provisioning.Registration) error) error {
+	return d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		r, err := getRegistration(tx, id, " FOR UPDATE")
+		if err != nil {
+			return err
+		}
+		if r == nil {
+			return noRegistration(id)
+		}
+		if err := check(*r); err != nil {
+			return err
+		}
+		_, err = tx.Exec(`DELETE FROM registration WHERE id = ?`, string(id)) // the outbox's rows go with it
+		return err
+	})
+}
+
+// Change implements provisioning.Store.
+func (d *DB) Change(ctx context.Context, id provisioning.RegistrationID, group string, step provisioning.Step, lease provisioning.Lease) (provisioning.Registration, []provisioning.Delivery, error) {
+	var out provisioning.Registration
+	var ds []provisioning.Delivery
+	err := again(func() error {
+		return d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+			out, ds = provisioning.Registration{}, nil
+			var g *provisioning.Group
+			if group != "" {
+				var err error
+				if g, err = getGroup(tx, group, ""); err != nil {
+					return err
+				}
+			}
+			cur, err := getRegistration(tx, id, " FOR UPDATE")
+			if err != nil {
+				return err
+			}
+			o, err := step(cur, g)
+			if err != nil {
+				return err
+			}
+			if o.Registration == nil {
+				if cur == nil {
+					return noRegistration(id)
+				}
+				out = *cur
+				return nil
+			}
+			out = *o.Registration
+			if cur == nil {
+				err = insertRegistration(tx, &out)
+			} else {
+				err = updateRegistration(tx, &out)
+			}
+			if err != nil {
+				return err
+			}
+			for _, hub := range o.Deliver {
+				dv := provisioning.Delivery{Hub: hub, Registration: out, Version: out.Version}
+				ours, err := putDelivery(tx, dv, lease)
+				if err != nil {
+					return err
+				}
+				if ours {
+					ds = append(ds, dv)
+				}
+			}
+			return nil
+		})
+	})
+	return out, ds, err
+}

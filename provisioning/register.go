@@ -1,0 +1,140 @@
+package provisioning
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// Register starts (or joins) an operation that assigns the caller to a hub. It returns when the
+// registration and the order to tell the hub are durable; the hub is told afterwards. A stale status
+// feed is cradle.Busy: nobody is admitted who may have been revoked.
+func (s *Service) Register(ctx context.Context, c *Caller) (Registration, error) {
+	now := s.now()
+	if s.feed != nil && !s.feed.Fresh(now) {
+		return Registration{}, cradle.Errorf(cradle.Busy, "this service has not heard of revocations for too long to admit devices").
+			WithHint("try again; if it lasts, the operator must look at the credential provider's status feed")
+	}
+	a := &admission{
+		id: c.ID, group: c.Group, ca: c.ca, account: c.Account, thumbprint: c.Thumbprint, notBefore: c.notBefore.UTC(),
+		operation: newOperation(), now: s.time(), allocate: s.allocate,
+	}
+	r, ds, err := s.store.Change(ctx, c.ID, c.Group, a.register, s.outbox.lease())
+	if err != nil {
+		return Registration{}, err
+	}
+	s.outbox.offer(ds)
+	return r, nil
+}
+
+// Operation answers a poll. While the registration is assigning and its hub has not failed, it waits up to hold
+// for a decision, so that a device needs one poll and not several.
+func (s *Service) Operation(ctx context.Context, c *Caller, operation string, hold time.Duration) (Registration, error) {
+	var timeout <-chan time.Time
+	for {
+		news := s.waiters.on(c.ID)
+		r, err := s.Registration(ctx, c.ID)
+		if err == nil && (operation == "" || operation != r.Operation && operation != r.PrevOperation) {
+			err = cradle.Errorf(cradle.NotFound, "operation %.80q is not one of registration %q", operation, c.ID).
+				WithHint("register again")
+		}
+		if err == nil && r.Blocked != "" {
+			err = refuseBlocked(r.ID, r.Blocked)
+		}
+		if err != nil || r.Status != Assigning || hold <= 0 || s.outbox.troubled(r.Hub) {
+			s.waiters.off(c.ID, news)
+			return r, err
+		}
+		if timeout == nil {
+			t := time.NewTimer(hold)
+			defer t.Stop()
+			timeout = t.C
+		}
+		// Another replica may deliver it; then only the store tells.
+		recheck := time.NewTimer(250 * time.Millisecond)
+		select {
+		case <-news.c:
+		case <-recheck.C:
+		case <-timeout:
+			hold = 0
+		case <-ctx.Done():
+			s.waiters.off(c.ID, news)
+			recheck.Stop()
+			return r, ctx.Err()
+		}
+		recheck.Stop()
+		s.waiters.off(c.ID, news)
+	}
+}
+
+// Troubled reports whether the registration waits for a hub that does not answer.
+func (s *Service) Troubled(r Registration) bool {
+	return r.Status == Assigning && s.outbox.troubled(r.Hub)
+}
+
+// Registration returns one registration.
+func (s *Service) Registration(ctx context.Context, id RegistrationID) (Registration, error) {
+	return s.store.Registration(ctx, id)
+}
+
+// Registrations returns up to limit of a group's registrations in order of id, after the given id.
+func (s *Service) Registrations(ctx context.Context, group string, after RegistrationID, limit int) ([]Registration, error) {
+	return s.store.Registrations(ctx, group, after, limit)
+}
+
+// DeleteRegistration forgets a registration; ifMatch empty or "*" means any version. The hub's entry
+// stays, and the device may register again: to bar it, block it or disable its group.
+func (s *Service) DeleteRegistration(ctx context.Context, id RegistrationID, ifMatch string) error {
+	return s.store.DeleteRegistration(ctx, id, func(r Registration) error {
+		if ifMatch == "" {
+			return nil
+		}
+		return checkETag(ifMatch, r.ETag())
+	})
+}
+
+// waiters wakes polls of this process when a registration was decided.
+type waiters struct {
+	mu sync.Mutex
+	m  map[RegistrationID]*waiter
+}
+
+type waiter struct {
+	c chan struct{}
+	n int
+}
+
+// on must be followed by off with what it returned.
+func (w *waiters) on(id RegistrationID) *waiter {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.m == nil {
+		w.m = map[RegistrationID]*waiter{}
+	}
+	x := w.m[id]
+	if x == nil {
+		x = &waiter{c: make(chan struct{})}
+		w.m[id] = x
+	}
+	x.n++
+	return x
+}
+
+func (w *waiters) off(id RegistrationID, x *waiter) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if x.n--; x.n == 0 && w.m[id] == x {
+		delete(w.m, id)
+	}
+}
+
+func (w *waiters) wake(id RegistrationID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if x := w.m[id]; x != nil {
+		close(x.c)
+		delete(w.m, id)
+	}
+}

@@ -1,0 +1,236 @@
+package provisioning
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// RegistrationID names a device within an ID scope: canonical lower case. It becomes the device id at
+// the hub.
+type RegistrationID string
+
+// ParseRegistrationID lowers the case and checks Azure's rule: 1 to 128 of letters, digits and - . _ :,
+// the last a letter, a digit or a dash.
+func ParseRegistrationID(s string) (RegistrationID, error) {
+	id := strings.ToLower(s)
+	ok := id != "" && len(id) <= 128
+	for i := 0; ok && i < len(id); i++ {
+		c := id[i]
+		alnum := c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-'
+		ok = alnum || i < len(id)-1 && (c == '.' || c == '_' || c == ':')
+	}
+	if !ok {
+		return "", cradle.Errorf(cradle.Invalid, "registration id %.140q: use 1 to 128 letters, digits and inner '-', '.', '_', ':'", s)
+	}
+	return RegistrationID(id), nil
+}
+
+// Status is where a registration is. The moves:
+//
+//	unassigned -> assigning   a device registers
+//	assigning  -> assigned    the hub has been told
+//	assigning  -> failed      the hub, or the two-slot rule, refuses for good; registering again starts anew
+//	assigned   -> assigning   the device registers again
+//	any        -> disabled    the status feed blocks the device
+//	disabled   -> assigning, assigned    a suspended device is released
+type Status string
+
+// The statuses.
+const (
+	Unassigned Status = "unassigned"
+	Assigning  Status = "assigning"
+	Assigned   Status = "assigned"
+	Failed     Status = "failed"
+	Disabled   Status = "disabled"
+)
+
+// Substatuses of an assigned registration.
+const (
+	InitialAssignment = "initialAssignment"
+	Reprovisioned     = "reprovisionedToInitialAssignment"
+)
+
+// Thumbprint is the SHA-256 of a certificate's DER.
+type Thumbprint [32]byte
+
+func (t Thumbprint) String() string { return strings.ToUpper(hex.EncodeToString(t[:])) }
+
+// Registration is one device's record.
+type Registration struct {
+	ID        RegistrationID
+	Group     string           // the group that admitted it last
+	Account   cradle.AccountID // the organisation of the group's signing certificate; may be empty
+	Hub       string           // name of the assigned hub
+	Status    Status
+	Substatus string
+	Blocked   cradle.DeviceState // what the feed said, while it blocks; else empty
+
+	Operation     string // of the newest register call
+	PrevOperation string // the one before: two callers may register one device at once
+
+	Thumbprint Thumbprint // of the certificate registered last
+	NotBefore  time.Time  // of that certificate
+	Newest     time.Time  // the latest NotBefore ever registered
+	Delivered  bool       // the hub has been told at least once
+
+	ErrorCode    int
+	ErrorMessage string
+
+	Version int64 // grows with every change
+	Created time.Time
+	Updated time.Time
+}
+
+// DeviceID at the hub.
+func (r *Registration) DeviceID() cradle.DeviceID { return cradle.DeviceID(r.ID) }
+
+// ETag of the record.
+func (r *Registration) ETag() string { return "v" + strconv.FormatInt(r.Version, 10) }
+
+// newOperation makes an operation id as the real service's look: a kind, 8 bytes, a UUID.
+func newOperation() string {
+	var b [24]byte
+	rand.Read(b[:])
+	h := hex.EncodeToString(b[:])
+	return "5." + h[:16] + "." + h[16:24] + "-" + h[24:28] + "-4" + h[29:32] + "-a" + h[33:36] + "-" + h[36:48]
+}
+
+// admission is what a proven device asks for.
+type admission struct {
+	id         RegistrationID
+	group      string
+	ca         Thumbprint
+	account    cradle.AccountID
+	thumbprint Thumbprint
+	notBefore  time.Time
+	operation  string
+	now        time.Time
+	allocate   func(g *Group, id RegistrationID, present string) (hub string, err error)
+}
+
+// register is the step of a register call. The checks on the group are made again here, in the
+// transaction: what authenticated the certificate may have come from a cache.
+func (a *admission) register(cur *Registration, g *Group) (Outcome, error) {
+	switch {
+	case g == nil || !g.holds(a.ca):
+		return Outcome{}, cradle.Errorf(cradle.Unauthorized, "the signing certificate of this device's certificate is not registered any more").
+			WithHint("register the CA certificate in an enrolment group again")
+	case !g.Enabled:
+		return Outcome{}, refuseDisabledGroup(g.ID)
+	}
+	if cur == nil {
+		cur = &Registration{ID: a.id, Status: Unassigned, Account: a.account, Group: g.ID, Created: a.now}
+	}
+	if cur.Account != a.account || a.account == "" && cur.Group != g.ID {
+		return Outcome{}, cradle.Errorf(cradle.Conflict, "registration id %q already belongs to a device of another owner (enrolment group %q)", a.id, cur.Group).
+			WithHint("give this device another name, or delete the registration if the other device is gone")
+	}
+	if cur.Blocked != "" {
+		return Outcome{}, refuseBlocked(a.id, cur.Blocked)
+	}
+	hub, err := a.allocate(g, a.id, cur.Hub)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if cur.Status == Assigning && cur.Thumbprint == a.thumbprint && cur.Group == g.ID && cur.Hub == hub {
+		return Outcome{}, nil // the same device asks twice at once: it joins the operation under way
+	}
+	next := *cur
+	deliver := []string{hub}
+	if cur.Hub != "" && cur.Hub != hub {
+		deliver = append(deliver, cur.Hub)
+		next.Delivered = false
+	}
+	next.Group, next.Hub = g.ID, hub
+	next.Status, next.ErrorCode, next.ErrorMessage = Assigning, 0, ""
+	next.PrevOperation, next.Operation = cur.Operation, a.operation
+	next.Thumbprint, next.NotBefore = a.thumbprint, a.notBefore
+	if a.notBefore.After(next.Newest) {
+		next.Newest = a.notBefore
+	}
+	next.touch(a.now)
+	return Outcome{Registration: &next, Deliver: deliver}, nil
+}
+
+// touch marks a change.
+func (r *Registration) touch(now time.Time) {
+	r.Version++
+	r.Updated = now
+}
+
+// delivered is what becomes of a registration when its hub has been told; refused says that the hub, or
+// a rule, refuses for good.
+func delivered(now time.Time, refused error) func(Registration) Registration {
+	return func(r Registration) Registration {
+		r.touch(now)
+		if refused != nil {
+			if r.Blocked == "" {
+				r.Status, r.ErrorCode = Failed, 400000
+				detail, hint := cradle.Public(refused)
+				r.ErrorMessage = detail
+				if hint != "" {
+					r.ErrorMessage += "; " + hint
+				}
+			}
+			return r
+		}
+		if r.Blocked == "" && r.Status == Assigning {
+			r.Status, r.Substatus = Assigned, InitialAssignment
+			if r.Delivered {
+				r.Substatus = Reprovisioned
+			}
+			r.Delivered = true
+		}
+		return r
+	}
+}
+
+// block is the step by which the feed's word reaches a registration: a blocked state disables it,
+// every other one releases it if it was only suspended.
+func block(state cradle.DeviceState, now time.Time) Step {
+	return func(cur *Registration, _ *Group) (Outcome, error) {
+		if cur == nil {
+			return Outcome{}, nil
+		}
+		next := *cur
+		switch {
+		case state.Blocked() && (cur.Blocked == state || cur.Blocked == cradle.Revoked || cur.Blocked == cradle.Retired):
+			return Outcome{}, nil // known, or final already
+		case state.Blocked():
+			next.Blocked, next.Status = state, Disabled
+		case cur.Blocked != cradle.Suspended:
+			return Outcome{}, nil // not blocked, or for good
+		default:
+			next.Blocked, next.Status = "", Unassigned
+			switch {
+			case cur.Delivered:
+				next.Status = Assigned
+			case cur.Hub != "":
+				next.Status = Assigning
+			}
+		}
+		next.touch(now)
+		if next.Hub == "" {
+			return Outcome{Registration: &next}, nil
+		}
+		return Outcome{Registration: &next, Deliver: []string{next.Hub}}, nil
+	}
+}
+
+func refuseBlocked(id RegistrationID, state cradle.DeviceState) error {
+	e := cradle.Errorf(cradle.Unauthorized, "device %q is %s", id, state)
+	if state == cradle.Suspended {
+		return e.WithHint("its owner can release it")
+	}
+	return e.WithHint("this is final; the device needs a new identity from its owner")
+}
+
+func refuseDisabledGroup(id string) error {
+	return cradle.Errorf(cradle.Unauthorized, "enrolment group %q is disabled", id).
+		WithHint("the service's operator enables it by provisioningStatus \"enabled\"")
+}

@@ -1,0 +1,107 @@
+package provisioning
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// ErrETag is wrapped by the Conflict that a store returns when an If-Match condition does not hold.
+var ErrETag = errors.New("etag does not match")
+
+// Identity is what an installation makes once.
+type Identity struct {
+	IDScope    string // for example "0ne0001a2b3"
+	ServiceKey []byte // key of the policy provisioningserviceowner
+	Created    time.Time
+}
+
+// Store keeps groups, registrations and the outbox. Each method is one transaction, durable when it
+// returns without error, and safe for concurrent use by several replicas. A missing thing is
+// cradle.NotFound; a store that is out of reach for the moment is cradle.Busy, and everything may be
+// tried again then. Functions passed in must be pure: they may run more than once.
+//
+// Who controls the store can admit certificates of its choice to hubs and hide a block; it holds no
+// private key but the service key.
+type Store interface {
+	// Identity returns what is stored, after storing fresh if nothing was.
+	Identity(ctx context.Context, fresh Identity) (Identity, error)
+
+	// Groups returns every group, in order of id.
+	Groups(ctx context.Context) ([]Group, error)
+	// Group returns one group.
+	Group(ctx context.Context, id string) (Group, error)
+	// PutGroup stores what change makes of the present group (nil when there is none). A signing
+	// certificate that stands in another group is a Conflict.
+	PutGroup(ctx context.Context, id string, change func(present *Group) (Group, error)) (Group, error)
+	// DeleteGroup deletes a group after check has seen it. Its registrations stay, so that a later
+	// revocation still finds its way to the hub.
+	DeleteGroup(ctx context.Context, id string, check func(Group) error) error
+
+	// Registration returns one registration.
+	Registration(ctx context.Context, id RegistrationID) (Registration, error)
+	// Registrations returns up to limit of a group's registrations in order of id, after the given id.
+	Registrations(ctx context.Context, group string, after RegistrationID, limit int) ([]Registration, error)
+	// BlockedRegistrations returns up to limit of those that a status feed blocked, likewise.
+	BlockedRegistrations(ctx context.Context, after RegistrationID, limit int) ([]Registration, error)
+	// DeleteRegistration deletes a registration and what the outbox holds of it, after check has seen it.
+	DeleteRegistration(ctx context.Context, id RegistrationID, check func(Registration) error) error
+	// Change applies a step to one registration (see Step) and writes its deliveries into the outbox in
+	// the same transaction. Concurrent changes of one registration happen one after the other.
+	Change(ctx context.Context, id RegistrationID, group string, step Step, lease Lease) (Registration, []Delivery, error)
+
+	Outbox
+}
+
+// Step is one move of the state machine: from what is stored (nil when there is nothing) to what
+// shall be stored. A zero Outcome changes nothing.
+type Step func(present *Registration, group *Group) (Outcome, error)
+
+// Outcome of a step.
+type Outcome struct {
+	Registration *Registration // nil: leave what is stored
+	Deliver      []string      // names of hubs that must hear of it; each delivery carries Registration.Version
+}
+
+// Lease is the right to deliver, for a while, alone.
+type Lease struct {
+	Owner string    // a replica; empty: take no lease
+	Now   time.Time // a lease that ended before may be taken over
+	Until time.Time
+}
+
+// Delivery is a row of the outbox: this hub must be brought in line with this registration.
+type Delivery struct {
+	Hub          string
+	Registration Registration
+	Version      int64 // of the registration, when the row was written last
+	Attempts     int   // how many failed
+}
+
+// Outbox is the durable list of deliveries: one row per hub and registration, however often the
+// registration changes.
+type Outbox interface {
+	// Due leases up to limit deliveries to a hub whose time has come and that nobody else has leased.
+	Due(ctx context.Context, hub string, lease Lease, limit int) ([]Delivery, error)
+	// Settle ends a delivery: if the row still has d.Version it is deleted and the registration becomes
+	// what done makes of it; otherwise the row stays, leased anew, and is returned to be delivered
+	// again. A row that another owner has leased meanwhile is left to it (nil, nil).
+	Settle(ctx context.Context, d Delivery, lease Lease, done func(Registration) Registration) (*Delivery, error)
+	// Postpone gives the lease back and makes the row due at a later time, with what went wrong.
+	Postpone(ctx context.Context, d Delivery, owner string, due time.Time, reason string) error
+	// Release ends the leases of an owner, which has died.
+	Release(ctx context.Context, owner string) error
+	// Pending counts the rows of the outbox.
+	Pending(ctx context.Context) (int, error)
+}
+
+// Feed is the status of devices as the credential provider publishes it. Blocked and CertBlocked must
+// not block or do I/O: they are asked on every request.
+type Feed interface {
+	Blocked(account cradle.AccountID, device cradle.DeviceID) (cradle.DeviceState, bool)
+	CertBlocked(sha256 [32]byte) bool
+	// Fresh reports whether the feed's knowledge is young enough to admit new work.
+	Fresh(now time.Time) bool
+}
