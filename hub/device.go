@@ -1,0 +1,125 @@
+package hub
+
+import (
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/iothub"
+)
+
+// Name names a hub in the installation: canonical as cradle.CheckID has it.
+type Name string
+
+// DefaultName is the hub that the first start makes.
+const DefaultName Name = "hub-1"
+
+// Device is a registry entry.
+type Device struct {
+	ID            cradle.DeviceID
+	Generation    string // differs between a device and one made later under the same id
+	ETag          string // differs after every write
+	Disabled      bool
+	Reason        string    // why Disabled, as the registry's writer put it
+	StatusChanged time.Time // when Disabled changed last
+	Primary       string    // thumbprint, lower-case hex: SHA-256, or SHA-1 as Azure also takes; "" is free
+	Secondary     string
+	IoTEdge       bool
+	Created       time.Time
+	Updated       time.Time
+}
+
+// MaxReason bounds Device.Reason, in bytes (Azure: 128 characters).
+const MaxReason = 512
+
+// credential is a client certificate as the registry knows it.
+type credential struct{ sha256, sha1 string }
+
+func credentialOf(c *x509.Certificate) credential {
+	a, b := sha256.Sum256(c.Raw), sha1.Sum(c.Raw)
+	return credential{hex.EncodeToString(a[:]), hex.EncodeToString(b[:])}
+}
+
+func (c credential) is(slot string) bool { return slot != "" && (slot == c.sha256 || slot == c.sha1) }
+
+// slot says where the device has the credential: 1 primary, 2 secondary, 0 nowhere.
+func (d *Device) slot(c credential) int {
+	switch {
+	case c.is(d.Primary):
+		return 1
+	case c.is(d.Secondary):
+		return 2
+	}
+	return 0
+}
+
+// checkThumbprint returns the canonical form.
+func checkThumbprint(which, s string) (string, error) {
+	s = strings.ToLower(s)
+	if _, err := hex.DecodeString(s); err != nil || len(s) != 0 && len(s) != 40 && len(s) != 64 {
+		return "", cradle.Errorf(cradle.Invalid, "%s thumbprint must be 64 hex digits (SHA-256) or 40 (SHA-1)", which)
+	}
+	return s, nil
+}
+
+// fromWire checks what a registry client sent and returns the entry without what the hub itself sets.
+func fromWire(w *iothub.Device) (*Device, error) {
+	if err := iothub.CheckDeviceID(w.DeviceID); err != nil {
+		return nil, err
+	}
+	d := &Device{ID: w.DeviceID, Reason: w.StatusReason, IoTEdge: w.Capabilities.IoTEdge}
+	switch w.Status {
+	case "", iothub.Enabled:
+	case iothub.Disabled:
+		d.Disabled = true
+	default:
+		return nil, cradle.Errorf(cradle.Invalid, "status %.40q is neither enabled nor disabled", w.Status)
+	}
+	if len(d.Reason) > MaxReason || strings.IndexByte(d.Reason, 0) >= 0 {
+		return nil, cradle.Errorf(cradle.Invalid, "statusReason must have at most %d bytes and no zero", MaxReason)
+	}
+	switch w.Authentication.Type {
+	case "", iothub.SelfSigned:
+	default:
+		return nil, cradle.Errorf(cradle.Invalid, "authentication type %.40q is not served", w.Authentication.Type).
+			WithHint("this hub admits devices by certificate thumbprint: use type %q", iothub.SelfSigned)
+	}
+	var err error
+	if d.Primary, err = checkThumbprint("primary", w.Authentication.X509Thumbprint.PrimaryThumbprint); err != nil {
+		return nil, err
+	}
+	d.Secondary, err = checkThumbprint("secondary", w.Authentication.X509Thumbprint.SecondaryThumbprint)
+	return d, err
+}
+
+// wireZero is Azure's text for a time that never was.
+const wireZero = "0001-01-01T00:00:00Z"
+
+func wireTime(t time.Time) string {
+	if t.IsZero() {
+		return wireZero
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+func (d *Device) wire(connected bool, since time.Time) *iothub.Device {
+	w := &iothub.Device{
+		DeviceID: d.ID, GenerationID: d.Generation, ETag: d.ETag,
+		Status: iothub.Enabled, StatusReason: d.Reason, StatusUpdatedTime: wireTime(d.StatusChanged),
+		ConnectionState: iothub.Disconnected, ConnectionStateUpdatedTime: wireTime(since), LastActivityTime: wireTime(since),
+		Authentication: iothub.Authentication{Type: iothub.SelfSigned,
+			X509Thumbprint: iothub.X509Thumbprint{PrimaryThumbprint: d.Primary, SecondaryThumbprint: d.Secondary}},
+		Capabilities: iothub.Capabilities{IoTEdge: d.IoTEdge},
+	}
+	if d.Disabled {
+		w.Status = iothub.Disabled
+	}
+	if connected {
+		w.ConnectionState = iothub.Connected
+	}
+	return w
+}

@@ -1,0 +1,130 @@
+package hubdb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/hub"
+	"github.com/cradle-iot/cradle/internal/sqldb"
+)
+
+const deviceColumns = `id, generation, etag, disabled, reason, status_changed, primary_thumb, secondary_thumb, iot_edge, created, updated`
+
+func scanDevice(scan func(...any) error) (*hub.Device, error) {
+	var d hub.Device
+	var disabled, changed, edge, created, updated int64
+	err := scan(&d.ID, &d.Generation, &d.ETag, &disabled, &d.Reason, &changed, &d.Primary, &d.Secondary, &edge, &created, &updated)
+	d.Disabled, d.IoTEdge = disabled != 0, edge != 0
+	d.StatusChanged, d.Created, d.Updated = fromMicros(changed), fromMicros(created), fromMicros(updated)
+	return &d, err
+}
+
+func noDevice(id cradle.DeviceID) error {
+	return cradle.Errorf(cradle.NotFound, "device %.128q is not registered", id)
+}
+
+// Device implements hub.Store.
+func (s *Store) Device(ctx context.Context, name hub.Name, id cradle.DeviceID) (*hub.Device, error) {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	var d *hub.Device
+	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
+		d, err = scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices WHERE hub = ? AND id = ?`, h, string(id)).Scan)
+		return err
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, noDevice(id)
+	} else if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Devices implements hub.Store.
+func (s *Store) Devices(ctx context.Context, name hub.Name, after cradle.DeviceID, limit int) ([]hub.Device, error) {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	var out []hub.Device
+	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		out = nil
+		rows, err := tx.Query(`SELECT `+deviceColumns+` FROM devices WHERE hub = ? AND id > ? ORDER BY id LIMIT ?`, h, string(after), int64(limit))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			d, err := scanDevice(rows.Scan)
+			if err != nil {
+				return err
+			}
+			out = append(out, *d)
+		}
+		return rows.Err()
+	})
+	return out, err
+}
+
+// InsertDevice implements hub.Store.
+func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device) error {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return err
+	}
+	var n int64
+	err = s.db.UpdateKey(ctx, string(d.ID), func(ctx context.Context, tx *sqldb.Tx) (err error) {
+		n, err = tx.Exec(`INSERT INTO devices (hub, `+deviceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hub, id) DO NOTHING`,
+			h, string(d.ID), d.Generation, d.ETag, flag(d.Disabled), d.Reason, micros(d.StatusChanged), d.Primary, d.Secondary,
+			flag(d.IoTEdge), micros(d.Created), micros(d.Updated))
+		return err
+	})
+	if err == nil && n == 0 {
+		return cradle.Errorf(cradle.Conflict, "device %q exists", d.ID).WithHint("update it with If-Match")
+	}
+	return err
+}
+
+// swap runs a statement that touches the entry with the right ETag, and says why it touched none.
+func (s *Store) swap(ctx context.Context, h int64, id cradle.DeviceID, query string, args ...any) error {
+	var n, exists int64
+	err := s.db.UpdateKey(ctx, string(id), func(ctx context.Context, tx *sqldb.Tx) (err error) {
+		exists = 0
+		if n, err = tx.Exec(query, args...); err != nil || n > 0 {
+			return err
+		}
+		return tx.QueryRow(`SELECT count(*) FROM devices WHERE hub = ? AND id = ?`, h, string(id)).Scan(&exists)
+	})
+	switch {
+	case err != nil || n > 0:
+		return err
+	case exists == 0:
+		return noDevice(id)
+	}
+	return cradle.Errorf(cradle.Conflict, "device %q has another ETag", id)
+}
+
+// UpdateDevice implements hub.Store.
+func (s *Store) UpdateDevice(ctx context.Context, name hub.Name, d *hub.Device, etag string) error {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return err
+	}
+	return s.swap(ctx, h, d.ID, `UPDATE devices SET generation = ?, etag = ?, disabled = ?, reason = ?, status_changed = ?,
+		primary_thumb = ?, secondary_thumb = ?, iot_edge = ?, created = ?, updated = ? WHERE hub = ? AND id = ? AND etag = ?`,
+		d.Generation, d.ETag, flag(d.Disabled), d.Reason, micros(d.StatusChanged), d.Primary, d.Secondary, flag(d.IoTEdge),
+		micros(d.Created), micros(d.Updated), h, string(d.ID), etag)
+}
+
+// DeleteDevice implements hub.Store.
+func (s *Store) DeleteDevice(ctx context.Context, name hub.Name, id cradle.DeviceID, etag string) error {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return err
+	}
+	return s.swap(ctx, h, id, `DELETE FROM devices WHERE hub = ? AND id = ? AND etag = ?`, h, string(id), etag)
+}

@@ -1,0 +1,169 @@
+// Package hubdb keeps the hubs' tables on SQLite or PostgreSQL (hub.Store). Both engines share the SQL
+// of this file; they differ in their schemas, migrations/sqlite and migrations/postgres.
+package hubdb
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/hub"
+	"github.com/cradle-iot/cradle/internal/sqldb"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// Schema is the PostgreSQL schema that holds the tables.
+const Schema = "hub"
+
+// Store is a hub.Store.
+type Store struct {
+	db *sqldb.DB
+
+	mu  sync.RWMutex
+	ids map[hub.Name]int64 // hubs are never removed
+}
+
+var _ hub.Store = (*Store)(nil)
+
+// Open opens, and if needed makes or migrates, the tables at a URL (see sqldb.Config).
+func Open(ctx context.Context, url string) (*Store, error) {
+	m, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	// ReadCommitted: every decision here is a single statement, or repeated in the WHERE of the writing one.
+	db, err := sqldb.Open(ctx, sqldb.Config{URL: url, Schema: Schema, Migrations: m, ReadCommitted: true})
+	if err != nil {
+		return nil, err
+	}
+	return &Store{db: db, ids: map[hub.Name]int64{}}, nil
+}
+
+// Close closes the database.
+func (s *Store) Close() error { return s.db.Close() }
+
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(v int64) time.Time {
+	if v == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(v).UTC()
+}
+
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// CreateHub implements hub.Store.
+func (s *Store) CreateHub(ctx context.Context, name hub.Name, policies []hub.Policy, now time.Time) error {
+	var exists bool
+	err := s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		exists = false
+		var id int64
+		err := tx.QueryRow(`INSERT INTO hubs (name, created) VALUES (?, ?) ON CONFLICT (name) DO NOTHING RETURNING id`,
+			string(name), micros(now)).Scan(&id)
+		if errors.Is(err, sql.ErrNoRows) {
+			exists = true
+			return nil
+		} else if err != nil {
+			return err
+		}
+		for _, p := range policies {
+			if err := tx.Queue(`INSERT INTO policies (hub, name, primary_key, secondary_key, rights) VALUES (?, ?, ?, ?, ?)`,
+				id, p.Name, p.Primary, p.Secondary, int64(p.Rights)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil && exists {
+		return cradle.Errorf(cradle.Conflict, "hub %s exists", name)
+	}
+	return err
+}
+
+// Hubs implements hub.Store.
+func (s *Store) Hubs(ctx context.Context) ([]hub.Name, error) {
+	var out []hub.Name
+	err := s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		out = nil
+		rows, err := tx.Query(`SELECT name FROM hubs ORDER BY name`)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var n string
+			if err := rows.Scan(&n); err != nil {
+				return err
+			}
+			out = append(out, hub.Name(n))
+		}
+		return rows.Err()
+	})
+	return out, err
+}
+
+// hubID returns the number of a hub.
+func (s *Store) hubID(ctx context.Context, name hub.Name) (int64, error) {
+	s.mu.RLock()
+	id, ok := s.ids[name]
+	s.mu.RUnlock()
+	if ok {
+		return id, nil
+	}
+	err := s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		return tx.QueryRow(`SELECT id FROM hubs WHERE name = ?`, string(name)).Scan(&id)
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, cradle.Errorf(cradle.NotFound, "there is no hub %.64q", name)
+	} else if err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	s.ids[name] = id
+	s.mu.Unlock()
+	return id, nil
+}
+
+// Policies implements hub.Store.
+func (s *Store) Policies(ctx context.Context, name hub.Name) ([]hub.Policy, error) {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	var out []hub.Policy
+	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		out = nil
+		rows, err := tx.Query(`SELECT name, primary_key, secondary_key, rights FROM policies WHERE hub = ? ORDER BY name`, h)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var p hub.Policy
+			if err := rows.Scan(&p.Name, &p.Primary, &p.Secondary, &p.Rights); err != nil {
+				return err
+			}
+			out = append(out, p)
+		}
+		return rows.Err()
+	})
+	return out, err
+}

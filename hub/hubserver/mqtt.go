@@ -1,0 +1,325 @@
+package hubserver
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/hub"
+	"github.com/cradle-iot/cradle/internal/mqtt"
+	"github.com/cradle-iot/cradle/protocol/iothub"
+)
+
+// Limits of a connection.
+const (
+	maxConnect = 8 << 10                  // body of CONNECT, in bytes: user name, SAS token, will
+	maxPacket  = hub.MaxBody + (64 << 10) // body of any later packet: payload and topic
+	maxIdle    = 1767 * time.Second       // Azure's cap of 1.5 times the keep alive
+	writeTime  = 15 * time.Second         // for one write
+	maxBatch   = 64                       // messages that one connection appends at once
+	batchSize  = 256 << 10                // and bytes from which it takes no more
+)
+
+// conn is one device's connection. One goroutine reads and answers; others only drop.
+type conn struct {
+	net.Conn
+	s    *Server
+	r    *bufio.Reader
+	log  *slog.Logger
+	sess *hub.Session
+	hub  hub.Name
+	id   cradle.DeviceID
+	will *hub.Message
+
+	idle time.Duration // longest silence
+
+	out   []byte // answers to write
+	batch []hub.Message
+	size  int      // of the batch's bodies
+	acks  []uint16 // PUBACKs owed when the batch is durable
+
+	mu      sync.Mutex
+	dropped string // why somebody else ended it
+}
+
+// errDisconnect says that the device took its leave.
+var errDisconnect = errors.New("disconnected")
+
+// ServeConn serves one device over a connection whose TLS handshake is complete, until it ends, and
+// closes it. The connection ends too when ctx does. state is the connection's; a resumed one carries the
+// certificate of the first. It returns nothing: how it ended is in the log.
+func (s *Server) ServeConn(ctx context.Context, nc net.Conn, state tls.ConnectionState) {
+	c := &conn{Conn: nc, s: s, r: bufio.NewReaderSize(nc, 4096), log: s.log.With("remote", nc.RemoteAddr().String())}
+	stop := context.AfterFunc(ctx, func() { c.drop("the hub is stopping") })
+	defer stop()
+	defer nc.Close()
+	var cert *x509.Certificate
+	if len(state.PeerCertificates) > 0 {
+		cert = state.PeerCertificates[0]
+	}
+	if err := c.accept(ctx, cert); err != nil {
+		c.log.Warn("hub refused a connection", "hub", c.hub, "device", c.id, "reason", reason(err))
+		return
+	}
+	defer c.sess.End()
+	c.log.Debug("device connected", "hub", c.hub, "device", c.id)
+	err := c.serve(ctx)
+	c.mu.Lock()
+	dropped := c.dropped
+	c.mu.Unlock()
+	switch {
+	case err == errDisconnect:
+		c.log.Debug("device disconnected", "hub", c.hub, "device", c.id)
+		return
+	case dropped != "":
+		c.log.Info("hub dropped a device", "hub", c.hub, "device", c.id, "reason", dropped)
+	default:
+		c.log.Info("hub closed a connection", "hub", c.hub, "device", c.id, "reason", reason(err))
+	}
+	if c.will != nil && dropped == "" {
+		if err := c.sess.Append(context.WithoutCancel(ctx), *c.will); err != nil {
+			c.log.Warn("will message lost", "hub", c.hub, "device", c.id, "reason", reason(err))
+		}
+	}
+}
+
+// reason is one line for the operator's log; private causes may stand in it.
+func reason(err error) string {
+	var e *cradle.Error
+	switch {
+	case errors.As(err, &e) && e.Err != nil && e.Kind == cradle.Busy:
+		return e.Detail + ": " + e.Err.Error()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "silent for too long"
+	case err == io.EOF:
+		return "closed by the device"
+	}
+	return err.Error()
+}
+
+// drop ends the connection from another goroutine. Close may wait for a peer that does not read, so
+// it does not happen here.
+func (c *conn) drop(reason string) {
+	c.mu.Lock()
+	c.dropped = reason
+	c.mu.Unlock()
+	c.SetDeadline(time.Unix(1, 0))
+	go c.Conn.Close()
+}
+
+// accept reads CONNECT and answers it.
+func (c *conn) accept(ctx context.Context, cert *x509.Certificate) error {
+	c.SetReadDeadline(time.Now().Add(c.s.connect))
+	raw, err := mqtt.Read(c.r, maxConnect)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return cradle.Errorf(cradle.Invalid, "no CONNECT within %v", c.s.connect)
+	} else if err != nil {
+		return err
+	}
+	if raw.Type() != mqtt.CONNECT {
+		return cradle.Errorf(cradle.Invalid, "%v before CONNECT", raw.Type())
+	}
+	p, err := mqtt.ParseConnect(raw)
+	if err != nil {
+		return err
+	}
+	code, err := c.admit(ctx, p, cert)
+	if err != nil {
+		c.answer(mqtt.Connack{Code: code}.Append(nil))
+		return err
+	}
+	idle := maxIdle
+	if p.KeepAlive > 0 {
+		idle = min(idle, time.Duration(p.KeepAlive)*1500*time.Millisecond)
+	}
+	c.idle = idle
+	// SessionPresent is always 0: nothing is kept for a device between connections yet (§3.2.2.2).
+	if err := c.answer(mqtt.Connack{}.Append(nil)); err != nil {
+		c.sess.End()
+		return err
+	}
+	return nil
+}
+
+func (c *conn) admit(ctx context.Context, p *mqtt.Connect, cert *x509.Certificate) (mqtt.Code, error) {
+	if !p.Known() {
+		return mqtt.BadProtocol, cradle.Errorf(cradle.Invalid, "protocol %.20q level %d is not MQTT 3.1.1", p.Protocol, p.Level)
+	}
+	c.id = cradle.DeviceID(p.ClientID)
+	if err := iothub.CheckDeviceID(c.id); err != nil {
+		return mqtt.BadIdentifier, err
+	}
+	if p.Username == nil {
+		return mqtt.BadUserOrPassword, cradle.Errorf(cradle.Invalid, "no user name; it reads {hub}/{deviceId}/?api-version=…")
+	}
+	host, user, _, err := iothub.ParseUserName(*p.Username)
+	if err != nil {
+		return mqtt.BadUserOrPassword, err
+	}
+	if user != c.id {
+		return mqtt.BadUserOrPassword, cradle.Errorf(cradle.Invalid, "user name is of device %.100q, client id is %q", user, c.id)
+	}
+	if w := p.Will; w != nil {
+		m, err := c.message(w.Topic, w.Message)
+		if err != nil {
+			return mqtt.NotAuthorized, err
+		}
+		m.Properties = append(m.Properties, iothub.Property{Name: "iothub-MessageType", Value: "Will"})
+		c.will = &m
+	}
+	if c.hub, err = c.s.hub.Resolve(ctx, host, c.s.def); err == nil {
+		c.sess, err = c.s.hub.Connect(ctx, c.hub, c.id, cert, c.drop)
+	}
+	switch cradle.KindOf(err) {
+	case cradle.Unauthorized, cradle.Forbidden, cradle.NotFound:
+		return mqtt.NotAuthorized, err
+	case cradle.Invalid:
+		return mqtt.BadUserOrPassword, err
+	}
+	return mqtt.ServerUnavailable, err
+}
+
+// serve reads packets until the connection ends. Telemetry gathers while whole packets are at hand, so
+// that a device that sends many gets them stored in few transactions; their order is kept.
+func (c *conn) serve(ctx context.Context) error {
+	for {
+		if len(c.batch) > 0 && (len(c.batch) >= maxBatch || c.size >= batchSize || !mqtt.Buffered(c.r)) {
+			if err := c.flush(ctx); err != nil {
+				return err
+			}
+		}
+		now := time.Now()
+		deadline := now.Add(c.idle)
+		left := c.sess.Left()
+		if left < c.idle {
+			deadline = now.Add(left)
+		}
+		c.SetReadDeadline(deadline)
+		if c.isDropped() { // drop's own deadline may just have been overwritten
+			return net.ErrClosed
+		}
+		p, err := mqtt.Read(c.r, maxPacket)
+		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) && c.sess.Left() <= 0 {
+				return cradle.Errorf(cradle.Unauthorized, "certificate has expired")
+			}
+			return err
+		}
+		if p.Type() != mqtt.PUBLISH {
+			if err := c.flush(ctx); err != nil {
+				return err
+			}
+		}
+		if err := c.handle(p); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *conn) isDropped() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dropped != ""
+}
+
+func (c *conn) handle(raw mqtt.Packet) error {
+	switch raw.Type() {
+	case mqtt.PUBLISH:
+		p, err := mqtt.ParsePublish(raw)
+		if err != nil {
+			return err
+		}
+		if p.QoS == mqtt.ExactlyOnce {
+			return cradle.Errorf(cradle.Invalid, "PUBLISH with QoS 2 is not served")
+		}
+		m, err := c.message(p.Topic, p.Payload)
+		if err != nil {
+			return err
+		}
+		c.batch = append(c.batch, m)
+		c.size += len(m.Body)
+		if p.QoS == mqtt.AtLeastOnce {
+			c.acks = append(c.acks, p.ID)
+		}
+		return nil
+	case mqtt.PINGREQ:
+		return c.answer(mqtt.AppendEmpty(nil, mqtt.PINGRESP))
+	case mqtt.SUBSCRIBE:
+		p, err := mqtt.ParseSubscribe(raw)
+		if err != nil {
+			return err
+		}
+		ack := mqtt.Suback{ID: p.ID}
+		for _, sub := range p.Subscriptions {
+			q := mqtt.Refused
+			if c.mayHear(sub.Filter) {
+				q = min(sub.QoS, mqtt.AtLeastOnce)
+			}
+			ack.Granted = append(ack.Granted, q)
+		}
+		return c.answer(ack.Append(nil))
+	case mqtt.UNSUBSCRIBE:
+		p, err := mqtt.ParseUnsubscribe(raw)
+		if err != nil {
+			return err
+		}
+		return c.answer(mqtt.AppendID(nil, mqtt.UNSUBACK, p.ID))
+	case mqtt.PUBACK:
+		_, err := mqtt.ParseID(raw)
+		return err
+	case mqtt.DISCONNECT:
+		return errDisconnect
+	}
+	return cradle.Errorf(cradle.Invalid, "unexpected %v", raw.Type())
+}
+
+func (c *conn) mayHear(filter string) bool {
+	return filter == "devices/"+string(c.id)+"/messages/devicebound/#" || filter == "$iothub/methods/POST/#"
+}
+
+// message makes telemetry of a topic and a payload.
+func (c *conn) message(topic string, payload []byte) (hub.Message, error) {
+	id, bag, err := iothub.ParseTelemetryTopic(topic)
+	if err != nil {
+		return hub.Message{}, err
+	}
+	if id != c.id {
+		return hub.Message{}, cradle.Errorf(cradle.Forbidden, "topic %.200q is another device's", topic)
+	}
+	return hub.Message{Properties: bag, Body: payload}, nil
+}
+
+// flush makes the batch durable, then acknowledges it.
+func (c *conn) flush(ctx context.Context) error {
+	if len(c.batch) == 0 {
+		return nil
+	}
+	if err := c.sess.Append(ctx, c.batch...); err != nil {
+		return err // no PUBACK: the device sends it again
+	}
+	for _, id := range c.acks {
+		c.out = mqtt.AppendID(c.out, mqtt.PUBACK, id)
+	}
+	out := c.out
+	// An idle connection keeps no buffers.
+	c.batch, c.acks, c.out, c.size = nil, nil, nil, 0
+	if len(out) == 0 {
+		return nil
+	}
+	return c.answer(out)
+}
+
+func (c *conn) answer(b []byte) error {
+	c.SetWriteDeadline(time.Now().Add(writeTime))
+	_, err := c.Write(b)
+	return err
+}

@@ -1,0 +1,334 @@
+package hubserver_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"errors"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/hub"
+	"github.com/cradle-iot/cradle/hub/hubdb"
+	"github.com/cradle-iot/cradle/hub/hubserver"
+	"github.com/cradle-iot/cradle/internal/mqtt"
+	"github.com/cradle-iot/cradle/protocol/iothub"
+)
+
+// feed is a hub.Status that the test writes.
+type feed struct {
+	mu      sync.Mutex
+	blocked map[cradle.DeviceID]cradle.DeviceState
+	certs   map[[32]byte]bool
+	stale   bool
+}
+
+func (f *feed) set(fn func(*feed)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fn(f)
+}
+
+func (f *feed) Blocked(a cradle.AccountID, d cradle.DeviceID) (cradle.DeviceState, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.blocked[d]
+	return s, ok && a == "acme"
+}
+
+func (f *feed) CertBlocked(c [32]byte) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.certs[c]
+}
+
+func (f *feed) Fresh(time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.stale
+}
+
+// logs keeps what was logged.
+type logs struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// rig is one hub with its server on loopback.
+type rig struct {
+	t     *testing.T
+	hub   *hub.Hub
+	feed  *feed
+	logs  *logs
+	skew  atomic.Int64 // added to the hub's clock
+	addr  string       // of the MQTT listener
+	roots *x509.CertPool
+	reg   *iothub.Registry
+}
+
+func newRig(t *testing.T, url string) *rig {
+	t.Helper()
+	return newRigOver(t, url, func(s hub.Store) hub.Store { return s })
+}
+
+func newRigOver(t *testing.T, url string, over func(hub.Store) hub.Store) *rig {
+	t.Helper()
+	db, err := hubdb.Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	store := over(db)
+	r := &rig{t: t, logs: &logs{}, feed: &feed{blocked: map[cradle.DeviceID]cradle.DeviceState{}, certs: map[[32]byte]bool{}}}
+	log := slog.New(slog.NewTextHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	r.hub = hub.New(hub.Config{Store: store, Status: r.feed, Log: log,
+		Now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) }})
+	if err := r.hub.Ensure(t.Context(), hub.DefaultName); err != nil {
+		t.Fatal(err)
+	}
+	s := hubserver.New(hubserver.Config{Hub: r.hub, Log: log, Connect: 300 * time.Millisecond})
+
+	web := httptest.NewTLSServer(s)
+	t.Cleanup(web.Close)
+	r.roots = x509.NewCertPool()
+	r.roots.AddCert(web.Certificate())
+	cs, err := r.hub.ConnectionString(t.Context(), hub.DefaultName, web.Listener.Addr().String(), hub.Owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.reg = iothub.NewRegistry(web.Client(), cs)
+
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: web.TLS.Certificates, ClientAuth: tls.RequestClientCert})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.addr = l.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				c := nc.(*tls.Conn)
+				if err := c.HandshakeContext(ctx); err != nil {
+					c.Close()
+					return
+				}
+				s.ServeConn(ctx, c, c.ConnectionState())
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		cancel()
+		wg.Wait()
+	})
+	return r
+}
+
+// ident is a device's key and certificate.
+type ident struct {
+	id   cradle.DeviceID
+	cert tls.Certificate
+	leaf *x509.Certificate // only where a test calls the hub itself
+}
+
+func (i ident) sha256() string {
+	s := sha256.Sum256(i.cert.Certificate[0])
+	return hex.EncodeToString(s[:])
+}
+
+func (i ident) sha1() string {
+	s := sha1.Sum(i.cert.Certificate[0])
+	return hex.EncodeToString(s[:])
+}
+
+func newIdent(t *testing.T, id cradle.DeviceID, change ...func(*x509.Certificate)) ident {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()),
+		Subject:      pkix.Name{Organization: []string{"acme"}, CommonName: string(id)},
+		NotBefore:    time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature,
+	}
+	for _, f := range change {
+		f(c)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ident{id: id, cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}
+}
+
+func entry(id cradle.DeviceID, primary, secondary string) *iothub.Device {
+	return &iothub.Device{DeviceID: id, Authentication: iothub.Authentication{Type: iothub.SelfSigned,
+		X509Thumbprint: iothub.X509Thumbprint{PrimaryThumbprint: primary, SecondaryThumbprint: secondary}}}
+}
+
+// register makes an identity and its registry entry.
+func (r *rig) register(id cradle.DeviceID) ident {
+	r.t.Helper()
+	i := newIdent(r.t, id)
+	r.put(entry(id, i.sha256(), ""), "")
+	return i
+}
+
+func (r *rig) put(d *iothub.Device, ifMatch string) *iothub.Device {
+	r.t.Helper()
+	out, err := r.reg.PutDevice(r.t.Context(), d, ifMatch)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
+func (r *rig) tls(i ident) *tls.Config {
+	c := &tls.Config{RootCAs: r.roots, ServerName: "example.com"}
+	if i.cert.Certificate != nil {
+		c.Certificates = []tls.Certificate{i.cert}
+	}
+	return c
+}
+
+func (r *rig) dial(i ident) net.Conn {
+	r.t.Helper()
+	c, err := tls.Dial("tcp", r.addr, r.tls(i))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// client is a connected device.
+type client struct {
+	*mqtt.Client
+	ident
+	ended chan error // what Run returned
+}
+
+func (r *rig) connect(i ident) (*client, error) { return r.connectOver(r.dial(i), i) }
+
+func (r *rig) connectOver(nc net.Conn, i ident) (*client, error) {
+	c, err := mqtt.Dial(r.t.Context(), nc, mqtt.Options{ClientID: string(i.id), Username: iothub.UserName("localhost:8443", i.id), KeepAlive: time.Minute})
+	if err != nil {
+		return nil, err
+	}
+	out := &client{c, i, make(chan error, 1)}
+	go func() { out.ended <- c.Run(context.Background()) }()
+	r.t.Cleanup(func() { c.Close() })
+	return out, nil
+}
+
+func (r *rig) mustConnect(i ident) *client {
+	r.t.Helper()
+	c, err := r.connect(i)
+	if err != nil {
+		r.t.Fatalf("connecting %s: %v\n%s", i.id, err, r.logs)
+	}
+	return c
+}
+
+func (c *client) say(ctx context.Context, seq, body string) error {
+	bag := iothub.Bag{{Name: iothub.PropSequence, Value: seq}, {Name: iothub.PropMessageID, Value: "m-" + seq}, {Name: iothub.PropContentType, Value: "application/json"}}
+	return c.Publish(ctx, iothub.TelemetryTopic(c.id, bag), mqtt.AtLeastOnce, []byte(body))
+}
+
+// wantGone waits until the hub has closed the connection, and finds why in the log.
+func (r *rig) wantGone(c *client, why string) {
+	r.t.Helper()
+	select {
+	case <-c.ended:
+	case <-time.After(20 * time.Second):
+		r.t.Fatalf("still connected; expected: %s", why)
+	}
+	r.wantLog(why)
+}
+
+func (r *rig) wantLog(why string) {
+	r.t.Helper()
+	for range 200 {
+		if strings.Contains(r.logs.String(), why) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	r.t.Errorf("no %q in the log:\n%s", why, r.logs)
+}
+
+func (r *rig) events(from iothub.Cursor) []*iothub.Event {
+	r.t.Helper()
+	var out []*iothub.Event
+	if err := r.reg.Events(r.t.Context(), iothub.EventQuery{From: from}, func(e *iothub.Event) error { out = append(out, e); return nil }); err != nil {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
+// raw sends bytes over a new connection and returns everything the hub answers until it closes.
+func (r *rig) raw(i ident, b []byte) []byte {
+	r.t.Helper()
+	c := r.dial(i)
+	if _, err := c.Write(b); err != nil {
+		r.t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	out, err := io.ReadAll(c)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		r.t.Error("the hub did not close the connection")
+	}
+	return out
+}
+
+func connectPacket(i ident, change ...func(*mqtt.Connect)) []byte {
+	u := iothub.UserName("localhost", i.id)
+	p := &mqtt.Connect{Protocol: "MQTT", Level: 4, ClientID: string(i.id), KeepAlive: 60, Username: &u}
+	for _, f := range change {
+		f(p)
+	}
+	return p.Append(nil)
+}
+
+func firstPacket(b []byte) mqtt.Packet {
+	p, _ := mqtt.Read(bufio.NewReader(bytes.NewReader(b)), 1<<20)
+	return p
+}
