@@ -1,0 +1,75 @@
+// Command cradle runs the services of a Cradle installation and is the tool of its operators and builders.
+//
+//	cradle serve                      EST, admin API, provisioning service and hub on one port
+//	cradle account create NAME        act one: an account with its CAs and order key
+//	cradle order create ...           act two: the customization instructions to the OEM
+//	cradle attestation register ...   act three: the operational CA at the provisioning service
+//
+// and the verbs to look at and change what there is: status, anchors, account, tpm-maker, oem, order, lot,
+// device, hub, audit, service-key. Every verb has --json. Exit status: 0 done, 1 refused or failed, 2
+// wrong usage.
+package main
+
+import (
+	"os"
+
+	"github.com/cradle-iot/cradle/internal/cli"
+	"github.com/cradle-iot/cradle/internal/verbs"
+)
+
+// commands is the command line.
+type commands struct {
+	verbs.Globals
+	Serve   ServeCmd   `cmd:"" help:"Run the services."`
+	Status  StatusCmd  `cmd:"" help:"Show the services and their health."`
+	Anchors AnchorsCmd `cmd:"" help:"Write the services CA: what a TLS client must trust."`
+	Account struct {
+		Create AccountCreateCmd `cmd:"" help:"Act one: make an account."`
+		Show   AccountShowCmd   `cmd:"" help:"Show an account's EST labels, CAs and profiles."`
+	} `cmd:"" help:"Accounts of solution builders."`
+	TPMMaker struct {
+		Import MakerImportCmd `cmd:"" help:"Trust a TPM maker's CA certificates."`
+	} `cmd:"" name:"tpm-maker" help:"TPM makers whose endorsement keys are believed."`
+	OEM struct {
+		Add OEMAddCmd `cmd:"" help:"Register an OEM by its public keys."`
+	} `cmd:"" name:"oem" help:"Device makers."`
+	Order struct {
+		Create   OrderCreateCmd   `cmd:"" help:"Act two: sign an order and register it."`
+		Show     OrderShowCmd     `cmd:"" help:"Show an order."`
+		Withdraw OrderWithdrawCmd `cmd:"" help:"End an order; lists the devices affected."`
+	} `cmd:"" help:"Orders to OEMs."`
+	Attestation struct {
+		Register AttestationRegisterCmd `cmd:"" help:"Act three: register the operational CA with the provisioning service."`
+	} `cmd:"" help:"The attestation certificate at the provisioning service."`
+	Lot struct {
+		List   LotListCmd   `cmd:"" help:"List an account's lots."`
+		Accept LotAcceptCmd `cmd:"" help:"Accept a lot that waits."`
+	} `cmd:"" help:"Lots that OEMs closed."`
+	Device struct {
+		List    DeviceListCmd   `cmd:"" help:"List devices."`
+		Show    DeviceShowCmd   `cmd:"" help:"Show a device, its credentials and chain."`
+		Suspend DeviceChangeCmd `cmd:"" help:"Refuse a device until it is released."`
+		Release DeviceChangeCmd `cmd:"" help:"Let a suspended device work again."`
+		Revoke  DeviceChangeCmd `cmd:"" help:"Revoke a device for good."`
+		Retire  DeviceChangeCmd `cmd:"" help:"Take a device out of service for good."`
+	} `cmd:"" help:"Devices."`
+	Hub struct {
+		Events HubEventsCmd `cmd:"" help:"Read telemetry as JSON lines."`
+	} `cmd:"" help:"Hubs."`
+	Audit struct {
+		Export AuditExportCmd `cmd:"" help:"Export a log with its records."`
+		Verify AuditVerifyCmd `cmd:"" help:"Verify an export offline."`
+	} `cmd:"" help:"The tamper-evident log."`
+	ServiceKey struct {
+		Show ServiceKeyCmd `cmd:"" help:"Show an Azure-style connection string."`
+	} `cmd:"" name:"service-key" help:"Keys of the service APIs."`
+}
+
+func main() {
+	var c commands
+	c.Device.Suspend.change, c.Device.Release.change = "suspend", "release"
+	c.Device.Revoke.change, c.Device.Retire.change = "revoke", "retire"
+	ctx, stop := cli.Context()
+	defer stop()
+	os.Exit(verbs.Program{Name: "cradle", Description: "Zero-touch provisioning for IoT fleets.", Grammar: &c, Stdout: os.Stdout, Stderr: os.Stderr}.Run(ctx, os.Args[1:]))
+}

@@ -1,0 +1,480 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/cli"
+	"github.com/cradle-iot/cradle/internal/durable"
+	"github.com/cradle-iot/cradle/protocol/admin"
+	"github.com/cradle-iot/cradle/protocol/order"
+)
+
+// Operator is what every verb that calls the admin API has.
+type Operator struct {
+	Context string `help:"Context file: where the provider is, whom to trust, the token." placeholder:"FILE" type:"path"`
+	Data    string `help:"Data folder of serve, whose context is used without --context." default:"cradle-data" type:"path"`
+}
+
+func (o *Operator) file() string {
+	if o.Context != "" {
+		return o.Context
+	}
+	return filepath.Join(o.Data, "context.json")
+}
+
+func (o *Operator) client() (*admin.Client, *admin.Context, error) {
+	c, err := admin.ReadContext(o.file())
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := admin.NewClient(c, func(roots *x509.CertPool) http.RoundTripper {
+		return &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, Proxy: http.ProxyFromEnvironment}
+	})
+	return a, c, err
+}
+
+// get asks and prints.
+func get[T any](ctx context.Context, o *Operator, out *cli.Out, path string, text func(io.Writer, *T)) error {
+	return call(ctx, o, out, http.MethodGet, path, nil, text)
+}
+
+func call[T any](ctx context.Context, o *Operator, out *cli.Out, method, path string, in any, text func(io.Writer, *T)) error {
+	c, _, err := o.client()
+	if err != nil {
+		return err
+	}
+	v := new(T)
+	if err := c.Call(ctx, method, path, in, v); err != nil {
+		return err
+	}
+	return out.Print(v, func(w io.Writer) { text(w, v) })
+}
+
+// list prints a JSON line for each row, or a table.
+func list[T any](ctx context.Context, o *Operator, out *cli.Out, path string, headings []string, row func(*T) []string) error {
+	c, _, err := o.client()
+	if err != nil {
+		return err
+	}
+	var rows []T
+	if err := c.Call(ctx, http.MethodGet, path, nil, &rows); err != nil {
+		return err
+	}
+	return printRows(out, rows, headings, row)
+}
+
+func printRows[T any](out *cli.Out, rows []T, headings []string, row func(*T) []string) error {
+	if out.JSON {
+		for i := range rows {
+			if err := out.Print(&rows[i], nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	cells := make([][]string, len(rows))
+	for i := range rows {
+		cells[i] = row(&rows[i])
+	}
+	return out.Print(nil, func(w io.Writer) { cli.Table(w, headings, cells) })
+}
+
+func when(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	if t.Year() == 9999 {
+		return "no end"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// StatusCmd shows the services.
+type StatusCmd struct{ Operator }
+
+// Run implements the verb.
+func (c *StatusCmd) Run(ctx context.Context, out *cli.Out) error {
+	return get(ctx, &c.Operator, out, "/status", func(w io.Writer, s *admin.Status) {
+		rows := make([][]string, len(s.Services))
+		for i, v := range s.Services {
+			health := "healthy"
+			if !v.Healthy {
+				health = "NOT healthy"
+			}
+			rows[i] = []string{v.Service, v.URL, health, v.Detail}
+		}
+		cli.Table(w, []string{"service", "url", "health", ""}, rows)
+		cli.Fields(w, "est url", s.ESTURL, "dps host", s.DPSHost, "id scope", s.IDScope, "hubs", strings.Join(s.Hubs, " "))
+		for _, cp := range s.Checkpoint {
+			cli.Fields(w, "log "+cp.Log, fmt.Sprintf("%d leaves signed", cp.Size))
+		}
+	})
+}
+
+// AnchorsCmd writes what a TLS client must trust.
+type AnchorsCmd struct {
+	Operator
+	Out string `help:"File to write; default: standard output." placeholder:"FILE" type:"path"`
+}
+
+// Run implements the verb.
+func (c *AnchorsCmd) Run(ctx context.Context, out *cli.Out) error {
+	cc, err := admin.ReadContext(c.file())
+	if err != nil {
+		return err
+	}
+	if c.Out == "" {
+		return out.Print(map[string]string{"pem": cc.Anchors}, func(w io.Writer) { io.WriteString(w, cc.Anchors) })
+	}
+	if err := durable.WriteFile(c.Out, []byte(cc.Anchors), 0o644); err != nil {
+		return err
+	}
+	return out.Print(map[string]string{"file": c.Out, "pem": cc.Anchors}, func(w io.Writer) { fmt.Fprintf(w, "wrote %s\n", c.Out) })
+}
+
+// ServiceKeyCmd shows a connection string.
+type ServiceKeyCmd struct {
+	Operator
+	Service string `help:"Which service: dps or hub." required:"" enum:"dps,hub"`
+	Out     string `help:"Write it to this file (mode 0600) instead." placeholder:"FILE" type:"path"`
+}
+
+// Run implements the verb.
+func (c *ServiceKeyCmd) Run(ctx context.Context, out *cli.Out) error {
+	a, _, err := c.client()
+	if err != nil {
+		return err
+	}
+	var k admin.ServiceKey
+	if err := a.Call(ctx, http.MethodGet, "/service-key/"+c.Service, nil, &k); err != nil {
+		return err
+	}
+	if c.Out != "" {
+		if err := durable.WriteFile(c.Out, []byte(k.ConnectionString+"\n"), 0o600); err != nil {
+			return err
+		}
+		return out.Print(map[string]string{"file": c.Out}, func(w io.Writer) { fmt.Fprintf(w, "wrote %s\n", c.Out) })
+	}
+	return out.Print(&k, func(w io.Writer) { fmt.Fprintln(w, k.ConnectionString) })
+}
+
+// AccountCreateCmd is act one.
+type AccountCreateCmd struct {
+	Operator
+	Name                string `arg:"" help:"Account name: a-z, 0-9, '-'; at most 40 characters."`
+	Out                 string `help:"Folder for context.json, order key, roots and CAs. Default: NAME in the data folder's accounts." placeholder:"DIR" type:"path"`
+	OperationalValidity string `help:"Life of operational certificates, for example 24h." placeholder:"DURATION"`
+	LDevIDValidity      string `name:"ldevid-validity" help:"Life of LDevIDs, for example 8760h." placeholder:"DURATION"`
+}
+
+// Run makes the order key here, on the builder's side, and registers its public half.
+func (c *AccountCreateCmd) Run(ctx context.Context, out *cli.Out) error {
+	a, cc, err := c.client()
+	if err != nil {
+		return err
+	}
+	dir := c.Out
+	pointer := filepath.Join(filepath.Dir(c.file()), "accounts", c.Name+".json")
+	if dir == "" {
+		dir = filepath.Join(filepath.Dir(c.file()), "accounts", c.Name)
+	}
+	if err := cradle.CheckID("account", c.Name); err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
+		return cradle.Errorf(cradle.Invalid, "folder %s: %v", dir, err)
+	}
+	key, err := order.EnsureKey(filepath.Join(dir, "order-key.pem"))
+	if err != nil {
+		return err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return err
+	}
+	var acc admin.Account
+	if err := a.Call(ctx, http.MethodPost, "/accounts", admin.CreateAccount{Name: cradle.AccountID(c.Name), OrderKey: spki,
+		OperationalValidity: c.OperationalValidity, LDevIDValidity: c.LDevIDValidity}, &acc); err != nil {
+		return err
+	}
+	write := map[string]string{}
+	for _, ca := range acc.Authorities {
+		write[fmt.Sprintf("%s-%s.pem", ca.Class, ca.Kind)] = ca.PEM
+	}
+	for name, pem := range write {
+		if err := durable.WriteFile(filepath.Join(dir, name), []byte(pem), 0o644); err != nil {
+			return err
+		}
+	}
+	acc2 := admin.Context{URL: cc.URL, Anchors: cc.Anchors, Token: acc.Token, Account: acc.Name, OrderKey: "order-key.pem"}
+	if err := durable.WriteFile(filepath.Join(dir, "context.json"), indent(acc2), 0o600); err != nil {
+		return err
+	}
+	// So that later verbs of this data folder find the account's order key.
+	if err := durable.MkdirAll(filepath.Dir(pointer), 0o700); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(pointer, indent(map[string]string{"folder": dir}), 0o600); err != nil {
+		return err
+	}
+	acc.Token = ""
+	return out.Print(struct {
+		*admin.Account
+		Folder string `json:"folder"`
+	}{&acc, dir}, func(w io.Writer) {
+		fmt.Fprintf(w, "account %s: its context, order key and CA certificates are in %s\n", acc.Name, dir)
+		printAccount(w, &acc)
+	})
+}
+
+func printAccount(w io.Writer, a *admin.Account) {
+	cli.Fields(w, "account", string(a.Name), "region", a.Region, "EST host", a.ESTHost)
+	var rows [][]string
+	for _, l := range a.Labels {
+		for _, p := range a.Profiles {
+			if p.Profile == l.Profile {
+				rows = append(rows, []string{string(l.Profile), l.Label, l.URL, p.Validity})
+			}
+		}
+	}
+	cli.Table(w, []string{"profile", "label", "url", "validity"}, rows)
+	rows = nil
+	for _, c := range a.Authorities {
+		rows = append(rows, []string{string(c.Class), c.Kind, c.Fingerprint})
+	}
+	cli.Table(w, []string{"class", "CA", "SHA-256"}, rows)
+}
+
+// AccountShowCmd shows an account.
+type AccountShowCmd struct {
+	Operator
+	Name string `arg:"" help:"Account."`
+}
+
+// Run implements the verb.
+func (c *AccountShowCmd) Run(ctx context.Context, out *cli.Out) error {
+	return get(ctx, &c.Operator, out, "/accounts/"+url.PathEscape(c.Name), printAccount)
+}
+
+// MakerImportCmd imports a TPM maker's CA certificates.
+type MakerImportCmd struct {
+	Operator
+	File  string `arg:"" help:"PEM file of CA certificates, roots and intermediates." type:"existingfile"`
+	Maker string `help:"The maker's id, for example infineon." required:""`
+	Tier  string `help:"What its TPMs are: discrete-tpm, firmware-tpm, virtual-tpm, simulator or software-key." required:""`
+}
+
+// Run implements the verb.
+func (c *MakerImportCmd) Run(ctx context.Context, out *cli.Out) error {
+	b, err := os.ReadFile(c.File)
+	if err != nil {
+		return cradle.Errorf(cradle.NotFound, "%v", err)
+	}
+	return call(ctx, &c.Operator, out, http.MethodPost, "/tpm-makers", admin.ImportMaker{Maker: cradle.MakerID(c.Maker), Tier: cradle.Tier(c.Tier), PEM: string(b)},
+		func(w io.Writer, m *admin.Maker) {
+			fmt.Fprintf(w, "maker %s, tier %s: %d certificates, %d of them new\n", m.Maker, m.Tier, m.Certificates, m.Added)
+			for _, f := range m.Fingerprints {
+				fmt.Fprintln(w, "  "+f)
+			}
+		})
+}
+
+// OEMAddCmd registers a device maker.
+type OEMAddCmd struct {
+	Operator
+	Name string `arg:"" help:"The OEM's name."`
+	Key  string `help:"The OEM's public keys, oem.pub." required:"" type:"existingfile" placeholder:"FILE"`
+}
+
+// Run implements the verb.
+func (c *OEMAddCmd) Run(ctx context.Context, out *cli.Out) error {
+	b, err := os.ReadFile(c.Key)
+	if err != nil {
+		return cradle.Errorf(cradle.NotFound, "%v", err)
+	}
+	return call(ctx, &c.Operator, out, http.MethodPost, "/oems", admin.CreateOEM{Name: cradle.OEMID(c.Name), Public: string(b)},
+		func(w io.Writer, o *admin.OEM) {
+			fmt.Fprintf(w, "OEM %s is registered; its IDevID CAs:\n", o.Name)
+			for _, a := range o.Authorities {
+				if a.Kind == "oem-root" {
+					fmt.Fprintf(w, "# %s, SHA-256 %s\n%s", a.Class, a.Fingerprint, a.PEM)
+				}
+			}
+		})
+}
+
+// LotListCmd lists lots.
+type LotListCmd struct {
+	Operator
+	Account string `help:"Account." required:""`
+}
+
+// Run implements the verb.
+func (c *LotListCmd) Run(ctx context.Context, out *cli.Out) error {
+	return list(ctx, &c.Operator, out, "/lots?account="+url.QueryEscape(c.Account), []string{"lot", "order", "state", "units", "closed", "findings"},
+		func(l *admin.Lot) []string {
+			return []string{string(l.ID), string(l.Order), l.State, strconv.FormatInt(l.Units, 10), when(l.Closed), strings.Join(l.Findings, "; ")}
+		})
+}
+
+// DeviceListCmd lists devices.
+type DeviceListCmd struct {
+	Operator
+	Account string `help:"Account." required:""`
+	Order   string `help:"Only devices of this order."`
+	State   string `help:"Only devices in this state: made, accepted, active, suspended, revoked, retired."`
+	Limit   int    `help:"At most so many." default:"0"`
+}
+
+// Run implements the verb.
+func (c *DeviceListCmd) Run(ctx context.Context, out *cli.Out) error {
+	a, _, err := c.client()
+	if err != nil {
+		return err
+	}
+	var all []admin.Device
+	for after := ""; ; {
+		q := url.Values{"account": {c.Account}, "order": {c.Order}, "state": {c.State}, "after": {after}, "limit": {"1000"}}
+		var page []admin.Device
+		if err := a.Call(ctx, http.MethodGet, "/devices?"+q.Encode(), nil, &page); err != nil {
+			return err
+		}
+		all = append(all, page...)
+		if c.Limit > 0 && len(all) >= c.Limit {
+			all = all[:c.Limit]
+			break
+		}
+		if len(page) < 1000 {
+			break
+		}
+		after = string(page[len(page)-1].ID)
+	}
+	return printRows(out, all, []string{"device", "serial", "state", "tier", "order", "lot"}, func(d *admin.Device) []string {
+		return []string{string(d.ID), d.Serial, string(d.State), string(d.Tier), string(d.Order), string(d.Lot)}
+	})
+}
+
+// DeviceShowCmd shows a device.
+type DeviceShowCmd struct {
+	Operator
+	ID      string `arg:"" help:"Device."`
+	Account string `help:"Account; default: the context's own, or the only one that has the device." `
+	Chain   string `help:"Write the newest operational certificate (else LDevID, else IDevID) with its issuers as PEM." placeholder:"FILE" type:"path"`
+}
+
+// Run implements the verb.
+func (c *DeviceShowCmd) Run(ctx context.Context, out *cli.Out) error {
+	a, cc, err := c.client()
+	if err != nil {
+		return err
+	}
+	account, err := accountOf(c.Account, cc, c.ID)
+	if err != nil {
+		return err
+	}
+	var d admin.Device
+	if err := a.Call(ctx, http.MethodGet, devicePath(account, c.ID), nil, &d); err != nil {
+		return err
+	}
+	if c.Chain != "" {
+		if err := writeChain(c.Chain, &d); err != nil {
+			return err
+		}
+	}
+	return out.Print(&d, func(w io.Writer) {
+		cli.Fields(w, "device", string(d.ID), "account", string(d.Account), "state", string(d.State), "reason", d.Reason, "serial", d.Serial,
+			"tier", string(d.Tier), "TPM maker", string(d.Maker), "EK digest", d.EKDigest, "OEM", string(d.OEM), "order", string(d.Order), "lot", string(d.Lot), "made", when(d.Created))
+		var rows [][]string
+		for _, k := range d.Credentials {
+			state := k.Slot
+			if k.Revoked != nil {
+				state = "revoked " + when(*k.Revoked)
+			}
+			rows = append(rows, []string{string(k.Profile), state, when(k.NotBefore), when(k.NotAfter), string(k.Serial)})
+		}
+		cli.Table(w, []string{"credential", "slot", "not before", "not after", "serial"}, rows)
+	})
+}
+
+func devicePath(account, id string) string {
+	return "/accounts/" + url.PathEscape(account) + "/devices/" + url.PathEscape(id)
+}
+
+// accountOf finds the account of a device verb: the flag, the context's own, or what the device's name begins with.
+func accountOf(flag string, cc *admin.Context, id string) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	if cc.Account != "" {
+		return string(cc.Account), nil
+	}
+	if name, _, ok := strings.Cut(id, "-"); ok {
+		return name, nil
+	}
+	return "", cli.Usagef("say whose device it is with --account")
+}
+
+func writeChain(file string, d *admin.Device) error {
+	for _, p := range []cradle.Profile{cradle.Operational, cradle.LDevID, cradle.IDevID} {
+		for _, k := range d.Credentials { // newest first
+			if k.Profile == p {
+				return durable.WriteFile(file, []byte(k.PEM+k.Chain), 0o644)
+			}
+		}
+	}
+	return cradle.Errorf(cradle.NotFound, "device %s has no certificate yet", d.ID)
+}
+
+// DeviceChangeCmd is suspend, release, revoke or retire.
+type DeviceChangeCmd struct {
+	Operator
+	ID      string `arg:"" help:"Device."`
+	Account string `help:"Account; default: the context's own."`
+	Reason  string `help:"Why; goes into the record, the log and the status feed."`
+	change  string
+}
+
+// Run implements the verb.
+func (c *DeviceChangeCmd) Run(ctx context.Context, out *cli.Out) error {
+	_, cc, err := c.client()
+	if err != nil {
+		return err
+	}
+	account, err := accountOf(c.Account, cc, c.ID)
+	if err != nil {
+		return err
+	}
+	return call(ctx, &c.Operator, out, http.MethodPost, devicePath(account, c.ID)+"/"+c.change, admin.ChangeState{Reason: c.Reason},
+		func(w io.Writer, ch *admin.Changed) {
+			fmt.Fprintf(w, "device %s is %s\n", ch.Device, ch.State)
+			at := func(t *time.Time) string {
+				if t == nil {
+					return "not confirmed yet; see cradle status"
+				}
+				return when(*t)
+			}
+			cli.Fields(w, "EST since", when(ch.EST), "provisioning since", at(ch.Provisioning), "hub since", at(ch.Hub))
+		})
+}
+
+// readJSON reads a small JSON file.
+func readJSON(file string, v any) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, v)
+}

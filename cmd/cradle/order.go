@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/cli"
+	"github.com/cradle-iot/cradle/internal/durable"
+	"github.com/cradle-iot/cradle/protocol/admin"
+	"github.com/cradle-iot/cradle/protocol/custody"
+	"github.com/cradle-iot/cradle/protocol/dps"
+	"github.com/cradle-iot/cradle/protocol/order"
+	"github.com/cradle-iot/cradle/protocol/sas"
+)
+
+// OrderCreateCmd is act two.
+type OrderCreateCmd struct {
+	Operator
+	Account string `help:"Account that orders." required:""`
+	OEM     string `name:"oem" help:"OEM that makes." required:""`
+	File    string `help:"The order's content, TOML: model, quantity, serials, tiers, tpm_makers ..." required:"" type:"existingfile" placeholder:"order.toml"`
+	Out     string `help:"The signed order, to be given to the OEM." required:"" type:"path" placeholder:"order.jws"`
+	Key     string `help:"The account's order key; default: the one that account create made." placeholder:"FILE" type:"existingfile"`
+}
+
+// Run completes the order from what the installation knows, signs it with the account's key and registers it.
+func (c *OrderCreateCmd) Run(ctx context.Context, out *cli.Out) error {
+	a, cc, err := c.client()
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(c.File)
+	if err != nil {
+		return cradle.Errorf(cradle.NotFound, "%v", err)
+	}
+	o, err := order.ParseTOML(text)
+	if err != nil {
+		return err
+	}
+	var acc admin.Account
+	if err := a.Call(ctx, http.MethodGet, "/accounts/"+url.PathEscape(c.Account), nil, &acc); err != nil {
+		return err
+	}
+	var st admin.Status
+	if err := a.Call(ctx, http.MethodGet, "/status", nil, &st); err != nil {
+		return err
+	}
+	fill := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	for _, f := range []struct{ name, have, flag string }{{"account", string(o.Account), c.Account}, {"oem", string(o.OEM), c.OEM}} {
+		if f.have != "" && f.have != f.flag {
+			return cradle.Errorf(cradle.Invalid, "the order file says %s %q, the flag says %q", f.name, f.have, f.flag)
+		}
+	}
+	o.Account, o.OEM = cradle.AccountID(c.Account), cradle.OEMID(c.OEM)
+	o.Complete(time.Now())
+	fill(&o.ProviderURL, cc.URL)
+	fill(&o.ServicesAnchors, cc.Anchors)
+	fill(&o.ProvisioningEndpoint, "https://"+st.DPSHost)
+	fill(&o.IDScope, st.IDScope)
+	for _, ca := range acc.Authorities {
+		if ca.Kind == "root" && ca.Class == o.Class() {
+			fill(&o.AccountAnchors, ca.PEM)
+		}
+	}
+	signer, err := c.orderKey(cc, c.Key, c.Account)
+	if err != nil {
+		return err
+	}
+	jws, err := order.Sign(o, signer)
+	if err != nil {
+		return err
+	}
+	var row admin.Order
+	if err := a.Call(ctx, http.MethodPost, "/orders", admin.CreateOrder{JWS: jws}, &row); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(c.Out, append(jws, '\n'), 0o644); err != nil {
+		return err
+	}
+	return out.Print(struct {
+		admin.Order
+		File string `json:"file"`
+	}{row, c.Out}, func(w io.Writer) {
+		fmt.Fprintf(w, "order %s: %d units by %s, signed; give %s to the OEM, who runs: cradle-oem order accept %s\n", row.ID, row.Quantity, row.OEM, c.Out, c.Out)
+	})
+}
+
+// orderKey finds an account's order key: by flag, by the account's context, or where account create left it.
+func (o *Operator) orderKey(cc *admin.Context, flag, account string) (*ecdsa.PrivateKey, error) {
+	file := flag
+	if file == "" {
+		file = cc.OrderKey
+	}
+	if file == "" {
+		var p struct{ Folder string }
+		if err := readJSON(filepath.Join(filepath.Dir(o.file()), "accounts", account+".json"), &p); err != nil {
+			return nil, cradle.Errorf(cradle.NotFound, "the order key of account %s is not known here", account).
+				WithHint("give it with --key FILE, or the account's own context with --context")
+		}
+		file = filepath.Join(p.Folder, "order-key.pem")
+	}
+	return order.LoadKey(file)
+}
+
+// LotAcceptCmd accepts a lot that waits.
+type LotAcceptCmd struct {
+	Operator
+	ID  string `arg:"" help:"Lot."`
+	Key string `help:"The account's order key; default: the one that account create made." placeholder:"FILE" type:"existingfile"`
+}
+
+// Run signs the hand-over as its receiver, with the account's order key.
+func (c *LotAcceptCmd) Run(ctx context.Context, out *cli.Out) error {
+	a, cc, err := c.client()
+	if err != nil {
+		return err
+	}
+	var l admin.Lot
+	path := "/lots/" + url.PathEscape(c.ID)
+	if err := a.Call(ctx, http.MethodGet, path, nil, &l); err != nil {
+		return err
+	}
+	in := admin.AcceptLot{Custody: l.Custody}
+	if l.State != order.LotAccepted {
+		key, err := c.orderKey(cc, c.Key, string(l.Account))
+		if err != nil {
+			return err
+		}
+		if in.Custody, err = custody.Receive(l.Custody, key); err != nil {
+			return err
+		}
+	}
+	return call(ctx, &c.Operator, out, http.MethodPost, path+"/accept", in,
+		func(w io.Writer, l *admin.Lot) { fmt.Fprintf(w, "lot %s is %s: %d units\n", l.ID, l.State, l.Units) })
+}
+
+// OrderShowCmd shows an order.
+type OrderShowCmd struct {
+	Operator
+	ID string `arg:"" help:"Order."`
+}
+
+func printOrder(w io.Writer, o *admin.Order) {
+	cli.Fields(w, "order", string(o.ID), "account", string(o.Account), "OEM", string(o.OEM), "state", o.State, "reason", o.Reason,
+		"used", fmt.Sprintf("%d of %d", o.Used, o.Quantity), "created", when(o.Created))
+	for _, d := range o.Devices {
+		fmt.Fprintf(w, "affected: %s\n", d)
+	}
+}
+
+// Run implements the verb.
+func (c *OrderShowCmd) Run(ctx context.Context, out *cli.Out) error {
+	return get(ctx, &c.Operator, out, "/orders/"+url.PathEscape(c.ID), printOrder)
+}
+
+// OrderWithdrawCmd ends an order.
+type OrderWithdrawCmd struct {
+	Operator
+	ID     string `arg:"" help:"Order."`
+	Reason string `help:"Why." required:""`
+}
+
+// Run implements the verb.
+func (c *OrderWithdrawCmd) Run(ctx context.Context, out *cli.Out) error {
+	return call(ctx, &c.Operator, out, http.MethodPost, "/orders/"+url.PathEscape(c.ID)+"/withdraw", admin.ChangeState{Reason: c.Reason}, printOrder)
+}
+
+// AttestationRegisterCmd is act three.
+type AttestationRegisterCmd struct {
+	Operator
+	Account string `help:"Account whose operational CAs are registered." required:""`
+	File    string `name:"service-connection-string-file" help:"File with the provisioning service's connection string; default: this installation's own. Any Azure DPS has one." placeholder:"FILE" type:"existingfile"`
+	Group   string `help:"Id of the enrolment group; default ACCOUNT-CLASS." placeholder:"ID"`
+	Class   string `help:"Which operational CA: production, evaluation, or both." default:"both" enum:"production,evaluation,both"`
+}
+
+// Run registers the operational CA of each class as an enrolment group, by the service API that Azure DPS has too.
+func (c *AttestationRegisterCmd) Run(ctx context.Context, out *cli.Out) error {
+	a, cc, err := c.client()
+	if err != nil {
+		return err
+	}
+	var acc admin.Account
+	if err := a.Call(ctx, http.MethodGet, "/accounts/"+url.PathEscape(c.Account), nil, &acc); err != nil {
+		return err
+	}
+	var cs *sas.ConnectionString
+	hc := &http.Client{Timeout: time.Minute}
+	if c.File != "" {
+		if cs, err = sas.ReadConnectionString(c.File); err != nil {
+			return err
+		}
+		roots, err := x509.SystemCertPool()
+		if err != nil {
+			roots = x509.NewCertPool()
+		}
+		roots.AppendCertsFromPEM([]byte(cc.Anchors))
+		hc.Transport = trustBoth(roots)
+	} else {
+		var k admin.ServiceKey
+		if err := a.Call(ctx, http.MethodGet, "/service-key/dps", nil, &k); err != nil {
+			return err
+		}
+		if cs, err = sas.ParseConnectionString(k.ConnectionString); err != nil {
+			return err
+		}
+		hc = a.HTTP
+	}
+	svc := &dps.Service{HTTP: hc, Conn: cs}
+	for _, ca := range acc.Authorities {
+		if ca.Kind != "operational" || c.Class != "both" && string(ca.Class) != c.Class {
+			continue
+		}
+		id := c.Group
+		if id == "" || c.Class == "both" {
+			id = string(acc.Name) + "-" + string(ca.Class)
+		}
+		g, err := svc.PutGroup(ctx, dps.EnrollmentGroup{EnrollmentGroupID: id, ProvisioningStatus: "enabled",
+			Attestation: dps.Attestation{Type: "x509", X509: &dps.X509Attestation{SigningCertificates: &dps.X509Certificates{Primary: &dps.X509Certificate{Certificate: ca.PEM}}}}})
+		if err != nil {
+			return err
+		}
+		if err := out.Print(map[string]any{"id": g.EnrollmentGroupID, "class": ca.Class, "host": cs.HostName, "certificate": ca.Fingerprint}, func(w io.Writer) {
+			fmt.Fprintf(w, "enrolment group %s at %s believes the %s operational CA of %s\n", g.EnrollmentGroupID, cs.HostName, ca.Class, acc.Name)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// trustBoth makes a transport for a provisioning service that may be ours or somebody's on the public
+// internet: the system's roots and our services CA.
+func trustBoth(roots *x509.CertPool) http.RoundTripper {
+	return &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, Proxy: http.ProxyFromEnvironment}
+}

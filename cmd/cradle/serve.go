@@ -1,0 +1,379 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/hub"
+	"github.com/cradle-iot/cradle/hub/hubdb"
+	"github.com/cradle-iot/cradle/hub/hubserver"
+	"github.com/cradle-iot/cradle/internal/cli"
+	"github.com/cradle-iot/cradle/internal/durable"
+	"github.com/cradle-iot/cradle/internal/front"
+	"github.com/cradle-iot/cradle/internal/verbs"
+	"github.com/cradle-iot/cradle/keys/filekey"
+	"github.com/cradle-iot/cradle/protocol/admin"
+	"github.com/cradle-iot/cradle/protocol/iothub"
+	"github.com/cradle-iot/cradle/protocol/sas"
+	"github.com/cradle-iot/cradle/protocol/status"
+	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/adminserver"
+	"github.com/cradle-iot/cradle/provider/estserver"
+	"github.com/cradle-iot/cradle/provider/providerdb"
+	"github.com/cradle-iot/cradle/provisioning"
+	"github.com/cradle-iot/cradle/provisioning/dpsserver"
+	"github.com/cradle-iot/cradle/provisioning/provisioningdb"
+)
+
+// ServeCmd runs the services.
+type ServeCmd struct {
+	Data     string   `help:"Folder for keys, context.json and (without --db) the databases. Made if missing." default:"cradle-data" type:"path"`
+	Listen   string   `help:"Address of the one TLS port: EST, admin, provisioning, hub (HTTPS and MQTT). Port 0 picks a free one." default:"127.0.0.1:8443"`
+	MQTT     []string `name:"mqtt-listen" help:"Further addresses for MQTT, for example 0.0.0.0:8883." placeholder:"HOST:PORT"`
+	Role     []string `help:"Which services run in this process." default:"provider,provisioning,hub" enum:"provider,provisioning,hub"`
+	DB       string   `help:"PostgreSQL URL; one schema per service. Default: embedded SQLite in the data folder." placeholder:"URL"`
+	Region   string   `help:"Data region of the accounts made here." default:"local"`
+	Host     string   `help:"Public name of this installation; the services are est.HOST, dps.HOST, HUB.HOST beside it." default:"localhost"`
+	LogLevel string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+}
+
+// firstHub is made by the first start.
+const firstHub hub.Name = "hub-1"
+
+// installation is what serve has running.
+type installation struct {
+	cmd    *ServeCmd
+	log    *slog.Logger
+	url    string // https://host:port
+	host   string // host:port
+	port   string
+	prov   *provider.Provider
+	dps    *provisioning.Service
+	hubs   *hub.Hub
+	follow *status.Follower
+	close  []func() error
+}
+
+// Run serves until ctx ends.
+func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return cli.Usagef("log level: %v", err)
+	}
+	// A server's heap is small and short-lived: collecting half as often costs memory that is there and saves CPU.
+	debug.SetGCPercent(300)
+	in := &installation{cmd: c, log: slog.New(slog.NewTextHandler(out.Err, &slog.HandlerOptions{Level: level}))}
+	defer func() {
+		for _, f := range slices.Backward(in.close) {
+			err = errors.Join(err, f())
+		}
+	}()
+	if err := in.lock(); err != nil {
+		return err
+	}
+	ln, err := front.Listen(ctx, c.Listen)
+	if err != nil {
+		return err
+	}
+	listeners := []net.Listener{ln}
+	for _, a := range c.MQTT {
+		l, err := front.Listen(ctx, a)
+		if err != nil {
+			return errors.Join(err, ln.Close())
+		}
+		listeners = append(listeners, l)
+	}
+	_, in.port, err = net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		return err
+	}
+	in.host = net.JoinHostPort(c.Host, in.port)
+	in.url = "https://" + in.host
+	run, ctx := errgroup.WithContext(ctx)
+	srv, err := in.build(ctx, run)
+	if err != nil {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return err
+	}
+	run.Go(func() error { return srv.Run(ctx, listeners...) })
+	for i := 0; i < 100 && !in.follow.Fresh(time.Now()) && ctx.Err() == nil; i++ { // ready means: devices are admitted
+		time.Sleep(50 * time.Millisecond)
+	}
+	st := in.status(ctx)
+	if err := durable.WriteFile(filepath.Join(c.Data, "endpoints.json"), indent(st), 0o644); err != nil {
+		return err
+	}
+	if err := out.Print(map[string]any{"event": "ready", "url": in.url, "status": st}, func(w io.Writer) {
+		fmt.Fprintf(w, "ready %s (EST, admin API, provisioning %s, hubs %s); context: %s\n", in.url, st.IDScope, strings.Join(st.Hubs, ", "),
+			filepath.Join(c.Data, "context.json"))
+	}); err != nil {
+		return err
+	}
+	return run.Wait()
+}
+
+func indent(v any) []byte {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+	return append(b, '\n')
+}
+
+// lock keeps a second process from the same data folder.
+func (in *installation) lock() error {
+	if err := os.MkdirAll(in.cmd.Data, 0o700); err != nil {
+		return cradle.Errorf(cradle.Invalid, "data folder: %v", err).WithHint("choose a folder you may write to with --data")
+	}
+	f, err := os.OpenFile(filepath.Join(in.cmd.Data, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return cradle.Errorf(cradle.Invalid, "data folder: %v", err).WithHint("choose a folder you may write to with --data")
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return errors.Join(cradle.Errorf(cradle.Conflict, "another cradle serve runs on %s", in.cmd.Data).
+			WithHint("stop it, or choose another folder with --data"), f.Close())
+	}
+	in.close = append(in.close, f.Close)
+	return nil
+}
+
+// store names a custodian's database: a file of its own, or a schema of its own.
+func (in *installation) store(name string) string {
+	return cmp.Or(in.cmd.DB, filepath.Join(in.cmd.Data, name+".db"))
+}
+
+func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.Server, error) {
+	if len(in.cmd.Role) != 3 {
+		return nil, cli.Usagef("--role: running a part of the services is not built yet; leave it out")
+	}
+	vault, err := filekey.OpenVault(filepath.Join(in.cmd.Data, "key-encryption-key"))
+	if err != nil {
+		return nil, err
+	}
+	pdb, err := providerdb.Open(ctx, in.store("provider"))
+	if err != nil {
+		return nil, fmt.Errorf("provider's store: %w", err)
+	}
+	in.close = append(in.close, pdb.Close)
+	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: vault, Region: in.cmd.Region, Origin: in.cmd.Host, Log: in.log}); err != nil {
+		return nil, err
+	}
+	if in.cmd.DB == "" { // nobody else can be at work on this store
+		if err := in.prov.Recover(ctx); err != nil {
+			return nil, err
+		}
+	}
+	hdb, err := hubdb.Open(ctx, in.store("hub"))
+	if err != nil {
+		return nil, fmt.Errorf("hub's store: %w", err)
+	}
+	in.close = append(in.close, hdb.Close)
+	ddb, err := provisioningdb.Open(ctx, in.store("provisioning"))
+	if err != nil {
+		return nil, fmt.Errorf("provisioning's store: %w", err)
+	}
+	in.close = append(in.close, ddb.Close)
+
+	in.follow = status.NewFollower(in.prov, in.prov.FeedKey(), in.log, func(e status.Event) {
+		in.dps.OnBlock(e.Account, e.Device, e.State)
+		in.hubs.StatusChanged(e.Account, e.Device)
+	})
+	in.hubs = hub.New(hub.Config{Store: hdb, Status: in.follow, Log: in.log})
+	if err := in.hubs.Ensure(ctx, firstHub); err != nil {
+		return nil, err
+	}
+	cs, err := in.hubs.ConnectionString(ctx, firstHub, in.host, "iothubowner")
+	if err != nil {
+		return nil, err
+	}
+	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Log: in.log, Hubs: []provisioning.Hub{
+		{Name: string(firstHub), Host: in.host, Registry: iothub.NewRegistry(in.loopback(), cs)}}}); err != nil {
+		return nil, err
+	}
+	tokens, err := in.prov.Token(ctx, "admin")
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.WriteFile(filepath.Join(in.cmd.Data, "context.json"), indent(admin.Context{URL: in.url,
+		Anchors: admin.PEM(in.prov.Services().Raw), Token: adminserver.Token(tokens, "")}), 0o600); err != nil {
+		return nil, err
+	}
+	run.Go(func() error { return in.prov.Run(ctx) })
+	run.Go(func() error { return in.follow.Run(ctx) })
+	run.Go(func() error { return in.dps.Run(ctx) })
+	return in.front(tokens)
+}
+
+// front puts every service behind the one port.
+func (in *installation) front(tokens []byte) (*front.Server, error) {
+	c := in.cmd
+	adm := adminserver.New(adminserver.Config{Provider: in.prov, Key: tokens, Log: in.log, Status: in.status, ServiceKey: in.serviceKey, Followed: in.followed,
+		Public: adminserver.Public{URL: in.url, ESTHost: func(a cradle.AccountID) string { return estHost(c.Host, a) }}})
+	est := estserver.New(estserver.Config{Provider: estProvider{in.prov, c.Host}, Log: in.log})
+	dps := dpsserver.New(dpsserver.Config{Service: in.dps, Log: in.log})
+	hubs := hubserver.New(hubserver.Config{Hub: in.hubs, Default: firstHub, Log: in.log})
+	hubRoute := front.Route{HTTP: hubs, MQTT: hubs.ServeConn}
+	estRoute := front.Route{HTTP: est}
+	paths := front.Paths{{Pattern: "/.well-known/est/", Handler: est}, {Pattern: "/admin/v1/", Handler: adm}, {Pattern: "/oem/v1/", Handler: adm},
+		{Pattern: "/status/v1/", Handler: adm}, {Pattern: "/time/v1", Handler: adm}}
+	services := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if dpsserver.Owns(r.URL.Path) {
+			dps.ServeHTTP(w, r)
+			return
+		}
+		hubs.ServeHTTP(w, r)
+	})
+	paths = append(paths, front.Path{Pattern: "/", Handler: services})
+	cert, err := in.certificate()
+	if err != nil {
+		return nil, err
+	}
+	return front.New(front.Config{Certificate: cert, Log: in.log, Grace: 3 * time.Second,
+		Hosts: map[string]front.Route{
+			"est." + c.Host: estRoute, "*.est." + c.Host: estRoute, "dps." + c.Host: {HTTP: dps}, string(firstHub) + "." + c.Host: hubRoute},
+		Default: front.Route{HTTP: paths, MQTT: hubs.ServeConn}}), nil
+}
+
+// certificate makes the server's certificate, and a new one when it has used up half of its life.
+func (in *installation) certificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	names := []string{in.cmd.Host, "est." + in.cmd.Host, "*.est." + in.cmd.Host, "dps." + in.cmd.Host, string(firstHub) + "." + in.cmd.Host}
+	for _, n := range []string{"localhost", "127.0.0.1", "::1"} {
+		if !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	if h, _, err := net.SplitHostPort(in.cmd.Listen); err == nil && h != "" && !slices.Contains(names, h) {
+		if ip := net.ParseIP(h); ip == nil || !ip.IsUnspecified() {
+			names = append(names, h)
+		}
+	}
+	var current atomic.Pointer[tls.Certificate]
+	var mu sync.Mutex
+	renew := func() (*tls.Certificate, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if c := current.Load(); c != nil && time.Now().Before(half(c.Leaf)) {
+			return c, nil
+		}
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		leaf, err := in.prov.ServerCertificate(key.Public(), names)
+		if err != nil {
+			return nil, err
+		}
+		c := &tls.Certificate{Certificate: [][]byte{leaf.Raw, in.prov.Services().Raw}, PrivateKey: key, Leaf: leaf}
+		current.Store(c)
+		return c, nil
+	}
+	_, err := renew()
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if c := current.Load(); time.Now().Before(half(c.Leaf)) {
+			return c, nil
+		}
+		return renew()
+	}, err
+}
+
+func half(c *x509.Certificate) time.Time { return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2) }
+
+// loopback is the client with which services of this process call each other, as they would call another
+// vendor's. It dials our own port whatever the public name resolves to.
+func (in *installation) loopback() *http.Client {
+	roots := x509.NewCertPool()
+	roots.AddCert(in.prov.Services())
+	h, _, _ := net.SplitHostPort(in.cmd.Listen)
+	if ip := net.ParseIP(h); h == "" || ip != nil && ip.IsUnspecified() {
+		h = "127.0.0.1"
+	}
+	own := net.JoinHostPort(h, in.port)
+	var d net.Dialer
+	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return d.DialContext(ctx, network, own)
+		},
+		MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute}}
+}
+
+func (in *installation) serviceKey(ctx context.Context, service string) (string, error) {
+	switch service {
+	case "dps":
+		c := sas.ConnectionString{HostName: in.host, KeyName: "provisioningserviceowner", Key: in.dps.Identity().ServiceKey}
+		return c.String(), nil
+	case "hub":
+		c, err := in.hubs.ConnectionString(ctx, firstHub, in.host, "iothubowner")
+		if err != nil {
+			return "", err
+		}
+		return c.String(), nil
+	}
+	return "", cradle.Errorf(cradle.NotFound, "no service %q", service).WithHint("use dps or hub")
+}
+
+// followed waits until the follower has applied the feed up to seq; it serves provisioning and hub of
+// this process alike.
+func (in *installation) followed(ctx context.Context, seq int64) (prov, hub *time.Time) {
+	for {
+		if in.follow.Seq() >= seq {
+			now := time.Now()
+			return &now, &now
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (in *installation) status(ctx context.Context) admin.Status {
+	fresh := in.follow.Fresh(time.Now())
+	st := admin.Status{ESTURL: in.url, DPSHost: in.host, IDScope: in.dps.Identity().IDScope, Hubs: []string{in.host},
+		FeedKey: status.EncodeKey(in.prov.FeedKey()), Version: verbs.Version()}
+	heads, err := in.prov.Checkpoints(ctx)
+	prov := admin.Service{Service: "provider", URL: in.url, Healthy: err == nil}
+	if err != nil {
+		prov.Detail, _ = cradle.Public(err)
+	}
+	for _, h := range heads {
+		if key, err := in.prov.LogKey(h.Log); err == nil && h.Checkpoint != nil {
+			st.Checkpoint = append(st.Checkpoint, admin.Checkpoint{Log: h.Log, Size: h.Signed, Note: string(h.Checkpoint), Key: key})
+		}
+	}
+	_, hubErr := in.hubs.Names(ctx)
+	st.Services = []admin.Service{prov, {Service: "provisioning", URL: in.url, Healthy: fresh}, {Service: string(firstHub), URL: in.url, Healthy: fresh && hubErr == nil}}
+	for i := range st.Services[1:] {
+		if !fresh {
+			st.Services[i+1].Detail = "the status feed is stale"
+		}
+	}
+	return st
+}
