@@ -80,7 +80,7 @@ func (p *Provider) CloseLot(ctx context.Context, id cradle.OrderID, r order.LotR
 	if lot.State == order.LotWaiting && len(findings) == 0 {
 		lot.Findings = []string{"the order asks for acceptance by the account"}
 	}
-	leaf, err := p.leaf(string(row.Account), ledger.KindLot, map[string]any{"lot": lot.ID, "order": id, "report": rep.Digest(), "custody": lot.Head,
+	leaf, err := p.leaf(string(row.Account), ledger.KindLot, map[string]any{"lot": lot.ID, "order": id, "report": hexDigest(r.Report), "report_payload": rep.Digest(), "custody": lot.Head,
 		"units": lot.Units, "state": lot.State, "findings": lot.Findings})
 	if err != nil {
 		return nil, err

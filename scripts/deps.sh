@@ -7,6 +7,8 @@ need() { # command package
 	command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 need swtpm swtpm
+need swtpm_setup swtpm-tools
+need certtool gnutls-bin
 need tpm2_readpublic tpm2-tools
 need gcc gcc
 need curl curl

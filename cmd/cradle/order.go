@@ -229,8 +229,11 @@ func (c *AttestationRegisterCmd) Run(ctx context.Context, out *cli.Out) error {
 		if id == "" || c.Class == "both" {
 			id = string(acc.Name) + "-" + string(ca.Class)
 		}
-		g, err := svc.PutGroup(ctx, dps.EnrollmentGroup{EnrollmentGroupID: id, ProvisioningStatus: "enabled",
-			Attestation: dps.Attestation{Type: "x509", X509: &dps.X509Attestation{SigningCertificates: &dps.X509Certificates{Primary: &dps.X509Certificate{Certificate: ca.PEM}}}}})
+		cert, err := (&dps.X509Certificate{Certificate: ca.PEM}).Parse()
+		if err != nil {
+			return err
+		}
+		g, err := svc.EnsureGroup(ctx, id, cert, nil)
 		if err != nil {
 			return err
 		}

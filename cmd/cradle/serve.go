@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -168,6 +169,17 @@ func (in *installation) store(name string) string {
 	return cmp.Or(in.cmd.DB, filepath.Join(in.cmd.Data, name+".db"))
 }
 
+// replica names this process among those that share the stores. Over SQLite it is alone, and what it had
+// under way before a crash is its own again at once.
+func (in *installation) replica() string {
+	if in.cmd.DB == "" {
+		return "only"
+	}
+	b := make([]byte, 8)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
 func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.Server, error) {
 	if len(in.cmd.Role) != 3 {
 		return nil, cli.Usagef("--role: running a part of the services is not built yet; leave it out")
@@ -212,7 +224,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err != nil {
 		return nil, err
 	}
-	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Log: in.log, Hubs: []provisioning.Hub{
+	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Log: in.log, Replica: in.replica(), Hubs: []provisioning.Hub{
 		{Name: string(firstHub), Host: in.host, Registry: iothub.NewRegistry(in.loopback(), cs)}}}); err != nil {
 		return nil, err
 	}

@@ -117,7 +117,7 @@ func (s *csrSubject) parse(why *Reasons) {
 		*why = append(*why, r...)
 		return
 	}
-	// A key that has none gets its reason from keyChecks.
+	// A key that is none gets its reasons from keyChecks, and equals no CSR's.
 	_, s.spki, _ = s.key.publicKey()
 }
 
@@ -164,7 +164,7 @@ var csrChecks = []check[*csrSubject]{
 		return fmt.Sprintf("signature algorithm %s of the CSR is not ECDSA with SHA-2", s.CSR.Request.SignatureAlgorithm)
 	}},
 	{CSRKey, func(s *csrSubject) string {
-		return unless(s.spki == nil || bytes.Equal(s.CSR.SPKI, s.spki), "the CSR's key is not the certified key")
+		return unless(bytes.Equal(s.CSR.SPKI, s.spki), "the CSR's key is not the certified key")
 	}},
 	{NotTheAK, func(s *csrSubject) string {
 		return unless(s.Profile != cradle.IAK || bytes.Equal(s.certify.Public, s.ak.Public), "the certified key is not the attestation key of the challenge")
