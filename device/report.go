@@ -152,7 +152,7 @@ func (r *reporter) problem(what string, err error, pause time.Duration) {
 		hint = e.Hint
 	}
 	now := r.d.time.now()
-	r.d.log.Warn("will try again", "what", what, "err", detail, "hint", hint, "in", pause.Round(time.Millisecond))
+	r.d.log.Warn("will try again", "what", what, "refused", refused(err), "err", detail, "hint", hint, "in", pause.Round(time.Millisecond))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.Problems[what] = &Problem{What: what, Error: detail, Hint: hint, Kind: cradle.KindOf(err).String(), At: now, Retry: now.Add(pause)}

@@ -143,7 +143,7 @@ func (l *line) checkAccepted(station *ecdsa.PublicKey) (*x509.Certificate, error
 		return nil, cradle.Errorf(cradle.Unauthorized, "the station certificate of order %s is not valid now (until %s)", o.ID, stamp(cert.NotAfter)).
 			WithHint("get a new one with: cradle-oem order accept FILE; or check the clock")
 	}
-	for u, p := range map[string]cradle.Profile{a.IAKURL: cradle.IAK, a.IDevIDURL: cradle.IDevID} {
+	for p, u := range map[cradle.Profile]string{cradle.IAK: a.IAKURL, cradle.IDevID: a.IDevIDURL} {
 		if label := cradle.Label(o.Account, p); !strings.HasSuffix(strings.TrimSuffix(u, "/"), "/"+label) {
 			return nil, wrong("EST address %q is not of label %s", u, label)
 		}

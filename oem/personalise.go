@@ -76,6 +76,11 @@ func (s *Station) Personalise(ctx context.Context, r UnitRequest) (*Unit, error)
 		return nil, err
 	}
 	defer unlock()
+	for _, dir := range []string{l.unitPath(r.Serial), r.Dir} {
+		if err := durable.Sweep(dir); err != nil {
+			return nil, err
+		}
+	}
 	if !exists(l.unitPath(r.Serial, "idevid.pem")) {
 		if err := order.Refusal(l.order, l.order.CheckLine(s.now(), r.Serial, ek.Type)); err != nil {
 			return nil, err
@@ -193,7 +198,8 @@ func (m *making) checkCertificate(name string, cert *x509.Certificate, key crypt
 			WithHint("was the TPM's endorsement seed changed? such a unit needs another serial number")
 	}
 	if cert.Subject.CommonName != string(m.device) || len(cert.Subject.Organization) != 1 || cert.Subject.Organization[0] != string(m.order.Account) {
-		return cradle.Errorf(cradle.Conflict, "the provider's %s certificate is for %s, not for device %s of account %s", name, cert.Subject, m.device, m.order.Account)
+		return cradle.Errorf(cradle.Conflict, "the provider's %s certificate is for %s, not for device %s of account %s", name, cert.Subject, m.device, m.order.Account).
+			WithHint("the order and the provider do not belong together")
 	}
 	if err := m.verifyChain(cert, m.issuers); err != nil {
 		return cradle.Errorf(cradle.Conflict, "the provider's %s certificate does not chain to the order's account anchors: %v", name, err).

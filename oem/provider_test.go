@@ -51,6 +51,8 @@ type fakeProvider struct {
 	refuse     func(path string) *cradle.Error // nil: as it should be
 	lots       map[cradle.LotID]string         // -> report's bytes
 	lotState   string
+	answer     func(*order.Accepted)              // changes the answer to an order; nil: as it should be
+	wrong      func(*x509.Certificate) *authority // changes what is issued; nil: as it should be
 }
 
 type challenge struct {
@@ -207,8 +209,12 @@ func (p *fakeProvider) accept(w http.ResponseWriter, body []byte) *cradle.Error 
 	}
 	der := issue(p.t, &x509.Certificate{Subject: pkix.Name{CommonName: string(o.ID)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, csr.PublicKey, p.station)
 	base := p.url() + est.WellKnown
-	json.NewEncoder(w).Encode(order.Accepted{Order: o.ID, StationCertificate: der, StationIssuer: p.station.cert.Raw,
-		IAKURL: base + "acme-iak", IDevIDURL: base + "acme-idevid", IDevIDChain: [][]byte{p.idevid.cert.Raw}, AccountAnchors: [][]byte{p.root.cert.Raw}})
+	a := order.Accepted{Order: o.ID, StationCertificate: der, StationIssuer: p.station.cert.Raw,
+		IAKURL: base + "acme-iak", IDevIDURL: base + "acme-idevid", IDevIDChain: [][]byte{p.idevid.cert.Raw}, AccountAnchors: [][]byte{p.root.cert.Raw}}
+	if p.answer != nil {
+		p.answer(&a)
+	}
+	json.NewEncoder(w).Encode(a)
 	return nil
 }
 
@@ -338,8 +344,12 @@ func (p *fakeProvider) enrol(w http.ResponseWriter, r *http.Request, body []byte
 	p.units[serial], p.units[ek] = ek, serial
 	id := strings.TrimPrefix(ch.label, "acme-") + serial
 	if p.certs[id] == nil {
-		p.certs[id] = issue(p.t, &x509.Certificate{Subject: pkix.Name{Organization: []string{"acme"}, CommonName: "acme-" + strings.ToLower(serial)},
-			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}, csr.Request.PublicKey, p.idevid)
+		tmpl, by := &x509.Certificate{Subject: pkix.Name{Organization: []string{"acme"}, CommonName: "acme-" + strings.ToLower(serial)},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}, p.idevid
+		if p.wrong != nil {
+			by = p.wrong(tmpl)
+		}
+		p.certs[id] = issue(p.t, tmpl, csr.Request.PublicKey, by)
 		p.issued++
 	}
 	p7, err := est.EncodeCerts(p.certs[id])

@@ -25,10 +25,10 @@ func TestTamperedStore(t *testing.T) {
 		{"device of another order", `UPDATE devices SET order_id = 'none' WHERE id = 'acme-sn0001'`, "acme-sn0001"},
 		{"quantity raised", `UPDATE orders SET quantity = quantity + 1`, "order"},
 		{"lot's report exchanged", `UPDATE lots SET report = x'7b7d'`, "lot"},
-		{"leaf changed", `UPDATE leaves SET data = replace(CAST(data AS TEXT), 'acme-sn0001', 'acme-sn0007') WHERE log = 'acme' AND idx = (SELECT max(idx) FROM leaves WHERE log = 'acme')`, ""},
+		{"leaf changed", `UPDATE leaves SET data = CAST(replace(CAST(data AS TEXT), 'acme-sn0001', 'acme-sn0007') AS BLOB) WHERE log = 'acme' AND idx = (SELECT max(idx) FROM leaves WHERE log = 'acme')`, ""},
 		{"leaf removed", `DELETE FROM leaves WHERE log = 'acme' AND idx = 3`, ""},
 		{"last leaf removed", `DELETE FROM leaves WHERE log = 'acme' AND idx = (SELECT max(idx) FROM leaves WHERE log = 'acme')`, ""},
-		{"checkpoint changed", `UPDATE checkpoints SET note = replace(CAST(note AS TEXT), 'acme', 'acne') WHERE log = 'acme'`, "checkpoint"},
+		{"checkpoint changed", `UPDATE checkpoints SET note = CAST(replace(CAST(note AS TEXT), 'acme', 'acne') AS BLOB) WHERE log = 'acme'`, "checkpoint"},
 		{"checkpoint removed", `DELETE FROM checkpoints WHERE log = 'acme' AND size = (SELECT min(size) FROM checkpoints WHERE log = 'acme')`, "checkpoint"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

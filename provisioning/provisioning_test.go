@@ -547,5 +547,16 @@ func TestGroupsAcrossReplicas(t *testing.T) {
 		if _, _, err := r2.register("dev-1", leaf.Leaf); err == nil || !strings.Contains(err.Error(), "disabled") {
 			t.Errorf("disabled group: %v", err)
 		}
+		// The group holds another certificate now; r2 may still have the old one in its cache.
+		if g, err = r1.Group(t.Context(), g.ID); err != nil {
+			t.Fatal(err)
+		}
+		next := provisioningtest.NewCA(t, "acme", "acme operational 2")
+		if _, err := r1.PutGroup(t.Context(), provisioning.GroupRequest{ID: g.ID, Enabled: true, Primary: next.Cert, IfMatch: g.ETag}); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := r2.register("dev-1", leaf.Leaf); cradle.KindOf(err) != cradle.Unauthorized || !strings.Contains(err.Error(), "registered") {
+			t.Errorf("certificate taken out of the group: %v", err)
+		}
 	})
 }

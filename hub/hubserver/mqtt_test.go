@@ -352,7 +352,7 @@ func TestDrops(t *testing.T) {
 		})
 	}
 	// A word on another account's device of the same name changes nothing.
-	r.feed.set(func(f *feed) { f.blocked["bystander"] = cradle.Revoked })
+	r.feed.set(func(f *feed) { f.foreign = map[cradle.DeviceID]cradle.DeviceState{"bystander": cradle.Revoked} })
 	r.hub.StatusChanged("other", "bystander")
 	if err := bystander.say(t.Context(), "0", "{}"); err != nil {
 		t.Error(err)

@@ -1,9 +1,11 @@
 package hubserver_test
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 
@@ -90,4 +92,67 @@ func TestSessionsUnderChange(t *testing.T) {
 			}
 		}
 	})
+}
+
+// between runs a function once, after a device was read and before the reader goes on.
+type between struct {
+	hub.Store
+	do func()
+}
+
+func (b *between) Device(ctx context.Context, name hub.Name, id cradle.DeviceID) (*hub.Device, error) {
+	d, err := b.Store.Device(ctx, name, id)
+	if do := b.do; do != nil {
+		b.do = nil
+		do()
+	}
+	return d, err
+}
+
+// TestChangeBetween: what changes after a connect has read the entry, and before the session is entered,
+// counts for the connect; the one who changes it finds no session to drop yet.
+func TestChangeBetween(t *testing.T) {
+	b := &between{}
+	r := newRigOver(t, sqlite(t), func(s hub.Store) hub.Store { b.Store = s; return b })
+	edit := func(id cradle.DeviceID, fn func(*iothub.Device)) {
+		d, err := r.hub.GetDevice(t.Context(), hub.DefaultName, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fn(d)
+		if _, err := r.hub.PutDevice(t.Context(), hub.DefaultName, d, iothub.AnyETag); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id, do := range map[cradle.DeviceID]func(){
+		"disabled": func() { edit("disabled", func(d *iothub.Device) { d.Status = iothub.Disabled }) },
+		"replaced": func() {
+			edit("replaced", func(d *iothub.Device) {
+				d.Authentication.X509Thumbprint.PrimaryThumbprint = strings.Repeat("ab", 32)
+			})
+		},
+		"deleted": func() {
+			if err := r.hub.DeleteDevice(t.Context(), hub.DefaultName, "deleted", ""); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"revoked": func() {
+			r.feed.set(func(f *feed) { f.blocked["revoked"] = cradle.Revoked })
+			r.hub.StatusChanged("acme", "revoked")
+		},
+	} {
+		i := r.register(id)
+		cert, err := x509.ParseCertificate(i.cert.Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.do = do
+		_, err = r.hub.Connect(t.Context(), hub.DefaultName, id, cert, func(string) {})
+		if cradle.KindOf(err) != cradle.Unauthorized {
+			t.Errorf("%s: got %v", id, err)
+		}
+	}
+	if n := r.hub.Connected(); n != 0 {
+		t.Errorf("%d connected", n)
+	}
 }

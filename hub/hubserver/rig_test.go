@@ -32,12 +32,16 @@ import (
 	"github.com/cradle-iot/cradle/hub/hubserver"
 	"github.com/cradle-iot/cradle/internal/mqtt"
 	"github.com/cradle-iot/cradle/protocol/iothub"
+	"github.com/cradle-iot/cradle/protocol/status"
 )
+
+var _ hub.Status = (*status.Follower)(nil)
 
 // feed is a hub.Status that the test writes.
 type feed struct {
 	mu      sync.Mutex
-	blocked map[cradle.DeviceID]cradle.DeviceState
+	blocked map[cradle.DeviceID]cradle.DeviceState // of account acme
+	foreign map[cradle.DeviceID]cradle.DeviceState // of any other
 	certs   map[[32]byte]bool
 	stale   bool
 }
@@ -51,8 +55,12 @@ func (f *feed) set(fn func(*feed)) {
 func (f *feed) Blocked(a cradle.AccountID, d cradle.DeviceID) (cradle.DeviceState, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if a != "acme" {
+		s, ok := f.foreign[d]
+		return s, ok
+	}
 	s, ok := f.blocked[d]
-	return s, ok && a == "acme"
+	return s, ok
 }
 
 func (f *feed) CertBlocked(c [32]byte) bool {

@@ -2,8 +2,8 @@
 // whole and new.
 //
 // The trick: write a temporary file beside the target, sync it, rename it over the target, sync the
-// folder. When WriteFile has returned nil, the content survives. Leftover temporary files begin with
-// TempPrefix and may be deleted by whoever owns the folder.
+// folder. When WriteFile has returned nil, the content survives. What a process that was stopped leaves
+// begins with TempPrefix; whoever owns the folder may Sweep it.
 package durable
 
 import (
@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // TempPrefix begins the name of every temporary file.
@@ -79,6 +80,20 @@ func MkdirAll(dir string, mode fs.FileMode) error {
 		return fmt.Errorf("%s is not a folder", dir)
 	}
 	return SyncDir(filepath.Dir(dir))
+}
+
+// Sweep removes temporary files that a stopped process left in a folder. Nobody may be writing there.
+func Sweep(dir string) error {
+	names, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n.Name(), TempPrefix) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, n.Name())))
+		}
+	}
+	return err
 }
 
 // SyncDir makes the names in a folder survive a power cut.

@@ -37,6 +37,12 @@ func TestWriteFile(t *testing.T) {
 	if err := durable.WriteFile(dir, nil, 0o600); err == nil { // the rename fails; nothing may be left
 		t.Error("a folder was replaced")
 	}
+	if err := os.WriteFile(filepath.Join(dir, durable.TempPrefix+"f-123"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.Sweep(dir); err != nil {
+		t.Error(err)
+	}
 	for _, d := range []string{dir, filepath.Dir(dir)} {
 		if left, _ := filepath.Glob(filepath.Join(d, durable.TempPrefix+"*")); len(left) > 0 {
 			t.Errorf("left over: %v", left)

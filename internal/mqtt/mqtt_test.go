@@ -198,10 +198,17 @@ func TestMalformed(t *testing.T) {
 // server answers a client over a pipe; answer returns what to write for each packet.
 func server(t *testing.T, answer func(mqtt.Packet) []byte) (net.Conn, <-chan struct{}) {
 	a, b := net.Pipe()
-	done := make(chan struct{})
+	done, answers := make(chan struct{}), make(chan []byte, 100)
+	// A pipe has no buffer, as sockets have: who reads must not wait for what he writes.
+	go func() {
+		for out := range answers {
+			b.Write(out)
+		}
+	}()
 	go func() {
 		defer close(done)
 		defer b.Close()
+		defer close(answers)
 		r := bufio.NewReader(b)
 		for {
 			p, err := mqtt.Read(r, 1<<20)
@@ -209,9 +216,7 @@ func server(t *testing.T, answer func(mqtt.Packet) []byte) (net.Conn, <-chan str
 				return
 			}
 			if out := answer(p); out != nil {
-				if _, err := b.Write(out); err != nil {
-					return
-				}
+				answers <- out
 			}
 		}
 	}()

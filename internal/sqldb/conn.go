@@ -14,7 +14,7 @@ import (
 
 // Bounds on a connection. No statement gets a context that can end: database/sql and both drivers
 // would start a goroutine or a timer for each; a deadline on PostgreSQL's socket does the same work
-// once per transaction.
+// once per transaction, or per statement of a View, which may run for long.
 const (
 	connectTimeout = 5 * time.Second
 	writeDeadline  = 30 * time.Second

@@ -32,6 +32,12 @@ type inDoubt struct{ err error }
 func (e inDoubt) Error() string { return "commit in doubt: " + e.err.Error() }
 func (e inDoubt) Unwrap() error { return e.err }
 
+// unsaved marks an error of writing what a batch carried.
+type unsaved struct{ err error }
+
+func (e unsaved) Error() string { return e.err.Error() }
+func (e unsaved) Unwrap() error { return e.err }
+
 // away marks an error after which the connection was closed.
 type away struct{ err error }
 

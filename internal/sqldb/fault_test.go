@@ -249,6 +249,85 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// TestCarry: the batch reads and writes the shared row once, and a failing neighbour leaves no trace in it.
+func TestCarry(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		db := open(t, url)
+		err := db.Update(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+			_, err := tx.Exec("INSERT INTO counter (id, n) VALUES ('head', 0)")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var loads, saves atomic.Int64
+		bump := func(id int64, name string, refuse error) func(context.Context, *sqldb.Tx) error {
+			return func(_ context.Context, tx *sqldb.Tx) error {
+				v, err := tx.Carry("head", func(tx *sqldb.Tx) (any, error) {
+					loads.Add(1)
+					n := new(int64)
+					return n, tx.QueryRow("SELECT n FROM counter WHERE id = 'head' FOR UPDATE").Scan(n)
+				}, func(tx *sqldb.Tx, v any) error {
+					saves.Add(1)
+					return tx.Queue("UPDATE counter SET n = ? WHERE id = ?", *v.(*int64), "head")
+				})
+				if err != nil {
+					return err
+				}
+				*v.(*int64)++
+				if err := tx.Queue("INSERT INTO item (id, name) VALUES (?, ?)", id, name); err != nil {
+					return err
+				}
+				return refuse
+			}
+		}
+		head := func() (n int64) {
+			err := db.Read(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+				return tx.QueryRow("SELECT n FROM counter WHERE id = 'head'").Scan(&n)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		var all []func(context.Context, *sqldb.Tx) error
+		for i := range int64(50) {
+			all = append(all, bump(i, fmt.Sprint(i), nil))
+		}
+		for _, err := range batch(t, db, all...) {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if head() != 50 || loads.Load() != 1 || saves.Load() != 1 {
+			t.Errorf("got head %d after %d loads and %d saves, want 50, 1, 1", head(), loads.Load(), saves.Load())
+		}
+		no := errors.New("no")
+		errs := batch(t, db, bump(100, "100", nil), bump(101, "101", no), bump(102, "0", nil), bump(103, "103", nil))
+		if errs[0] != nil || !errors.Is(errs[1], no) || !errors.Is(errs[2], sqldb.ErrUnique) || errs[3] != nil {
+			t.Errorf("got %v, want the second and third refused", errs)
+		}
+		if n := count(t, db); head() != 52 || n != 52 {
+			t.Errorf("got head %d and %d rows, want 52", head(), n)
+		}
+		// Saving fails: each is asked alone and told.
+		bad := func(_ context.Context, tx *sqldb.Tx) error {
+			_, err := tx.Carry("bad", func(*sqldb.Tx) (any, error) { return nil, nil }, func(tx *sqldb.Tx, _ any) error { return no })
+			if err == nil {
+				err = tx.Queue("DELETE FROM item")
+			}
+			return err
+		}
+		errs = batch(t, db, bump(104, "104", nil), bad, bump(105, "105", nil))
+		if errs[0] != nil || !errors.Is(errs[1], no) || errs[2] != nil {
+			t.Errorf("got %v, want only the second refused", errs)
+		}
+		if n := count(t, db); head() != 54 || n != 54 {
+			t.Errorf("got head %d and %d rows, want 54", head(), n)
+		}
+	})
+}
+
 func TestQueueKeepsOrder(t *testing.T) {
 	testenv.EachStore(t, func(t *testing.T, url string) {
 		db := open(t, url)

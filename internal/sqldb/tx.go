@@ -19,6 +19,52 @@ type Tx struct {
 	wrote  bool            // something other than SELECT was sent
 	failed error           // of the first statement that failed
 	later  *pgx.Batch      // PostgreSQL: statements of Queue that were not sent yet
+	carry  *carried        // of an Update: what its batch shares
+}
+
+// carried are the values of Carry, in the order of their first use.
+type carried struct {
+	keys []string
+	vals map[string]carry
+}
+
+type carry struct {
+	v    any
+	save func(tx *Tx, v any) error
+}
+
+// Carry lets the functions of one batch share the reading, locking and writing of a row that each of them
+// changes, for example the head of a log: load is called by the first that asks for key, and save
+// once, before the commit. In between every function gets the same value, changes it in place, and
+// must also write something (a function that does not, and fails, is taken to have changed nothing).
+// When a function fails the transaction is rolled back and the value forgotten with it. Only in Update.
+func (tx *Tx) Carry(key string, load func(tx *Tx) (any, error), save func(tx *Tx, v any) error) (any, error) {
+	if c, ok := tx.carry.vals[key]; ok {
+		return c.v, nil
+	}
+	v, err := load(tx)
+	if err != nil {
+		return nil, err
+	}
+	if tx.carry.vals == nil {
+		tx.carry.vals = map[string]carry{}
+	}
+	tx.carry.keys = append(tx.carry.keys, key)
+	tx.carry.vals[key] = carry{v, save}
+	return v, nil
+}
+
+// save writes what was carried.
+func (c *carried) save(tx *Tx) error {
+	for _, k := range c.keys {
+		if err := c.vals[k].save(tx, c.vals[k].v); err != nil {
+			return err
+		}
+	}
+	if err := tx.flush(); err != nil {
+		return err
+	}
+	return tx.failed
 }
 
 // Engine says what the transaction runs on.
@@ -86,6 +132,7 @@ func (tx *Tx) prepare(query string) (*statement, error) {
 		if err := tx.caller.Err(); err != nil {
 			return nil, tx.fail(err)
 		}
+		tx.conn.deadline(readDeadline)
 	}
 	if err := tx.flush(); err != nil {
 		return nil, err

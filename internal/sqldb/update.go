@@ -137,7 +137,7 @@ func (w *writer) serve(first *job) {
 			jobs = without(ran, bad)
 		case w.again(err, try, batchTries):
 			jobs = ran
-		case transient(err):
+		case transient(err), errors.As(err, &unsaved{}) && w.conn != nil:
 			jobs, try = ran, batchTries
 		default:
 			for _, j := range ran {
@@ -146,7 +146,7 @@ func (w *writer) serve(first *job) {
 			w.finish(ran)
 			return
 		}
-		if try >= batchTries {
+		if try >= batchTries { // nobody suffers for another, however odd the trouble
 			for _, j := range jobs {
 				w.alone(j)
 			}
@@ -209,10 +209,10 @@ func (w *writer) attempt(jobs []*job, more func() *job) (ran []*job, bad *job, e
 	if err := w.conn.exec(w.db.begin); err != nil {
 		return ran, nil, w.rollback(err)
 	}
-	wrote := false
+	wrote, shared := false, new(carried)
 	for i := 0; i < len(ran); i++ {
 		j := ran[i]
-		tx := &Tx{db: w.db, conn: w.conn}
+		tx := &Tx{db: w.db, conn: w.conn, carry: shared}
 		if spoilt := w.call(j, tx); spoilt != nil {
 			if w.conn.broken(spoilt) || transient(spoilt) {
 				return ran, nil, w.rollback(spoilt)
@@ -234,6 +234,9 @@ func (w *writer) attempt(jobs []*job, more func() *job) (ran []*job, bad *job, e
 	}
 	if !wrote {
 		return ran, nil, w.rollback(nil)
+	}
+	if err := shared.save(&Tx{db: w.db, conn: w.conn, carry: shared}); err != nil {
+		return ran, nil, w.rollback(unsaved{err})
 	}
 	w.conn.deadline(writeDeadline)
 	if err := w.conn.exec("commit"); err != nil {

@@ -91,7 +91,11 @@ func (k *Key) Name() []byte {
 // qualifiedName of a primary key (TPM 2.0 Part 1 §16.3).
 func (k *Key) qualifiedName() []byte {
 	name := k.Name()
-	h := sha256.New()
+	alg, err := k.Area.NameAlg.Hash()
+	if err != nil {
+		panic("internal error: name of a software key: " + err.Error())
+	}
+	h := alg.New()
 	h.Write(binary.BigEndian.AppendUint32(nil, uint32(k.Parent)))
 	h.Write(name)
 	return h.Sum(name[:2:2])

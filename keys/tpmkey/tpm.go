@@ -100,7 +100,7 @@ func (t *TPM) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := error(nil); err != nil {
+	if err := flushLeftovers(conn, conn.With(first)); err != nil {
 		conn.Close()
 		if first.Err() != nil && !errors.Is(ctx.Err(), context.Canceled) {
 			return tpmio.Busy(t.path)

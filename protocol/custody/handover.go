@@ -188,6 +188,11 @@ func (h Head) Extend(doc []byte, keys Keys, consent *order.Order) (Head, error) 
 	if err != nil {
 		return Head{}, err
 	}
+	return h.follow(r)
+}
+
+// follow moves the head over a record whose signatures are verified.
+func (h Head) follow(r *Record) (Head, error) {
 	const look = "ask for the lot's present head and hand over from it"
 	switch {
 	case r.Lot != h.Lot || r.Report != h.Report || r.Order != h.Order:

@@ -289,8 +289,15 @@ var signatureChecks = []check[[2]*x509.Certificate]{
 	}},
 }
 
-// checkSignature refuses SHA-1 and MD5, as crypto/x509 does.
+// checkSignature takes RSA and ECDSA with SHA-2. (Certificate.CheckSignature alone would take SHA-1.)
 func checkSignature(child, parent *x509.Certificate) error {
+	switch child.SignatureAlgorithm {
+	case x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA,
+		x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS,
+		x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
+	default:
+		return fmt.Errorf("signature algorithm %v is not allowed", child.SignatureAlgorithm)
+	}
 	return parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature)
 }
 

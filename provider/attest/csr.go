@@ -153,6 +153,7 @@ var stateChecks = []check[*csrSubject]{
 }
 
 var csrChecks = []check[*csrSubject]{
+	// CheckSignature of a request would take SHA-1.
 	{CSRAlgorithm, func(s *csrSubject) string {
 		if k, ok := s.CSR.Request.PublicKey.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
 			return "the CSR's key is not an EC key on P-256 or P-384"

@@ -97,15 +97,12 @@ func pathRows(t testing.TB) []row {
 		c.cert, c.chain = resign(t, ca.issue(t, ec.Public(), nil), ca.key, crypto.SHA1, sha1, sha1), [][]byte{ca.cert.Raw}
 	})
 	add("many CAs of one name", attest.EKSignature, func(c *ekCase) {
+		sameID := func(x *x509.Certificate) { x.SubjectKeyId = []byte{1} }
 		for range 8 {
-			c.chain = append(c.chain, maker(t, "Crowd").cert.Raw)
+			c.chain = append(c.chain, root.intermediate(t, "Crowd", nil, sameID).cert.Raw)
 		}
-		crowd := maker(t, "Crowd")
-		c.cert = crowd.issue(t, ec.Public(), func(x *x509.Certificate) { x.AuthorityKeyId = nil })
-		c.anchors = append(c.anchors, maker(t, "Crowd").anchor())
-		c.cert = resign(t, c.cert, crowd.key, crypto.SHA256, func(b []byte) []byte { return b }, nil)
+		c.cert = root.intermediate(t, "Crowd", nil, sameID).issue(t, ec.Public(), nil)
 	})
-	rows[len(rows)-1].held = "each of them would need an issuer in turn"
 
 	add("distrusted root", attest.CADistrusted, func(c *ekCase) {
 		c.cert, c.anchors[0].Distrusted = root.issue(t, ec.Public(), nil), true
@@ -132,6 +129,7 @@ func pathRows(t testing.TB) []row {
 		ek := authority{must(x509.ParseCertificate(der))(t), owned}
 		c.cert, c.chain = ek.issue(t, ec.Public(), nil), [][]byte{der}
 	})
+	rows[len(rows)-1].also = []attest.Code{attest.CACritical} // its SAN
 	add("longer than the anchor allows", attest.CAPathLen, func(c *ekCase) {
 		a := root.intermediate(t, "A", nil, func(x *x509.Certificate) { x.MaxPathLenZero = true })
 		b := a.intermediate(t, "B", nil, nil)
@@ -147,7 +145,8 @@ func pathRows(t testing.TB) []row {
 		x.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 	})
 	below("P-224 intermediate", attest.CAKey, must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader))(t), nil)
-	below("Ed25519 intermediate", attest.CAKey, ed25519.NewKeyFromSeed(make([]byte, 32)), nil)
+	below("Ed25519 intermediate", attest.EKSignature, ed25519.NewKeyFromSeed(make([]byte, 32)), nil)
+	rows[len(rows)-1].held = "its key is refused too"
 	below("RSA 1024 intermediate", attest.CAKey, must(rsa.GenerateKey(rand.Reader, 1024))(t), nil)
 
 	// The issuer's key is pinned as a simulator's; the device shows a path by which the same key would be

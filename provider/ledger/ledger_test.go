@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/cradle-iot/cradle"
@@ -206,6 +208,13 @@ func TestCheckpoint(t *testing.T) {
 	other := must(ledger.VerifierKey("other/log", key.Public().(ed25519.PublicKey)))
 	if _, err := ledger.OpenCheckpoint(must(ledger.SignCheckpoint(ledger.Checkpoint{Origin: origin}, key)), other); err == nil {
 		t.Error("a checkpoint passes for another log")
+	}
+	// The right key under a text that speaks of another log.
+	v := must(note.NewVerifier(vkey))
+	signer := must(note.NewSigner(fmt.Sprintf("PRIVATE+KEY+%s+%08x+%s", origin, v.KeyHash(), base64.StdEncoding.EncodeToString(append([]byte{1}, key.Seed()...)))))
+	msg := must(note.Sign(&note.Note{Text: ledger.Checkpoint{Origin: "other/log"}.Text()}, signer))
+	if _, err := ledger.OpenCheckpoint(msg, vkey); cradle.KindOf(err) != cradle.Invalid {
+		t.Errorf("a checkpoint of another log by the same key: got %v, want Invalid", err)
 	}
 	if _, err := ledger.SignCheckpoint(ledger.Checkpoint{Origin: "with space"}, key); err == nil {
 		t.Error("an origin with a space was signed")

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -72,6 +73,16 @@ func TestRecordedWrong(t *testing.T) {
 			w.log(w.devices[0], c)
 			return c.Digest
 		}, ledger.CertificateForged, "certificate"},
+		"certificate replaced by one with the same names and serial": {func(w *world) string {
+			c := w.certs[9]
+			serial := w.serial
+			w.serial, _ = strconv.ParseInt(c.Serial, 16, 64)
+			w.serial--
+			other := w.cert(c.Profile, c.Device)
+			w.certs, w.serial = w.certs[:len(w.certs)-1], serial
+			c.DER, c.NotBefore, c.NotAfter = other.DER, other.NotBefore, other.NotAfter
+			return c.Digest
+		}, ledger.CertificateChanged, "certificate"},
 		"certificate of the wrong authority": {func(w *world) string {
 			c := w.certBy(w.authorities["onboarding"], "operational", w.devices[0].ID)
 			w.log(w.devices[0], c)

@@ -1,0 +1,116 @@
+package providerdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/sqldb"
+	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ledger"
+)
+
+// Unit is a device with its credentials, as LoadDevices takes it.
+type Unit struct {
+	Device provider.Device // IDevIDCert and IAKCert name two of Issued
+	Issued []Issued
+}
+
+// Issued is a certificate with the intent that led to it (Certificate.Intent is its id) and its log entry.
+type Issued struct {
+	Certificate provider.Certificate
+	Intent      provider.Intent
+	Leaf        ledger.Leaf
+}
+
+// LoadDevices is the import path of a fleet that exists already, as when installations are joined: it
+// stores the units of one order with their certificates, closed intents and log entries in one
+// transaction, as many issuances would have, and counts them in the order. All leaves are of the
+// account's log. A few hundred units per call are quickest.
+//
+// It checks nothing that its caller signed; who imports answers for it, and an audit shows it: leaves
+// are appended, so they are later than what they record. Conflict when the order has no room left for
+// the units, or one of them, or a certificate of theirs, is there already; then nothing is stored.
+func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cradle.OrderID, units []Unit) error {
+	var devices, certs, intents [][]any
+	var leaves []ledger.Leaf
+	for i := range units {
+		v := &units[i].Device
+		if v.Account != account || v.Order != order {
+			return cradle.Errorf(cradle.Invalid, "device %s is not of order %s of account %s", v.ID, order, account)
+		}
+		devices = append(devices, []any{v.Account, v.ID, v.OEM, v.Order, v.Lot, v.Serial, v.Tier, v.Maker, v.Anchor, v.EKDigest, v.EKCert, v.IAK,
+			v.IDevIDCert, v.IAKCert, v.State, v.Epoch, v.Reason, micros(v.Created)})
+		for _, is := range units[i].Issued {
+			c, n := &is.Certificate, &is.Intent
+			if c.Account != account || c.Device != v.ID || c.Intent != n.ID || is.Leaf.Log != string(account) {
+				return cradle.Errorf(cradle.Invalid, "certificate %s does not belong to device %s, its intent and its leaf", c.Digest, v.ID)
+			}
+			certs = append(certs, []any{c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter),
+				c.Slot, c.Intent, micros(c.Issued), micros(c.Revoked), c.Reason})
+			intents = append(intents, []any{n.ID, n.Account, n.Device, n.Profile, n.Operation, n.Authority, n.AuthCert, n.AuthProfile, n.CSR, n.SPKI,
+				n.Challenge, n.Serial, n.Epoch, "done", c.Digest, "", micros(n.Created)})
+			leaves = append(leaves, is.Leaf)
+		}
+	}
+	err := d.update(ctx, string(account), func(tx *sqldb.Tx) error {
+		o, err := lockOrder(tx, order)
+		if err != nil {
+			return err
+		}
+		if o.Used+int64(len(units)) > o.Quantity {
+			return cradle.Errorf(cradle.Conflict, "order %s has %d of %d units; %d more do not fit", order, o.Used, o.Quantity, len(units))
+		}
+		for _, t := range []struct {
+			table   string
+			columns []string
+			rows    [][]any
+		}{
+			{"devices", []string{"account", "id", "oem", "order_id", "lot", "serial", "tier", "maker", "anchor", "ek_digest", "ek_cert", "iak",
+				"idevid_cert", "iak_cert", "state", "epoch", "reason", "created"}, devices},
+			{"certificates", []string{"digest", "serial", "account", "device", "profile", "authority", "der", "not_before", "not_after", "slot", "intent",
+				"issued", "revoked", "reason"}, certs},
+			{"intents", []string{"id", "account", "device", "profile", "operation", "authority", "auth_cert", "auth_profile", "csr", "spki", "challenge",
+				"serial", "epoch", "state", "certificate", "reason", "created"}, intents},
+		} {
+			if err := tx.InsertMany(t.table, t.columns, t.rows); err != nil {
+				return fmt.Errorf("loading %s: %w", t.table, err)
+			}
+		}
+		if _, err := tx.Exec(`UPDATE orders SET used = used + ? WHERE id = ?`, int64(len(units)), order); err != nil {
+			return err
+		}
+		return appendLeaves(tx, string(account), leaves)
+	})
+	if errors.Is(err, sqldb.ErrUnique) {
+		return &cradle.Error{Kind: cradle.Conflict, Detail: "a device or certificate of these is there already", Err: err}
+	}
+	return err
+}
+
+// appendLeaves is appendLeaf for many leaves of one log.
+func appendLeaves(tx *sqldb.Tx, log string, leaves []ledger.Leaf) error {
+	var f ledger.Frontier
+	var b []byte
+	if err := tx.QueryRow(`SELECT frontier FROM logs WHERE log = ? FOR UPDATE`, log).Scan(&b); err != nil {
+		return fmt.Errorf("head of log %s: %w", log, err)
+	}
+	if err := f.UnmarshalBinary(b); err != nil {
+		return fmt.Errorf("head of log %s: %w", log, err)
+	}
+	rows := make([][]any, len(leaves))
+	for i, l := range leaves {
+		rows[i] = []any{log, f.Size(), l.Data}
+		f.Append(l.Hash())
+	}
+	if err := tx.InsertMany("leaves", []string{"log", "idx", "data"}, rows); err != nil {
+		return fmt.Errorf("loading leaves: %w", err)
+	}
+	b, err := f.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`UPDATE logs SET size = ?, frontier = ? WHERE log = ?`, f.Size(), b, log)
+	return err
+}

@@ -1,0 +1,35 @@
+package floor_test
+
+import (
+	"testing"
+
+	"github.com/cradle-iot/cradle/test/bench/floor"
+)
+
+func TestCounts(t *testing.T) {
+	want := floor.Counts{floor.Exchange: 4, floor.HandshakeSign: 4, floor.VerifyLeaf: 4, floor.VerifyClient: 4, floor.VerifyEK: 1,
+		floor.MakeCredential: 2, floor.VerifyCertify: 4, floor.VerifyCSR: 4, floor.IssueSign: 4}
+	if floor.Onboarding != want {
+		t.Errorf("an onboarding is %v, want %v", floor.Onboarding, want)
+	}
+	c := floor.Cost{floor.Exchange: 10, floor.IssueSign: 3}
+	if got := c.Of(floor.Onboarding); got != 52 {
+		t.Errorf("4 x 10 + 4 x 3 is %d", got)
+	}
+}
+
+func TestSampler(t *testing.T) {
+	s, err := floor.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cost, n, err := s.Stop()
+	if err != nil || n < 3 {
+		t.Fatalf("%d samples, %v", n, err)
+	}
+	for p, d := range cost {
+		if d <= 0 {
+			t.Errorf("%v took %v", floor.Part(p), d)
+		}
+	}
+}
