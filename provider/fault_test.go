@@ -225,10 +225,10 @@ func TestOpenIntentsAreVoided(t *testing.T) {
 	}
 	_, err = p.Enroll(t.Context(), req) // still open: another replica may be at it
 	refused(t, err, cradle.Busy, "being worked on")
-	if n, err := r.db.VoidOpen(t.Context(), r.now().Add(-time.Minute)); err != nil || n != 0 {
+	if n, err := r.db.VoidOpen(t.Context(), r.now().Add(-time.Minute), "another"); err != nil || n != 0 {
 		t.Fatalf("voided %d young intents, %v", n, err)
 	}
-	if n, err := r.db.VoidOpen(t.Context(), r.now().Add(time.Second)); err != nil || n != 1 {
+	if n, err := r.db.VoidOpen(t.Context(), r.now().Add(time.Second), ""); err != nil || n != 1 {
 		t.Fatalf("voided %d, %v; want 1", n, err)
 	}
 	if _, err := p.Enroll(t.Context(), req); err != nil {

@@ -343,7 +343,7 @@ func (p *Provider) issue(ctx context.Context, r Request, c *Credential, csr *evi
 	serial := ca.NewSerial()
 	in := &Intent{ID: newID(), Account: r.Account, Device: dev.ID, Profile: r.Profile, Operation: r.Operation, Authority: auth.ID,
 		AuthCert: c.Cert.Digest, AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(csr.SPKI), Challenge: hexDigest(csr.Bundle.Challenge),
-		Serial: ca.SerialString(serial), Epoch: dev.Epoch, Created: now}
+		Serial: ca.SerialString(serial), Epoch: dev.Epoch, Created: now, Replica: p.replica}
 	var b *Birth
 	if birth {
 		b = &Birth{dev}

@@ -115,6 +115,10 @@ func (p *Provider) CreateOrder(ctx context.Context, jws []byte, may func(cradle.
 	if err != nil {
 		return nil, err
 	}
+	if o.InstallLDevID {
+		return nil, cradle.Errorf(cradle.Invalid, "install_ldevid: lines of this version install no LDevID").
+			WithHint("leave it out: the agent enrols for its LDevID at first power-on")
+	}
 	if _, err := p.store.OEM(ctx, o.OEM); err != nil {
 		return nil, err
 	}

@@ -35,23 +35,25 @@ const InstallationLog = "provider"
 
 // Config is what a Provider needs.
 type Config struct {
-	Store  Store
-	Vault  *filekey.Vault
-	Region string           // data region of the accounts; default "local"
-	Origin string           // names the logs in their checkpoints, for example "cradle.example.com"
-	Log    *slog.Logger     // default slog.Default
-	Now    func() time.Time // default time.Now
+	Store   Store
+	Vault   *filekey.Vault
+	Replica string           // names this process among those on the store, the same at every start; default random
+	Region  string           // data region of the accounts; default "local"
+	Origin  string           // names the logs in their checkpoints, for example "cradle.example.com"
+	Log     *slog.Logger     // default slog.Default
+	Now     func() time.Time // default time.Now
 }
 
 // Provider is the credential provider. Its methods are safe for concurrent use, and any number of
 // Providers may share one store.
 type Provider struct {
-	store  Store
-	vault  *filekey.Vault
-	region string
-	origin string
-	log    *slog.Logger
-	now    func() time.Time
+	store   Store
+	vault   *filekey.Vault
+	region  string
+	origin  string
+	log     *slog.Logger
+	now     func() time.Time
+	replica string
 
 	seal      cipher.AEAD // challenges
 	feedKey   ed25519.PrivateKey
@@ -71,7 +73,10 @@ type Provider struct {
 // New opens the provider over its store, making on the first start what is missing: challenge key, feed
 // key, log key, services CA and the installation's log.
 func New(ctx context.Context, c Config) (*Provider, error) {
-	p := &Provider{store: c.Store, vault: c.Vault, region: c.Region, origin: c.Origin, log: c.Log, now: c.Now, ekCache: new(attest.Cache)}
+	p := &Provider{store: c.Store, vault: c.Vault, region: c.Region, origin: c.Origin, log: c.Log, now: c.Now, ekCache: new(attest.Cache), replica: c.Replica}
+	if p.replica == "" {
+		p.replica = newID()
+	}
 	if p.region == "" {
 		p.region = "local"
 	}
@@ -204,7 +209,7 @@ func (p *Provider) round(ctx context.Context, n int) error {
 		err = errors.Join(err, p.reload(ctx))
 	}
 	if n%60 == 0 {
-		voided, verr := p.store.VoidOpen(ctx, p.now().Add(-openIntentLife))
+		voided, verr := p.store.VoidOpen(ctx, p.now().Add(-openIntentLife), "")
 		if voided > 0 {
 			p.log.Info("voided open intents", "count", voided)
 		}
@@ -213,10 +218,10 @@ func (p *Provider) round(ctx context.Context, n int) error {
 	return err
 }
 
-// Recover voids every intent that is still open. Call it before serving when no other replica runs on
-// the store (the default install): a signature made for such an intent was never given out.
+// Recover voids the intents that an earlier process of this replica's name left open. Call it before
+// serving: a signature made for such an intent was never given out.
 func (p *Provider) Recover(ctx context.Context) error {
-	n, err := p.store.VoidOpen(ctx, p.now().Add(time.Second))
+	n, err := p.store.VoidOpen(ctx, time.Time{}, p.replica)
 	if n > 0 {
 		p.log.Info("voided intents that a stop left open", "count", n)
 	}

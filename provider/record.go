@@ -170,6 +170,7 @@ type Intent struct {
 	Serial      cradle.CertSerial
 	Epoch       int64 // of the device; the finishing transaction holds it
 	Created     time.Time
+	Replica     string // which process is at it
 }
 
 // Lot is a closed lot of an order.

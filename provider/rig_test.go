@@ -105,7 +105,7 @@ func newRig(t *testing.T, url string) *rig {
 // replica opens a further provider over the same store.
 func (r *rig) replica(db provider.Store) *provider.Provider {
 	r.t.Helper()
-	p, err := provider.New(r.t.Context(), provider.Config{Store: db, Vault: r.vault, Now: r.now, Log: slog.New(slog.DiscardHandler)})
+	p, err := provider.New(r.t.Context(), provider.Config{Store: db, Vault: r.vault, Replica: "r", Now: r.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -113,9 +113,9 @@ type Issuance interface {
 	FinishIssue(ctx context.Context, intent string, c Certificate, leaf ledger.Leaf) error
 	// VoidIssue closes an open intent without a certificate.
 	VoidIssue(ctx context.Context, intent, reason string) error
-	// VoidOpen voids intents that were begun before t and are still open: their signatures, if ever made,
-	// were never given out. It returns how many.
-	VoidOpen(ctx context.Context, before time.Time) (int64, error)
+	// VoidOpen voids intents that were begun before t, or by that replica, and are still open: their
+	// signatures, if ever made, were never given out. It returns how many.
+	VoidOpen(ctx context.Context, before time.Time, replica string) (int64, error)
 	// StoreStation records a station's certificate and its leaf; stations have no device and no intent.
 	StoreStation(ctx context.Context, order cradle.OrderID, c Certificate, leaf ledger.Leaf) error
 }

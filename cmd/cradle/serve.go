@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -169,20 +170,27 @@ func (in *installation) store(name string) string {
 	return cmp.Or(in.cmd.DB, filepath.Join(in.cmd.Data, name+".db"))
 }
 
-// replica names this process among those that share the stores. Over SQLite it is alone, and what it had
-// under way before a crash is its own again at once.
-func (in *installation) replica() string {
-	if in.cmd.DB == "" {
-		return "only"
+// replica names this process among those that share the stores. It is the data folder's, which is
+// locked, so what an earlier process had under way before a crash is its own again at once.
+func (in *installation) replica() (string, error) {
+	file := filepath.Join(in.cmd.Data, "replica")
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		id := make([]byte, 8)
+		rand.Read(id)
+		b = []byte(hex.EncodeToString(id))
+		err = durable.WriteFile(file, b, 0o600)
 	}
-	b := make([]byte, 8)
-	rand.Read(b)
-	return hex.EncodeToString(b)
+	return strings.TrimSpace(string(b)), err
 }
 
 func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.Server, error) {
 	if len(in.cmd.Role) != 3 {
 		return nil, cli.Usagef("--role: running a part of the services is not built yet; leave it out")
+	}
+	replica, err := in.replica()
+	if err != nil {
+		return nil, err
 	}
 	vault, err := filekey.OpenVault(filepath.Join(in.cmd.Data, "key-encryption-key"))
 	if err != nil {
@@ -193,13 +201,11 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 		return nil, fmt.Errorf("provider's store: %w", err)
 	}
 	in.close = append(in.close, pdb.Close)
-	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: vault, Region: in.cmd.Region, Origin: in.cmd.Host, Log: in.log}); err != nil {
+	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: vault, Replica: replica, Region: in.cmd.Region, Origin: in.cmd.Host, Log: in.log}); err != nil {
 		return nil, err
 	}
-	if in.cmd.DB == "" { // nobody else can be at work on this store
-		if err := in.prov.Recover(ctx); err != nil {
-			return nil, err
-		}
+	if err := in.prov.Recover(ctx); err != nil {
+		return nil, err
 	}
 	hdb, err := hubdb.Open(ctx, in.store("hub"))
 	if err != nil {
@@ -224,7 +230,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err != nil {
 		return nil, err
 	}
-	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Log: in.log, Replica: in.replica(), Hubs: []provisioning.Hub{
+	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Log: in.log, Replica: replica, Hubs: []provisioning.Hub{
 		{Name: string(firstHub), Host: in.host, Registry: iothub.NewRegistry(in.loopback(), cs)}}}); err != nil {
 		return nil, err
 	}

@@ -107,6 +107,8 @@ type DB struct {
 	once    sync.Once
 
 	updates, commits atomic.Int64
+
+	kill *killer // fault tests
 }
 
 // Open opens the store and migrates it. It refuses a database made by a newer version
@@ -119,6 +121,9 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 		stopped: make(chan struct{}),
 	}
 	var err error
+	if db.kill, err = theKiller(); err != nil {
+		return nil, err
+	}
 	writers := 1
 	if db.engine == PostgreSQL {
 		writers = pgWriters

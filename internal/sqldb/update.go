@@ -239,7 +239,7 @@ func (w *writer) attempt(jobs []*job, more func() *job) (ran []*job, bad *job, e
 		return ran, nil, w.rollback(unsaved{err})
 	}
 	w.conn.deadline(writeDeadline)
-	if err := w.conn.exec("commit"); err != nil {
+	if err := w.db.kill.commit(ran, func() error { return w.conn.exec("commit") }); err != nil {
 		lostNow := w.conn.pg != nil && w.conn.broken(err)
 		err = w.rollback(err)
 		if lostNow {

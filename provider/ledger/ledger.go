@@ -14,7 +14,8 @@
 //  3. index := f.Size(), f.Append(leaf.Hash()), insert the row (log, index, leaf.Data);
 //  4. update the head row with f.Size() and f.MarshalBinary.
 //
-// That costs O(log n) hashes and reads nothing but the head row, whatever the size of the log. Stored tree nodes
+// Leaves of one transaction (a group commit) may share steps 1, 2 and 4. That
+// costs O(log n) hashes and reads nothing but the head row, whatever the size of the log. Stored tree nodes
 // are not needed: tiles and proofs are computed from the leaves (Tiler, Tree).
 //
 // Checkpoints are signed outside of that transaction by a loop that looks at the heads more often

@@ -32,9 +32,9 @@ func scanCert(r row, c *provider.Certificate) error {
 
 // spend inserts the intent, which spends its challenge. It reports false when the challenge was spent before.
 func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
-	n, err := tx.Exec(`INSERT INTO intents (id, account, device, profile, operation, authority, auth_cert, auth_profile, csr, spki, challenge, serial, epoch, state, certificate, reason, created)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', '', '', ?) ON CONFLICT (challenge) DO NOTHING`,
-		i.ID, i.Account, i.Device, i.Profile, i.Operation, i.Authority, i.AuthCert, i.AuthProfile, i.CSR, i.SPKI, i.Challenge, i.Serial, i.Epoch, micros(i.Created))
+	n, err := tx.Exec(`INSERT INTO intents (id, account, device, profile, operation, authority, auth_cert, auth_profile, csr, spki, challenge, serial, epoch, state, certificate, reason, created, replica)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', '', '', ?, ?) ON CONFLICT (challenge) DO NOTHING`,
+		i.ID, i.Account, i.Device, i.Profile, i.Operation, i.Authority, i.AuthCert, i.AuthProfile, i.CSR, i.SPKI, i.Challenge, i.Serial, i.Epoch, micros(i.Created), i.Replica)
 	return n == 1, err
 }
 
@@ -61,8 +61,8 @@ func respend(tx *sqldb.Tx, i *provider.Intent, out *provider.Begun) error {
 		out.Replay = new(provider.Certificate)
 		return scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.digest = ?`, cert), out.Replay)
 	}
-	_, err = tx.Exec(`UPDATE intents SET id = ?, authority = ?, auth_profile = ?, spki = ?, serial = ?, epoch = ?, state = 'open', reason = '', created = ? WHERE id = ?`,
-		i.ID, i.Authority, i.AuthProfile, i.SPKI, i.Serial, i.Epoch, micros(i.Created), id)
+	_, err = tx.Exec(`UPDATE intents SET id = ?, authority = ?, auth_profile = ?, spki = ?, serial = ?, epoch = ?, state = 'open', reason = '', created = ?, replica = ? WHERE id = ?`,
+		i.ID, i.Authority, i.AuthProfile, i.SPKI, i.Serial, i.Epoch, micros(i.Created), i.Replica, id)
 	return err
 }
 
@@ -276,9 +276,9 @@ func (d *DB) VoidIssue(ctx context.Context, intent, reason string) error {
 }
 
 // VoidOpen implements provider.Issuance.
-func (d *DB) VoidOpen(ctx context.Context, before time.Time) (n int64, err error) {
+func (d *DB) VoidOpen(ctx context.Context, before time.Time, replica string) (n int64, err error) {
 	err = d.update(ctx, "", func(tx *sqldb.Tx) error {
-		n, err = tx.Exec(`UPDATE intents SET state = 'void', reason = 'left open' WHERE state = 'open' AND created < ?`, micros(before))
+		n, err = tx.Exec(`UPDATE intents SET state = 'void', reason = 'left open' WHERE state = 'open' AND (created < ? OR replica = ?)`, micros(before), replica)
 		return err
 	})
 	return n, err

@@ -125,7 +125,8 @@ CREATE TABLE intents (
   state        TEXT NOT NULL, -- open, done, void
   certificate  TEXT NOT NULL, -- digest of the outcome
   reason       TEXT NOT NULL,
-  created      BIGINT NOT NULL
+  created      BIGINT NOT NULL,
+  replica      TEXT NOT NULL
 );
 CREATE INDEX intents_open ON intents (created) WHERE state = 'open';
 CREATE TABLE feed_head (
