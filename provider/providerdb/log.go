@@ -29,29 +29,42 @@ func (d *DB) CreateLog(ctx context.Context, log string) error {
 }
 
 // appendLeaf adds a leaf within the transaction of the record that it belongs to. It locks the log's
-// head, so it comes last.
+// head, so it comes last. The functions of one batch share the head: it is read and written once.
 func appendLeaf(tx *sqldb.Tx, leaf ledger.Leaf) error {
-	var f ledger.Frontier
-	var b []byte
-	err := tx.QueryRow(`SELECT frontier FROM logs WHERE log = ? FOR UPDATE`, leaf.Log).Scan(&b)
-	if errors.Is(err, sql.ErrNoRows) {
-		return fmt.Errorf("internal error: no log %q", leaf.Log)
-	}
+	v, err := tx.Carry("log "+leaf.Log,
+		func(tx *sqldb.Tx) (any, error) { return loadHead(tx, leaf.Log) },
+		func(tx *sqldb.Tx, v any) error { return saveHead(tx, leaf.Log, v.(*ledger.Frontier)) })
 	if err != nil {
 		return err
 	}
-	if err := f.UnmarshalBinary(b); err != nil {
-		return fmt.Errorf("head of log %s: %w", leaf.Log, err)
-	}
+	f := v.(*ledger.Frontier)
 	index := f.Size()
 	f.Append(leaf.Hash())
-	if b, err = f.MarshalBinary(); err != nil {
+	return tx.Queue(`INSERT INTO leaves (log, idx, data) VALUES (?, ?, ?)`, leaf.Log, index, leaf.Data)
+}
+
+func loadHead(tx *sqldb.Tx, log string) (*ledger.Frontier, error) {
+	var b []byte
+	err := tx.QueryRow(`SELECT frontier FROM logs WHERE log = ? FOR UPDATE`, log).Scan(&b)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, fmt.Errorf("internal error: no log %q", log)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f := new(ledger.Frontier)
+	if err := f.UnmarshalBinary(b); err != nil {
+		return nil, fmt.Errorf("head of log %s: %w", log, err)
+	}
+	return f, nil
+}
+
+func saveHead(tx *sqldb.Tx, log string, f *ledger.Frontier) error {
+	b, err := f.MarshalBinary()
+	if err != nil {
 		return err
 	}
-	if err := tx.Queue(`INSERT INTO leaves (log, idx, data) VALUES (?, ?, ?)`, leaf.Log, index, leaf.Data); err != nil {
-		return err
-	}
-	return tx.Queue(`UPDATE logs SET size = ?, frontier = ? WHERE log = ?`, f.Size(), b, leaf.Log)
+	return tx.Queue(`UPDATE logs SET size = ?, frontier = ? WHERE log = ?`, f.Size(), b, log)
 }
 
 // Append implements provider.Log.
