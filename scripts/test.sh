@@ -1,14 +1,25 @@
 #!/bin/sh
 # Every test, none skipped: in-process tests with the race detector first, then the whole system with
-# plain child binaries.
+# plain child binaries, and the agent for each processor it must run on.
 set -eu
+cd "$(dirname "$0")/.."
 export CRADLE_REQUIRE=1 # a test whose tool is missing fails instead of being skipped
-unformatted=$(gofmt -l $(git ls-files '*.go'))
+unformatted=$(git ls-files '*.go' | xargs gofmt -l)
 if [ -n "$unformatted" ]; then
 	echo "not gofmt-ed: $unformatted" >&2
 	exit 1
 fi
 go vet ./...
-packages=$(go list ./... | grep -v '/test/')
-CGO_ENABLED=1 go test -race -timeout 12m $packages
-go test -timeout 14m ./test/...
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+for target in amd64/ arm64/ arm/7; do
+	CGO_ENABLED=0 GOOS=linux GOARCH=${target%/*} GOARM=${target#*/} go build -trimpath -ldflags='-s -w' -o "$out/agent" ./cmd/cradle-agent
+	size=$(wc -c <"$out/agent")
+	echo "cradle-agent linux/$target: $size bytes"
+	if [ "$size" -gt 12582912 ]; then
+		echo "the agent for $target is over 12 MB" >&2
+		exit 1
+	fi
+done
+CGO_ENABLED=1 go test -race -timeout 12m $(go list ./... | grep -v '/cradle/test')
+go test -p 1 -timeout 14m ./test/...

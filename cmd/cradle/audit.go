@@ -123,9 +123,10 @@ func onlyAccount(ctx context.Context, a *admin.Client) (string, error) {
 
 // AuditVerifyCmd checks an export without any server.
 type AuditVerifyCmd struct {
-	File string `arg:"" help:"Export to check." type:"existingfile"`
-	Key  string `help:"Verifier key of the log, or a file with it; default: the one that the export names (which proves the export whole, not whose it is)." placeholder:"KEY"`
-	Seen string `help:"File of certificate fingerprints (SHA-256) that a hub has seen, one a line." type:"existingfile" placeholder:"FILE"`
+	File string   `arg:"" help:"Export to check." type:"existingfile"`
+	Key  string   `help:"Verifier key of the log, or a file with it; default: the one that the export names (which proves the export whole, not whose it is)." placeholder:"KEY"`
+	Kept []string `name:"checkpoint" help:"File with a checkpoint that you kept from earlier (cradle status --json has them); a log that no longer contains it was rolled back." type:"existingfile" placeholder:"FILE"`
+	Seen string   `help:"File of certificate fingerprints (SHA-256) that a hub has seen, one a line." type:"existingfile" placeholder:"FILE"`
 }
 
 // Run prints each finding; any finding is exit status 1.
@@ -138,6 +139,13 @@ func (c *AuditVerifyCmd) Run(ctx context.Context, out *cli.Out) error {
 	opts := ledger.Options{Key: c.Key}
 	if b, err := os.ReadFile(c.Key); err == nil {
 		opts.Key = string(b)
+	}
+	for _, file := range c.Kept {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return cradle.Errorf(cradle.NotFound, "%v", err)
+		}
+		opts.Checkpoints = append(opts.Checkpoints, b)
 	}
 	if c.Seen != "" {
 		s, err := os.Open(c.Seen)
