@@ -197,8 +197,8 @@ func (p *Provider) AcceptOrder(ctx context.Context, id cradle.OrderID, r order.A
 	if err != nil {
 		return nil, cradle.Errorf(cradle.Invalid, "the station's CSR: %v", err)
 	}
-	if !isP256(csr.PublicKey) {
-		return nil, cradle.Errorf(cradle.Invalid, "the station's key is not an EC P-256 key")
+	if !isP256(csr.PublicKey) || csr.SignatureAlgorithm != x509.ECDSAWithSHA256 {
+		return nil, cradle.Errorf(cradle.Invalid, "the station's CSR is not signed by an EC P-256 key with SHA-256")
 	}
 	leaf, err := p.leaf(string(row.Account), ledger.KindOrder, map[string]any{"order": id, "digest": o.Digest(), "oem": o.OEM, "state": OrderOpen})
 	if err != nil {

@@ -61,6 +61,7 @@ type ServeCmd struct {
 	Region   string   `help:"Data region of the accounts made here." default:"local"`
 	Host     string   `help:"Public name of this installation; the services are est.HOST, dps.HOST, HUB.HOST beside it." default:"localhost"`
 	LogLevel string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+	Pprof    string   `help:"Address at which this process's profiles are served." hidden:"" placeholder:"HOST:PORT"`
 }
 
 // firstHub is made by the first start.
@@ -122,6 +123,16 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 			_ = l.Close()
 		}
 		return err
+	}
+	if c.Pprof != "" {
+		profiles, err := servePprof(ctx, c.Pprof)
+		if err != nil {
+			for _, l := range listeners {
+				_ = l.Close()
+			}
+			return err
+		}
+		run.Go(profiles)
 	}
 	run.Go(func() error { return srv.Run(ctx, listeners...) })
 	for i := 0; i < 100 && !in.follow.Fresh(time.Now()) && ctx.Err() == nil; i++ { // ready means: devices are admitted

@@ -100,7 +100,8 @@ func (t *TPM) start(ctx context.Context, binary string) error {
 		"--flags", "not-need-init,startup-clear", "--pid", "file="+pidName)
 	cmd.Dir = t.dir
 	cmd.Stdout, cmd.Stderr = logFile, logFile
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// A group of its own: Ctrl-C in a terminal is for the starter, which ends the TPM after its users.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if t.opts.Detached {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	}

@@ -51,7 +51,7 @@ func keyRows(t testing.TB) []row {
 	// another key pair on another curve, which the CSR then has too.
 	curve := func(id tpm2.TPMECCCurve, c elliptic.Curve) func(e *enrolment) {
 		return func(e *enrolment) {
-			priv, setPoint := p384Point(t, c)
+			priv, setPoint := keyOn(t, c)
 			k := *e.key
 			k.Private = priv
 			eccParms(func(p *tpm2.TPMSECCParms) { p.CurveID = id })(&k.Area)
@@ -116,7 +116,7 @@ func spkiOf(t testing.TB, pub crypto.PublicKey) []byte {
 	return must(x509.MarshalPKIXPublicKey(pub))(t)
 }
 
-func softkeyRSA() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
+func newRSA() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
 
 // signedSHA1 wraps info into a request signed by ECDSA with SHA-1.
 func signedSHA1(t testing.TB, info []byte, key *ecdsa.PrivateKey) []byte {

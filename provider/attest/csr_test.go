@@ -216,7 +216,7 @@ func csrRows(t testing.TB) []row {
 		}
 	})
 	add("RSA CSR beside a good statement", attest.CSRKey, later, func(e *enrolment) {
-		mine := must(softkeyRSA())(t)
+		mine := must(newRSA())(t)
 		e.binding.SPKI = spkiOf(t, mine.Public())
 		e.bundled = func(e *enrolment, b *evidence.Bundle) {
 			e.req.CSR = must(evidence.ParseCSR(must(evidence.CreateCSR(pkix.Name{}, mine, b))(t)))(t)
@@ -395,7 +395,7 @@ func sha1CSR(t testing.TB, key *softkey.Key, csr *evidence.CSR) *evidence.CSR {
 	return must(evidence.ParseCSR(signedSHA1(t, csr.Request.RawTBSCertificateRequest, key.Private)))(t)
 }
 
-func p384Point(t testing.TB, curve elliptic.Curve) (*ecdsa.PrivateKey, func(*tpm2.TPMTPublic)) {
+func keyOn(t testing.TB, curve elliptic.Curve) (*ecdsa.PrivateKey, func(*tpm2.TPMTPublic)) {
 	k := must(ecdsa.GenerateKey(curve, rand.Reader))(t)
 	b := must(k.PublicKey.Bytes())(t)
 	n := len(b) / 2

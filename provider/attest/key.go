@@ -3,7 +3,6 @@ package attest
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/x509"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -44,61 +43,51 @@ func VerifyAttestationKey(public []byte) (*AttestationKey, Reasons) {
 // kind is what a TPM key must be. With a template every field is compared; without, the key may be any
 // that cannot leave the TPM and signs, with an allowed algorithm.
 type kind struct {
-	template *tpm2.TPMTPublic
+	template *publicArea
 }
 
 var (
-	iakKind    = kind{&evidence.IAKTemplate}
-	idevidKind = kind{&evidence.IDevIDTemplate}
+	iakKind    = kind{templateOf(evidence.IAKTemplate)}
+	idevidKind = kind{templateOf(evidence.IDevIDTemplate)}
 	signKind   = kind{}
 )
 
-// tpmKey is a decoded TPMT_PUBLIC.
+func templateOf(t tpm2.TPMTPublic) *publicArea {
+	p, err := parsePublic(tpm2.Marshal(t))
+	if err != nil {
+		panic("internal error: key template: " + err.Error())
+	}
+	return p
+}
+
+// tpmKey is a public area with its TPM name.
 type tpmKey struct {
-	pub   tpm2.TPMTPublic
-	name  []byte
-	curve *tpm2.TPMSECCParms // nil unless an ECC key
-	point *tpm2.TPMSECCPoint // nil unless an ECC key
+	*publicArea
+	name []byte
 	kind
 }
 
-// parseKey decodes b, which must be the only encoding of what it holds: the name is a digest of it, and
-// what the checks have read must be what was hashed.
+// parseKey decodes b and names it (Part 1 §16): what the checks read is what was hashed, since parsePublic
+// accepts only one encoding.
 func parseKey(prefix Code, b []byte) (*tpmKey, Reasons) {
 	var why Reasons
 	if len(b) > evidence.MaxPublic {
 		why.add(prefix+suffixMalformed, fmt.Sprintf("public area has %d bytes; at most %d", len(b), evidence.MaxPublic))
 		return nil, why
 	}
-	pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](b)
+	p, err := parsePublic(b)
 	if err != nil {
-		why.add(prefix+suffixMalformed, "not a TPMT_PUBLIC: "+err.Error())
+		why.add(prefix+suffixMalformed, err.Error())
 		return nil, why
 	}
-	if !bytes.Equal(tpm2.Marshal(*pub), b) {
-		why.add(prefix+suffixMalformed, "not the only encoding of this public area, or bytes after it")
-		return nil, why
-	}
-	k := &tpmKey{pub: *pub}
-	// The digest is of b itself, which the lines above have shown to be the encoding.
-	h, err := pub.NameAlg.Hash()
+	h, err := p.nameAlg.Hash()
 	if err != nil {
 		why.add(prefix+suffixNameAlg, err.Error())
 		return nil, why
 	}
 	d := h.New()
 	d.Write(b)
-	k.name = d.Sum([]byte{byte(pub.NameAlg >> 8), byte(pub.NameAlg)})
-	if pub.Type == tpm2.TPMAlgECC {
-		if k.curve, err = pub.Parameters.ECCDetail(); err == nil {
-			k.point, err = pub.Unique.ECC()
-		}
-		if err != nil {
-			why.add(prefix+suffixMalformed, err.Error())
-			return nil, why
-		}
-	}
-	return k, why
+	return &tpmKey{publicArea: p, name: d.Sum([]byte{byte(p.nameAlg >> 8), byte(p.nameAlg)})}, why
 }
 
 func (k *tpmKey) check(why *Reasons, prefix Code, want kind) {
@@ -110,58 +99,38 @@ func (k *tpmKey) check(why *Reasons, prefix Code, want kind) {
 	}
 }
 
-// publicKey returns the key; an error means that it is no ECC key on a known curve.
-func (k *tpmKey) publicKey() (*ecdsa.PublicKey, []byte, error) {
-	if k.point == nil {
-		return nil, nil, fmt.Errorf("not an ECC key")
-	}
-	pub, err := tpm2.ECDSAPub(k.curve, k.point)
-	if err != nil {
-		return nil, nil, err
-	}
-	spki, err := x509.MarshalPKIXPublicKey(pub) // refuses what is not on the curve
-	if err != nil {
-		return nil, nil, err
-	}
-	return pub, spki, nil
-}
-
 // keyChecks share no field: together they compare the whole of a template, and each alone explains its
-// difference. FuzzVerifyAttestationKey holds them against evidence.MatchesTemplate.
+// difference. FuzzAttestationKey holds them against evidence.MatchesTemplate. Of a key that is not ECC only
+// the common fields are known.
 var keyChecks = []check[*tpmKey]{
 	{suffixType, func(k *tpmKey) string {
-		if k.pub.Type != tpm2.TPMAlgECC {
-			return fmt.Sprintf("key type 0x%04x is not ECC", uint16(k.pub.Type))
-		}
-		return ""
+		return unless(k.isECC(), fmt.Sprintf("key type 0x%04x is not ECC", uint16(k.typ)))
 	}},
 	{suffixNameAlg, func(k *tpmKey) string {
-		switch a := k.pub.NameAlg; {
-		case k.template != nil && a == k.template.NameAlg:
-		case k.template == nil && (a == tpm2.TPMAlgSHA256 || a == tpm2.TPMAlgSHA384 || a == tpm2.TPMAlgSHA512):
-		default:
-			return fmt.Sprintf("name algorithm 0x%04x is not allowed", uint16(a))
+		ok := k.nameAlg == tpm2.TPMAlgSHA256 || k.nameAlg == tpm2.TPMAlgSHA384 || k.nameAlg == tpm2.TPMAlgSHA512
+		if k.template != nil {
+			ok = k.nameAlg == k.template.nameAlg
 		}
-		return ""
+		return unless(ok, fmt.Sprintf("name algorithm 0x%04x is not allowed", uint16(k.nameAlg)))
 	}},
 	{suffixFixedTPM, func(k *tpmKey) string {
-		return unless(k.pub.ObjectAttributes.FixedTPM, "fixedTPM is clear: the key may be duplicated out of the TPM")
+		return unless(k.attributes&fixedTPM != 0, "fixedTPM is clear: the key may be duplicated out of the TPM")
 	}},
 	{suffixFixedPar, func(k *tpmKey) string {
-		return unless(k.pub.ObjectAttributes.FixedParent, "fixedParent is clear: the key may be moved under another parent")
+		return unless(k.attributes&fixedParent != 0, "fixedParent is clear: the key may be moved under another parent")
 	}},
 	{suffixOrigin, func(k *tpmKey) string {
-		return unless(k.pub.ObjectAttributes.SensitiveDataOrigin, "sensitiveDataOrigin is clear: the private key was made outside the TPM")
+		return unless(k.attributes&sensitiveDataOrigin != 0, "sensitiveDataOrigin is clear: the private key was made outside the TPM")
 	}},
 	{suffixSign, func(k *tpmKey) string {
-		return unless(k.pub.ObjectAttributes.SignEncrypt, "sign is clear")
+		return unless(k.attributes&signEncrypt != 0, "sign is clear")
 	}},
 	{suffixDecrypt, func(k *tpmKey) string {
-		return unless(!k.pub.ObjectAttributes.Decrypt, "decrypt is set: a storage or decryption key")
+		return unless(k.attributes&decrypt == 0, "decrypt is set: a storage or decryption key")
 	}},
 	{suffixRestricted, func(k *tpmKey) string {
-		want := k.template != nil && k.template.ObjectAttributes.Restricted
-		switch got := k.pub.ObjectAttributes.Restricted; {
+		want := k.template != nil && k.template.attributes&restricted != 0
+		switch got := k.attributes&restricted != 0; {
 		case want && !got:
 			return "restricted is clear: the key would sign a forged statement"
 		case !want && got:
@@ -170,92 +139,43 @@ var keyChecks = []check[*tpmKey]{
 		return ""
 	}},
 	{suffixAttributes, func(k *tpmKey) string {
-		if k.template == nil {
-			return ""
-		}
-		got, want := otherAttributes(k.pub.ObjectAttributes), otherAttributes(k.template.ObjectAttributes)
-		return unless(got == want, "other attributes than the template's")
+		const others = ^(fixedTPM | fixedParent | sensitiveDataOrigin | signEncrypt | decrypt | restricted)
+		return unless(k.template == nil || (k.attributes^k.template.attributes)&others == 0, "other attributes than the template's")
 	}},
 	{suffixPolicy, func(k *tpmKey) string {
-		if k.template == nil || bytes.Equal(k.pub.AuthPolicy.Buffer, k.template.AuthPolicy.Buffer) {
-			return ""
-		}
-		return fmt.Sprintf("authorisation policy %x is not the template's", k.pub.AuthPolicy.Buffer)
+		ok := k.template == nil || bytes.Equal(k.policy, k.template.policy)
+		return unless(ok, "the authorisation policy is not the template's")
 	}},
 	{suffixCurve, func(k *tpmKey) string {
-		if k.curve == nil {
-			return "" // said by type
-		}
-		switch c := k.curve.CurveID; {
-		case c == tpm2.TPMECCNistP256:
-		case k.template == nil && c == tpm2.TPMECCNistP384:
-		default:
-			return fmt.Sprintf("curve 0x%04x is not allowed", uint16(c))
-		}
-		return ""
+		ok := !k.isECC() || k.curve == tpm2.TPMECCNistP256 || k.template == nil && k.curve == tpm2.TPMECCNistP384
+		return unless(ok, fmt.Sprintf("curve 0x%04x is not allowed", uint16(k.curve)))
 	}},
 	{suffixScheme, func(k *tpmKey) string {
-		if k.curve == nil {
-			return ""
+		var ok bool
+		switch {
+		case !k.isECC():
+			ok = true
+		case k.template != nil:
+			ok = k.scheme == k.template.scheme
+		case k.scheme.alg == tpm2.TPMAlgNull: // chosen when signing
+			ok = true
+		default:
+			h := k.scheme.hash
+			ok = k.scheme.alg == tpm2.TPMAlgECDSA && (h == tpm2.TPMAlgSHA256 || h == tpm2.TPMAlgSHA384 || h == tpm2.TPMAlgSHA512)
 		}
-		return k.refuseScheme()
+		return unless(ok, fmt.Sprintf("signature scheme 0x%04x with hash 0x%04x is not allowed", uint16(k.scheme.alg), uint16(k.scheme.hash)))
 	}},
 	{suffixParameters, func(k *tpmKey) string {
-		if k.curve == nil || k.template == nil {
-			return ""
-		}
-		t, err := k.template.Parameters.ECCDetail()
-		if err != nil {
-			return err.Error()
-		}
-		got := *k.curve
-		got.CurveID, got.Scheme = t.CurveID, t.Scheme
-		return unless(bytes.Equal(tpm2.Marshal(got), tpm2.Marshal(*t)), "symmetric algorithm or key derivation differs from the template's")
+		ok := !k.isECC() || k.template == nil || k.symmetric == k.template.symmetric && k.kdf == k.template.kdf
+		return unless(ok, "symmetric algorithm or key derivation differs from the template's")
 	}},
 	{suffixPoint, func(k *tpmKey) string {
-		if k.curve == nil {
-			return ""
+		if _, known := curves[k.curve]; !k.isECC() || !known {
+			return "" // said by type or curve
 		}
-		if _, err := tpm2.ECDSAPub(k.curve, k.point); err != nil {
-			return "" // said by curve
-		}
-		if len(k.point.X.Buffer) > 66 || len(k.point.Y.Buffer) > 66 {
-			return "coordinates are too long"
-		}
-		if _, err := tpm2.ECDHPub(k.curve, k.point); err != nil {
-			return "not a point of the curve"
-		}
-		return ""
+		_, _, err := k.publicKey()
+		return unless(err == nil, "not a point of the curve")
 	}},
-}
-
-// refuseScheme: the template's, or ECDSA with SHA-2, or none (chosen when signing).
-func (k *tpmKey) refuseScheme() string {
-	s := k.curve.Scheme
-	if k.template == nil && s.Scheme == tpm2.TPMAlgNull {
-		return ""
-	}
-	if s.Scheme != tpm2.TPMAlgECDSA {
-		return fmt.Sprintf("signature scheme 0x%04x is not ECDSA", uint16(s.Scheme))
-	}
-	d, err := s.Details.ECDSA()
-	if err != nil {
-		return err.Error()
-	}
-	switch {
-	case d.HashAlg == tpm2.TPMAlgSHA256:
-	case k.template == nil && (d.HashAlg == tpm2.TPMAlgSHA384 || d.HashAlg == tpm2.TPMAlgSHA512):
-	default:
-		return fmt.Sprintf("hash 0x%04x of the signature scheme is not allowed", uint16(d.HashAlg))
-	}
-	return ""
-}
-
-// otherAttributes clears those that have a check of their own.
-func otherAttributes(a tpm2.TPMAObject) tpm2.TPMAObject {
-	a.FixedTPM, a.FixedParent, a.SensitiveDataOrigin = false, false, false
-	a.SignEncrypt, a.Decrypt, a.Restricted = false, false, false
-	return a
 }
 
 func unless(ok bool, detail string) string {
