@@ -92,6 +92,9 @@ type writer struct {
 	db    *DB
 	queue chan *job
 	conn  *conn // nil until needed and after it was lost
+
+	company bool        // the batch before had several jobs: it pays to wait for more
+	timer   *time.Timer // of gather; nil until needed
 }
 
 func (w *writer) run() {
@@ -122,11 +125,45 @@ func (w *writer) poll() *job {
 	}
 }
 
+// linger is how long a batch waits for more jobs at most, when there are likely to be some. A commit costs
+// about as much as four jobs, so that under load it is the number of commits that counts; who is alone
+// never waits.
+const linger = 4 * time.Millisecond
+
+// gather is poll for a batch that may wait for company until linger has passed since it began.
+func (w *writer) gather() func() *job {
+	if !w.company {
+		return w.poll
+	}
+	var over bool
+	if w.timer == nil {
+		w.timer = time.NewTimer(linger)
+	} else {
+		w.timer.Reset(linger)
+	}
+	return func() *job {
+		if over {
+			return w.poll()
+		}
+		select {
+		case j := <-w.queue:
+			return j
+		case <-w.timer.C:
+		case <-w.db.closing:
+		}
+		over = true
+		return nil
+	}
+}
+
 // serve brings a batch that begins with first to its end.
 func (w *writer) serve(first *job) {
-	jobs, more := []*job{first}, w.poll
+	jobs, more := []*job{first}, w.gather()
 	for try := 1; len(jobs) > 0; try++ {
 		ran, bad, err := w.attempt(jobs, more)
+		if more != nil {
+			w.company = len(ran) > 1
+		}
 		more = nil // the batch is complete now
 		switch {
 		case err == nil && bad == nil:
