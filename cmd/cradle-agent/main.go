@@ -1,11 +1,11 @@
 // Cradle-agent is the daemon in a device: it onboards with the credentials that the line made in the TPM, connects
 // to its hub, sends numbered telemetry and renews its certificates for years.
 //
-//	cradle-agent run --config agent.toml [--config …] [--verbose]
+//	cradle-agent run --config agent.toml [--config …] [--verbose] [--json]
 //	cradle-agent status --config agent.toml [--json]
 //
 // run needs nothing but the files that the line wrote (agent.toml and what it names), the TPM and a network. It logs
-// to stderr and ends cleanly on SIGTERM or SIGINT. With several --config it is several devices in one
+// to stderr, with --json as JSON lines, and ends cleanly on SIGTERM or SIGINT. With several --config it is several devices in one
 // process. It waits for whatever may mend itself; it exits with 1 only for what needs a person.
 //
 // status prints stage, credentials, next renewal, hub and last error of one device, whether its agent
@@ -46,8 +46,6 @@ func main() {
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return
 	case err == nil:
 		return
 	}
@@ -62,7 +60,7 @@ func main() {
 	os.Exit(1)
 }
 
-var errUsage = errors.New("usage: cradle-agent run --config FILE [--config FILE ...] [--verbose] | cradle-agent status --config FILE [--json]")
+var errUsage = errors.New("usage: cradle-agent run --config FILE [--config FILE ...] [--verbose] [--json] | cradle-agent status --config FILE [--json]")
 
 type files []string
 
@@ -74,13 +72,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return errUsage
 	}
 	fs := flag.NewFlagSet("cradle-agent "+args[0], flag.ContinueOnError)
-	fs.SetOutput(stderr)
+	fs.SetOutput(io.Discard) // an error is one line, by main
 	var configs files
 	fs.Var(&configs, "config", "agent.toml of a device, as the line wrote it")
 	asJSON, verbose := new(bool), new(bool)
 	switch args[0] {
 	case "run":
 		fs.BoolVar(verbose, "verbose", false, "log more")
+		fs.BoolVar(asJSON, "json", false, "log JSON lines")
 	case "status":
 		fs.BoolVar(asJSON, "json", false, "print one JSON object")
 	case "-h", "--help", "help":
@@ -90,7 +89,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("unknown command %q; %w", args[0], errUsage)
 	}
 	if err := fs.Parse(args[1:]); errors.Is(err, flag.ErrHelp) {
-		return err
+		fmt.Fprintln(stdout, errUsage)
+		fs.SetOutput(stdout)
+		fs.PrintDefaults()
+		return nil
 	} else if err != nil {
 		return fmt.Errorf("%w; %w", err, errUsage)
 	}
@@ -108,7 +110,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if *verbose {
 		level = slog.LevelDebug
 	}
-	return runDevices(ctx, configs, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})))
+	options := &slog.HandlerOptions{Level: level}
+	var handler slog.Handler = slog.NewTextHandler(stderr, options)
+	if *asJSON {
+		handler = slog.NewJSONHandler(stderr, options)
+	}
+	return runDevices(ctx, configs, slog.New(handler))
 }
 
 func runDevices(ctx context.Context, configs []string, log *slog.Logger) error {

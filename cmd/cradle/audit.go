@@ -159,7 +159,7 @@ func (c *AuditVerifyCmd) Run(ctx context.Context, out *cli.Out) error {
 	if err != nil {
 		return err
 	}
-	if err := out.Print(map[string]any{"findings": findings, "summary": sum}, func(w io.Writer) {
+	if err := out.Print(map[string]any{"findings": append([]ledger.Finding{}, findings...), "summary": sum}, func(w io.Writer) {
 		for _, x := range findings {
 			fmt.Fprintf(w, "%s: %s: %s\n", x.Code, x.Subject, x.Detail)
 		}

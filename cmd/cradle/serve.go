@@ -385,7 +385,7 @@ func (in *installation) followed(ctx context.Context, seq int64) (prov, hub *tim
 
 func (in *installation) status(ctx context.Context) admin.Status {
 	fresh := in.follow.Fresh(time.Now())
-	st := admin.Status{ESTURL: in.url, DPSHost: in.host, IDScope: in.dps.Identity().IDScope, Hubs: []string{in.host},
+	st := admin.Status{ESTURL: in.url, DPSHost: in.host, IDScope: in.dps.Identity().IDScope, Hubs: []string{in.host}, Checkpoint: []admin.Checkpoint{},
 		FeedKey: status.EncodeKey(in.prov.FeedKey()), Version: verbs.Version()}
 	heads, err := in.prov.Checkpoints(ctx)
 	prov := admin.Service{Service: "provider", URL: in.url, Healthy: err == nil}
