@@ -5,6 +5,7 @@ DEVICES  ?= 20
 EXIT     ?= 0
 DIR      ?= demo
 BENCH_JSON ?= bench.json
+BUILT    := $(shell git log -1 --format=%cI 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)
 BINARIES := cradle cradle-oem cradle-agent cradle-demo
 
 export GOFLAGS ?= -buildvcs=false
@@ -18,7 +19,7 @@ deps: ## install what is missing from Debian's packages: swtpm, tpm2-tools, Post
 
 build: ## static binaries; the agent must not need cgo
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.builtAt=$(BUILT)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
 
 demo: deps build
 	@bin/cradle-demo --devices $(DEVICES) --dir $(DIR) $(if $(filter 1,$(EXIT)),--exit)

@@ -13,5 +13,5 @@
 // They meet only in protocol/ (messages and clients of what crosses between them) and in keys/
 // (signers and attesters over hardware). internal/ holds tricks without domain meaning. cmd/ wires
 // everything. imports_test.go holds the table of allowed imports. docs/architecture.md follows one
-// device through the files.
+// device through the files; docs/design.md is what comments cite as DESIGN.
 package cradle

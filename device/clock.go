@@ -6,14 +6,16 @@ import (
 )
 
 // clock is the time as far as it is known. A statement, once there, counts with the monotonic time that
-// has passed since; before, the system clock counts where it is later than the floor.
+// has passed since; before, the system clock counts where it is later than the floor and what has passed
+// since that was raised.
 type clock struct {
 	wall func() time.Time
 
 	mu     sync.Mutex
-	floor  time.Time // somebody trusted vouched that it is at least this late
+	floor  time.Time // somebody trusted vouched that it was at least this late,
+	raised time.Time // monotonic: then
 	stated time.Time // zero until there is a statement
-	at     time.Time // monotonic, when the statement came
+	at     time.Time // monotonic: when the statement came
 }
 
 func (c *clock) now() time.Time {
@@ -25,8 +27,8 @@ func (c *clock) now() time.Time {
 	} else {
 		t = t.Add(time.Since(c.at))
 	}
-	if t.Before(c.floor) {
-		return c.floor
+	if low := c.lowestLocked(); t.Before(low) {
+		return low
 	}
 	return t.UTC()
 }
@@ -42,8 +44,8 @@ func (c *clock) vouched() bool {
 func (c *clock) raise(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t.After(c.floor) {
-		c.floor = t.UTC()
+	if t.After(c.lowestLocked()) {
+		c.floor, c.raised = t.UTC(), time.Now()
 	}
 }
 
@@ -55,8 +57,16 @@ func (c *clock) state(t time.Time) {
 	c.stated, c.at = t.UTC(), time.Now()
 }
 
+// lowest is the floor and what has passed since it was raised: a time that is surely reached.
 func (c *clock) lowest() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.floor
+	return c.lowestLocked()
+}
+
+func (c *clock) lowestLocked() time.Time {
+	if c.raised.IsZero() {
+		return c.floor
+	}
+	return c.floor.Add(time.Since(c.raised))
 }

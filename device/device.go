@@ -124,21 +124,18 @@ func (d *Device) run(ctx context.Context) error {
 		return nil
 	}
 	loops := []func(context.Context) error{d.maintain, d.keepConnected, d.makeTelemetry}
-	inner, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var wg sync.WaitGroup
-	for _, loop := range loops {
+	errs := make([]error, len(loops))
+	for i, loop := range loops {
 		wg.Go(func() {
-			if err := loop(inner); err != nil && ctx.Err() == nil {
-				cancel(err)
-			}
+			errs[i] = loop(inner) // nil at the end of inner
+			cancel()
 		})
 	}
 	wg.Wait()
-	if ctx.Err() != nil {
-		return nil
-	}
-	return context.Cause(inner)
+	return errors.Join(errs...)
 }
 
 func (d *Device) openJournal() error {

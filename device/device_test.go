@@ -127,7 +127,9 @@ func TestLostReplies(t *testing.T) {
 					return nil
 				}
 				stop := w.start(w.options())
-				w.until("two renewals", 3*24*time.Hour, func() bool { return w.count(w.operational) >= 3 && w.conn != nil && w.conn.thumb == thumb(w.issued[len(w.issued)-1].Raw) })
+				w.until("two renewals", 3*24*time.Hour, func() bool {
+					return w.count(w.operational) >= 3 && w.conn != nil && w.conn.thumb == thumb(w.issued[len(w.issued)-1].Raw)
+				})
 				if err := stop(); err != nil {
 					t.Fatal(err)
 				}

@@ -52,13 +52,13 @@ type world struct {
 	idevidCert                                                        []byte
 
 	mu         sync.Mutex
-	tpmCleared int                         // counts clears: keys of the storage hierarchy are of one epoch
-	ldevidKeys map[int]*ecdsa.PrivateKey   // by epoch
+	tpmCleared int                          // counts clears: keys of the storage hierarchy are of one epoch
+	ldevidKeys map[int]*ecdsa.PrivateKey    // by epoch
 	blobs      map[string]*ecdsa.PrivateKey // operational keys
-	challenges map[string]*spent           // issued challenges
-	issued     []*x509.Certificate         // by the provider, LDevID and operational
-	registered map[string]bool             // digests that DPS accepted
-	primary    string                      // thumbprints at the hub
+	challenges map[string]*spent            // issued challenges
+	issued     []*x509.Certificate          // by the provider, LDevID and operational
+	registered map[string]bool              // digests that DPS accepted
+	primary    string                       // thumbprints at the hub
 	secondary  string
 	conn       *hubConn
 	connects   []string // thumbprints of accepted CONNECTs
@@ -179,7 +179,7 @@ func (w *world) start(o device.Options) (stop func() error) {
 // until lets time pass in steps until cond holds.
 func (w *world) until(what string, limit time.Duration, cond func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(limit); ; time.Sleep(5 * time.Second) {
+	for end := time.Now().Add(limit); ; time.Sleep(max(5*time.Second, limit/1000)) {
 		w.mu.Lock()
 		ok := cond()
 		w.mu.Unlock()

@@ -72,3 +72,11 @@ func EachStore(t *testing.T, f func(t *testing.T, url string)) {
 	t.Run("sqlite", func(t *testing.T) { f(t, filepath.Join(t.TempDir(), "store.db")) })
 	t.Run("postgres", func(t *testing.T) { f(t, Postgres(t)) })
 }
+
+// Long skips a test that takes minutes, unless CRADLE_REQUIRE=1 (make test) asks for all of them.
+func Long(t testing.TB) {
+	t.Helper()
+	if os.Getenv("CRADLE_REQUIRE") == "" {
+		t.Skip("takes minutes; set CRADLE_REQUIRE=1, or run make test")
+	}
+}
