@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,6 +74,15 @@ func (p *Provider) ChangeState(ctx context.Context, account cradle.AccountID, id
 	}
 	if _, err := p.Device(ctx, account, id); err != nil {
 		return FeedEvent{}, err
+	}
+	if c == Release { // to where it was: without an LDevID it was not active yet
+		certs, err := p.store.Certificates(ctx, account, id)
+		if err != nil {
+			return FeedEvent{}, err
+		}
+		if !slices.ContainsFunc(certs, func(c Certificate) bool { return c.Profile == cradle.LDevID }) {
+			to = cradle.Accepted
+		}
 	}
 	leaf, err := p.leaf(string(account), ledger.KindRevocation, map[string]any{"account": account, "device": id, "state": to, "reason": reason})
 	if err != nil {

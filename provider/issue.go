@@ -3,13 +3,10 @@ package provider
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -79,177 +76,6 @@ func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 		return nil, cradle.Errorf(cradle.NotFound, "no CA certificates for %s", e.Label)
 	}
 	return out, nil
-}
-
-// authenticate finds the record of a TLS client certificate and refuses one that may not be used any
-// more. Only certificates that this provider recorded are known here: the digest of the whole
-// certificate is the key, so its signature needs no second check.
-func (p *Provider) authenticate(ctx context.Context, e Endpoint, peer *x509.Certificate) (*Credential, error) {
-	if peer == nil {
-		return nil, cradle.Errorf(cradle.Unauthorized, "no TLS client certificate").
-			WithHint("authenticate with the certificate that %s asks for", e.Profile)
-	}
-	c, err := p.store.Credential(ctx, ca.Digest(peer.Raw))
-	if cradle.KindOf(err) == cradle.NotFound {
-		return nil, cradle.Errorf(cradle.Unauthorized, "the client certificate (%s, serial %s) was not issued here", peer.Subject, peer.SerialNumber.Text(16)).
-			WithHint("use a certificate of account %s", e.Account)
-	}
-	if err != nil {
-		return nil, err
-	}
-	now := p.now()
-	switch {
-	case c.Cert.Account != e.Account:
-		return nil, cradle.Errorf(cradle.Forbidden, "the client certificate belongs to another account than label %s", e.Label)
-	case !c.Cert.Revoked.IsZero():
-		return nil, cradle.Errorf(cradle.Forbidden, "the client certificate was revoked on %s", c.Cert.Revoked.Format(time.RFC3339))
-	case now.Before(c.Cert.NotBefore):
-		return nil, cradle.Errorf(cradle.Unauthorized, "the client certificate is not valid before %s", c.Cert.NotBefore.Format(time.RFC3339))
-	case now.After(c.Cert.NotAfter):
-		return nil, cradle.Errorf(cradle.Unauthorized, "the client certificate expired on %s", c.Cert.NotAfter.Format(time.RFC3339)).
-			WithHint("enrol again with the LDevID or IDevID")
-	}
-	if c.Device.State.Blocked() {
-		return nil, blockedError(&c.Device)
-	}
-	return &c, nil
-}
-
-func blockedError(d *Device) error {
-	e := cradle.Errorf(cradle.Forbidden, "device %s is %s", d.ID, d.State)
-	if d.State == cradle.Suspended {
-		return e.WithHint("the account's operator can release it")
-	}
-	return e.WithHint("this is final; the account's operator knows why")
-}
-
-// authorize says who may ask for what with which certificate (the table in DESIGN §2).
-func authorize(e Endpoint, op Operation, c *Credential) error {
-	have := c.Cert.Profile
-	refuse := func(want string) error {
-		return cradle.Errorf(cradle.Forbidden, "a %s certificate does not authenticate %s at label %s", have, op, e.Label).
-			WithHint("authenticate with %s", want)
-	}
-	if op == Reenroll {
-		if have != e.Profile || (have != cradle.LDevID && have != cradle.Operational) {
-			return refuse("the certificate that is to be renewed (RFC 7030 §4.2.2)")
-		}
-		return nil
-	}
-	switch e.Profile {
-	case cradle.IDevID, cradle.IAK:
-		if have != StationProfile {
-			return refuse("the station's certificate of the order")
-		}
-		return nil
-	case cradle.LDevID:
-		if have != cradle.IDevID && have != cradle.LDevID {
-			return refuse("the device's IDevID")
-		}
-	case cradle.Operational:
-		// The LDevID at first and after expiry, else the IDevID (DESIGN §2); the certificate itself as some
-		// clients renew by simpleenroll.
-		if have != cradle.LDevID && have != cradle.Operational && have != cradle.IDevID {
-			return refuse("the device's LDevID")
-		}
-	}
-	if have == cradle.IDevID && c.Device.State == cradle.Made {
-		return cradle.Errorf(cradle.Forbidden, "device %s is not accepted yet: its lot is open or waits for acceptance", c.Device.ID).
-			WithHint("cradle lot list; cradle lot accept ID")
-	}
-	return nil
-}
-
-// StationProfile marks the certificate of a line's station.
-const StationProfile cradle.Profile = "station"
-
-// challengeLife is how long a challenge may be answered.
-const challengeLife = 5 * time.Minute
-
-// maxClaim bounds the JSON of a claim.
-const maxClaim = 32 << 10
-
-// NonceReply is the answer to a nonce request.
-type NonceReply struct {
-	Nonce     []byte
-	Expires   time.Duration
-	Challenge evidence.Challenge
-}
-
-// Nonce makes a challenge for the endpoint and the client behind peer: sealed, so that any replica
-// opens it and nothing is stored until it is spent. At birth (IAK, IDevID) the claim names the TPM, the
-// unit and the order, and the secret can be read only by the TPM of that endorsement key which holds
-// that attestation key (TPM 2.0 Part 1 §24, credential activation).
-func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate, claim json.RawMessage) (*NonceReply, error) {
-	c, err := p.authenticate(ctx, e, peer)
-	if err != nil {
-		return nil, err
-	}
-	now := p.now()
-	nonce := make([]byte, 32)
-	rand.Read(nonce)
-	auth := sha256.Sum256(peer.Raw)
-	st := challenge{ChallengeState: attest.ChallengeState{Account: e.Account, Label: e.Label, AuthCert: auth[:], Nonce: nonce, Expiry: now.Add(challengeLife)}}
-	out := &NonceReply{Nonce: nonce, Expires: challengeLife}
-	if e.Profile == cradle.IAK || e.Profile == cradle.IDevID {
-		if err := authorize(e, Enroll, c); err != nil {
-			return nil, err
-		}
-		if err := p.claimUnit(ctx, now, c, claim, &st, &out.Challenge); err != nil {
-			return nil, err
-		}
-	}
-	plain, err := json.Marshal(st)
-	if err != nil {
-		return nil, err
-	}
-	out.Challenge.Challenge = p.seal.Seal(nil, nil, plain, challengeAAD)
-	return out, nil
-}
-
-// challenge is what travels sealed.
-type challenge struct {
-	attest.ChallengeState
-	EKCert []byte `json:"ek_cert,omitempty"` // DER, for the record
-}
-
-var challengeAAD = []byte("cradle-challenge-v1")
-
-// claimUnit checks a claim at birth against makers and order, and encrypts a secret to the TPM.
-func (p *Provider) claimUnit(ctx context.Context, now time.Time, c *Credential, raw json.RawMessage, st *challenge, ch *evidence.Challenge) error {
-	if len(raw) > maxClaim {
-		return cradle.Errorf(cradle.TooLarge, "the claim has %d bytes; at most %d", len(raw), maxClaim)
-	}
-	claim, err := evidence.ParseClaim(raw)
-	if err != nil {
-		return err
-	}
-	if claim.Order == "" || claim.Serial == "" || len(claim.EKCert) == 0 {
-		return cradle.Errorf(cradle.Invalid, "the claim lacks the order, the serial or the EK certificate")
-	}
-	ord, err := p.openOrder(ctx, claim.Order)
-	if err != nil {
-		return err
-	}
-	if ord.row.Account != st.Account || string(c.Cert.Device) != string(claim.Order) {
-		return cradle.Errorf(cradle.Forbidden, "this station works on order %s, not on %s", c.Cert.Device, claim.Order)
-	}
-	ek, why := p.dir.Load().anchors.VerifyEK(now, claim.EKCert, claim.EKChain, ord.rules, nil)
-	if err := why.Err(); err != nil {
-		return err
-	}
-	ak, why := attest.VerifyAttestationKey(claim.AttestationKey)
-	if err := why.Err(); err != nil {
-		return err
-	}
-	if err := ord.checkUnit(now, ek.Facts, claim.Serial); err != nil {
-		return err
-	}
-	st.Order, st.Serial, st.EK, st.EKCert, st.IAK = claim.Order, claim.Serial, ek.Facts, claim.EKCert, claim.AttestationKey
-	st.Secret = make([]byte, 32)
-	rand.Read(st.Secret)
-	ch.CredentialBlob, ch.EncryptedSecret, err = attest.Activation(ek, ak.Name, st.Secret)
-	return err
 }
 
 // Enroll is the issuing cycle. After a crash
@@ -331,12 +157,11 @@ func (p *Provider) enroll(ctx context.Context, r Request) (*x509.Certificate, er
 // issue is the second half of enroll: everything about the request was found right.
 func (p *Provider) issue(ctx context.Context, r Request, c *Credential, csr *evidence.CSR, dev Device, birth bool) (*x509.Certificate, error) {
 	now := p.now()
-	kind := map[cradle.Profile]AuthorityKind{cradle.IDevID: IDevIDCA, cradle.IAK: IDevIDCA, cradle.LDevID: OnboardingCA, cradle.Operational: OperationalCA}[r.Profile]
 	var oem cradle.OEMID
 	if birth {
 		oem = dev.OEM
 	}
-	auth, err := p.authority(kind, r.Account, oem, dev.Class())
+	auth, err := p.authority(issuers[r.Profile], r.Account, oem, dev.Class())
 	if err != nil {
 		return nil, err
 	}
@@ -412,19 +237,6 @@ func (p *Provider) replay(c *Certificate, now time.Time) (*x509.Certificate, err
 		return nil, cradle.Errorf(cradle.Conflict, "the challenge was spent on %s", c.Issued.Format(time.RFC3339)).WithHint("ask for a fresh nonce")
 	}
 	return x509.ParseCertificate(c.DER)
-}
-
-// openChallenge unseals a challenge that this provider (any replica) made.
-func (p *Provider) openChallenge(sealed []byte) (*challenge, error) {
-	plain, err := p.seal.Open(nil, nil, sealed, challengeAAD)
-	if err != nil {
-		return nil, cradle.Errorf(cradle.Forbidden, "the challenge was not made here").WithHint("ask for a fresh nonce")
-	}
-	var st challenge
-	if err := json.Unmarshal(plain, &st); err != nil {
-		return nil, fmt.Errorf("internal error: own challenge: %w", err)
-	}
-	return &st, nil
 }
 
 // sameSubject: in a re-enrolment the CSR's names must be those of the certificate (RFC 7030 §4.2.2).

@@ -62,12 +62,14 @@ type Provider struct {
 	timeKey   crypto.Signer
 	timeChain [][]byte
 
-	ekCache *attest.Cache
-	dir     atomic.Pointer[directory]
-	dirMu   sync.Mutex // one reload at a time
-	orders  orderCache
-	refusal limiter
-	feed    feedSignal
+	ekCache  *attest.Cache
+	eks      ekVerdicts
+	verified verifiedCerts
+	dir      atomic.Pointer[directory]
+	dirMu    sync.Mutex // one reload at a time
+	orders   orderCache
+	refusal  limiter
+	feed     feedSignal
 }
 
 // New opens the provider over its store, making on the first start what is missing: challenge key, feed

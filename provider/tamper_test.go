@@ -2,14 +2,56 @@ package provider_test
 
 import (
 	"bytes"
+	"crypto/rand"
+	"crypto/x509"
 	"database/sql"
 	"strings"
 	"testing"
 
 	_ "modernc.org/sqlite"
 
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/provider/ca"
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
+
+// TestPlantedCredential: a certificate that somebody wrote into the store does not authenticate, nor does one
+// whose record was changed into another profile's.
+func TestPlantedCredential(t *testing.T) {
+	r := newRig(t, t.TempDir()+"/p.db")
+	o := r.order(nil)
+	u := r.active(o, r.station(o), "SN0001")
+	if _, err := r.renew(u, u.op); err != nil { // u.op has been verified and is remembered
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", r.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	k := newKey(t)
+	template := *u.idevid
+	template.PublicKey = k.Public()
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	planted, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.ExecContext(t.Context(), `INSERT INTO certificates SELECT ?, 'f' || serial, account, device, profile, authority, ?, not_before, not_after, slot, intent, issued, 0, ''
+		FROM certificates WHERE profile = 'idevid'`, ca.Digest(der), der); err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.enrollKey(u, cradle.LDevID, planted)
+	refused(t, err, cradle.Unauthorized, "was not issued here")
+	if _, err := db.ExecContext(t.Context(), `UPDATE certificates SET profile = 'idevid' WHERE digest = ?`, ca.Digest(u.op.Raw)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.enrollKey(u, cradle.LDevID, u.op)
+	refused(t, err, cradle.Unauthorized, "was not issued here")
+}
 
 // TestTamperedStore: what somebody changes in the store below the log is found in the next export and named.
 func TestTamperedStore(t *testing.T) {

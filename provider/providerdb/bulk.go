@@ -50,7 +50,7 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 			certs = append(certs, []any{c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter),
 				c.Slot, c.Intent, micros(c.Issued), micros(c.Revoked), c.Reason})
 			intents = append(intents, []any{n.ID, n.Account, n.Device, n.Profile, n.Operation, n.Authority, n.AuthCert, n.AuthProfile, n.CSR, n.SPKI,
-				n.Challenge, n.Serial, n.Epoch, "done", c.Digest, "", micros(n.Created)})
+				n.Challenge, n.Serial, n.Epoch, "done", c.Digest, "", micros(n.Created), n.Replica})
 			leaves = append(leaves, is.Leaf)
 		}
 	}
@@ -72,15 +72,13 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 			{"certificates", []string{"digest", "serial", "account", "device", "profile", "authority", "der", "not_before", "not_after", "slot", "intent",
 				"issued", "revoked", "reason"}, certs},
 			{"intents", []string{"id", "account", "device", "profile", "operation", "authority", "auth_cert", "auth_profile", "csr", "spki", "challenge",
-				"serial", "epoch", "state", "certificate", "reason", "created"}, intents},
+				"serial", "epoch", "state", "certificate", "reason", "created", "replica"}, intents},
 		} {
 			if err := tx.InsertMany(t.table, t.columns, t.rows); err != nil {
 				return fmt.Errorf("loading %s: %w", t.table, err)
 			}
 		}
-		if _, err := tx.Exec(`UPDATE orders SET used = used + ? WHERE id = ?`, int64(len(units)), order); err != nil {
-			return err
-		}
+		o.Used += int64(len(units))
 		return appendLeaves(tx, string(account), leaves)
 	})
 	if errors.Is(err, sqldb.ErrUnique) {
@@ -91,13 +89,9 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 
 // appendLeaves is appendLeaf for many leaves of one log.
 func appendLeaves(tx *sqldb.Tx, log string, leaves []ledger.Leaf) error {
-	var f ledger.Frontier
-	var b []byte
-	if err := tx.QueryRow(`SELECT frontier FROM logs WHERE log = ? FOR UPDATE`, log).Scan(&b); err != nil {
-		return fmt.Errorf("head of log %s: %w", log, err)
-	}
-	if err := f.UnmarshalBinary(b); err != nil {
-		return fmt.Errorf("head of log %s: %w", log, err)
+	f, err := head(tx, log)
+	if err != nil {
+		return err
 	}
 	rows := make([][]any, len(leaves))
 	for i, l := range leaves {
@@ -107,10 +101,5 @@ func appendLeaves(tx *sqldb.Tx, log string, leaves []ledger.Leaf) error {
 	if err := tx.InsertMany("leaves", []string{"log", "idx", "data"}, rows); err != nil {
 		return fmt.Errorf("loading leaves: %w", err)
 	}
-	b, err := f.MarshalBinary()
-	if err != nil {
-		return err
-	}
-	_, err = tx.Exec(`UPDATE logs SET size = ?, frontier = ? WHERE log = ?`, f.Size(), b, log)
-	return err
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -29,6 +30,9 @@ func scanDevice(r row, v *provider.Device) error {
 
 // Credential implements provider.Devices.
 func (d *DB) Credential(ctx context.Context, digest string) (provider.Credential, error) {
+	if c, ok := d.stations.get(digest); ok {
+		return c, nil
+	}
 	var out provider.Credential
 	err := d.db.Read(ctx, func(_ context.Context, tx *sqldb.Tx) error {
 		out = provider.Credential{}
@@ -53,7 +57,44 @@ func (d *DB) Credential(ctx context.Context, digest string) (provider.Credential
 	if errors.Is(err, sql.ErrNoRows) {
 		err = notFound("certificate", digest)
 	}
+	if err == nil && out.Cert.Profile == provider.StationProfile {
+		d.stations.put(out)
+	}
 	return out, err
+}
+
+// stations remembers the certificates of lines' stations, each of which authenticates thousands of units. A
+// station's row is written once and never changed (its order's state is looked at apart); that it is read again after
+// stationAge is for whoever changes that one day.
+type stations struct {
+	mu sync.Mutex
+	m  map[string]station
+}
+
+type station struct {
+	provider.Credential
+	read time.Time
+}
+
+const (
+	stationAge  = 2 * time.Second
+	maxStations = 1024
+)
+
+func (s *stations) get(digest string) (provider.Credential, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.m[digest]
+	return c.Credential, ok && time.Since(c.read) < stationAge
+}
+
+func (s *stations) put(c provider.Credential) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m == nil || len(s.m) >= maxStations {
+		s.m = map[string]station{}
+	}
+	s.m[c.Cert.Digest] = station{c, time.Now()}
 }
 
 // Device implements provider.Devices.

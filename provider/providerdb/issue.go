@@ -168,8 +168,8 @@ func reserve(tx *sqldb.Tx, want provider.Device, out *provider.Begun) error {
 	}
 	out.Device = want
 	out.Device.State, out.Device.Epoch = cradle.Made, 0
-	_, err = tx.Exec(`UPDATE orders SET used = used + 1 WHERE id = ?`, o.ID)
-	return err
+	o.Used++
+	return nil
 }
 
 // existing finds the certificate that the unit got for this very key before; the intent then ends with it.
@@ -203,26 +203,24 @@ func (d *DB) FinishIssue(ctx context.Context, intent string, c provider.Certific
 	var lost error // set when the intent ends void instead: that is stored too
 	err := d.update(ctx, string(c.Account), func(tx *sqldb.Tx) error {
 		lost = nil
+		// The row of an open intent is no other function's: nothing is locked before the device.
 		var i provider.Intent
-		var state string
-		err := tx.QueryRow(`SELECT state, epoch, auth_profile FROM intents WHERE id = ? FOR UPDATE`, intent).Scan(&state, &i.Epoch, &i.AuthProfile)
-		if errors.Is(err, sql.ErrNoRows) || err == nil && state != "open" {
+		err := tx.QueryRow(`UPDATE intents SET state = 'done', certificate = ? WHERE id = ? AND state = 'open' RETURNING epoch, auth_profile`, c.Digest, intent).
+			Scan(&i.Epoch, &i.AuthProfile)
+		if errors.Is(err, sql.ErrNoRows) {
 			return cradle.Errorf(cradle.Conflict, "the intent was voided meanwhile").WithHint("try again")
 		}
 		if err != nil {
 			return err
 		}
-		var dev provider.Device
-		err = scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE`, c.Account, c.Device), &dev)
+		dev := provider.Device{ID: c.Device}
+		err = tx.QueryRow(`SELECT state, epoch FROM devices WHERE account = ? AND id = ? FOR UPDATE`, c.Account, c.Device).Scan(&dev.State, &dev.Epoch)
 		if err != nil {
 			return err
 		}
 		if dev.Epoch != i.Epoch || dev.State.Blocked() {
 			lost = cradle.Errorf(cradle.Conflict, "device %s became %s meanwhile", dev.ID, dev.State)
-			_, err := tx.Exec(`UPDATE intents SET state = 'void', reason = 'device changed' WHERE id = ?`, intent)
-			return err
-		}
-		if err := tx.Queue(`UPDATE intents SET state = 'done', certificate = ? WHERE id = ?`, c.Digest, intent); err != nil {
+			_, err := tx.Exec(`UPDATE intents SET state = 'void', certificate = '', reason = 'device changed' WHERE id = ?`, intent)
 			return err
 		}
 		if err := place(tx, &c, &dev, i.AuthProfile); err != nil {

@@ -31,16 +31,24 @@ func (d *DB) CreateLog(ctx context.Context, log string) error {
 // appendLeaf adds a leaf within the transaction of the record that it belongs to. It locks the log's
 // head, so it comes last. The functions of one batch share the head: it is read and written once.
 func appendLeaf(tx *sqldb.Tx, leaf ledger.Leaf) error {
-	v, err := tx.Carry("log "+leaf.Log,
-		func(tx *sqldb.Tx) (any, error) { return loadHead(tx, leaf.Log) },
-		func(tx *sqldb.Tx, v any) error { return saveHead(tx, leaf.Log, v.(*ledger.Frontier)) })
+	f, err := head(tx, leaf.Log)
 	if err != nil {
 		return err
 	}
-	f := v.(*ledger.Frontier)
 	index := f.Size()
 	f.Append(leaf.Hash())
 	return tx.Queue(`INSERT INTO leaves (log, idx, data) VALUES (?, ?, ?)`, leaf.Log, index, leaf.Data)
+}
+
+// head returns the frontier of a log, to be appended to.
+func head(tx *sqldb.Tx, log string) (*ledger.Frontier, error) {
+	v, err := tx.Carry("log "+log,
+		func(tx *sqldb.Tx) (any, error) { return loadHead(tx, log) },
+		func(tx *sqldb.Tx, v any) error { return saveHead(tx, log, v.(*ledger.Frontier)) })
+	if err != nil {
+		return nil, err
+	}
+	return v.(*ledger.Frontier), nil
 }
 
 func loadHead(tx *sqldb.Tx, log string) (*ledger.Frontier, error) {

@@ -47,13 +47,34 @@ func (d *DB) Orders(ctx context.Context, account cradle.AccountID) ([]provider.O
 	return collect(ctx, d, scanOrder, `SELECT `+orderColumns+` FROM orders WHERE account = ? ORDER BY created, id`, account)
 }
 
-// lockOrder reads an order and keeps it from changing until the transaction ends.
-func lockOrder(tx *sqldb.Tx, id cradle.OrderID) (o provider.Order, err error) {
-	err = scanOrder(tx.QueryRow(`SELECT `+orderColumns+` FROM orders WHERE id = ? FOR UPDATE`, id), &o)
-	if errors.Is(err, sql.ErrNoRows) {
-		err = notFound("order", id)
+// lockedOrder is an order that nobody else changes before the transaction ends. The functions of one
+// batch share it: it is read and locked once, its count of units written once. Who changes
+// the row otherwise changes the fields here too.
+type lockedOrder struct {
+	provider.Order
+	stored int64 // Used in the row
+}
+
+func lockOrder(tx *sqldb.Tx, id cradle.OrderID) (*lockedOrder, error) {
+	v, err := tx.Carry("order "+string(id), func(tx *sqldb.Tx) (any, error) {
+		o := new(lockedOrder)
+		err := scanOrder(tx.QueryRow(`SELECT `+orderColumns+` FROM orders WHERE id = ? FOR UPDATE`, id), &o.Order)
+		if errors.Is(err, sql.ErrNoRows) {
+			err = notFound("order", id)
+		}
+		o.stored = o.Used
+		return o, err
+	}, func(tx *sqldb.Tx, v any) error {
+		o := v.(*lockedOrder)
+		if o.Used == o.stored {
+			return nil
+		}
+		return tx.Queue(`UPDATE orders SET used = ? WHERE id = ?`, o.Used, o.ID)
+	})
+	if err != nil {
+		return nil, err
 	}
-	return o, err
+	return v.(*lockedOrder), nil
 }
 
 // OpenOrder implements provider.Orders.
@@ -73,6 +94,7 @@ func (d *DB) OpenOrder(ctx context.Context, id cradle.OrderID, jws []byte, leaf 
 		if _, err := tx.Exec(`UPDATE orders SET state = ?, jws = ? WHERE id = ?`, provider.OrderOpen, jws, id); err != nil {
 			return err
 		}
+		o.State, o.JWS = provider.OrderOpen, jws
 		return appendLeaf(tx, leaf)
 	})
 }
@@ -90,6 +112,7 @@ func (d *DB) WithdrawOrder(ctx context.Context, id cradle.OrderID, reason string
 		if _, err := tx.Exec(`UPDATE orders SET state = ?, reason = ? WHERE id = ?`, provider.OrderWithdrawn, reason, id); err != nil {
 			return err
 		}
+		o.State, o.Reason = provider.OrderWithdrawn, reason
 		return appendLeaf(tx, leaf)
 	})
 }

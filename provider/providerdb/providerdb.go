@@ -26,7 +26,10 @@ import (
 var migrations embed.FS
 
 // DB is the provider's store.
-type DB struct{ db *sqldb.DB }
+type DB struct {
+	db       *sqldb.DB
+	stations stations
+}
 
 var _ provider.Store = (*DB)(nil)
 
@@ -40,7 +43,7 @@ func Open(ctx context.Context, url string) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DB{db}, nil
+	return &DB{db: db}, nil
 }
 
 // Close ends the store.

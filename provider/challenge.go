@@ -1,0 +1,117 @@
+package provider
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/evidence"
+	"github.com/cradle-iot/cradle/provider/attest"
+)
+
+// challengeLife is how long a challenge may be answered.
+const challengeLife = 5 * time.Minute
+
+// maxClaim bounds the JSON of a claim.
+const maxClaim = 32 << 10
+
+// NonceReply is the answer to a nonce request.
+type NonceReply struct {
+	Nonce     []byte
+	Expires   time.Duration
+	Challenge evidence.Challenge
+}
+
+// Nonce makes a challenge for the endpoint and the client behind peer: sealed, so that any replica
+// opens it and nothing is stored until it is spent. At birth (IAK, IDevID) the claim names the TPM, the
+// unit and the order, and the secret can be read only by the TPM of that endorsement key which holds
+// that attestation key (TPM 2.0 Part 1 §24, credential activation).
+func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate, claim json.RawMessage) (*NonceReply, error) {
+	c, err := p.authenticate(ctx, e, peer)
+	if err != nil {
+		return nil, err
+	}
+	now := p.now()
+	nonce := make([]byte, 32)
+	rand.Read(nonce)
+	auth := sha256.Sum256(peer.Raw)
+	st := challenge{ChallengeState: attest.ChallengeState{Account: e.Account, Label: e.Label, AuthCert: auth[:], Nonce: nonce, Expiry: now.Add(challengeLife)}}
+	out := &NonceReply{Nonce: nonce, Expires: challengeLife}
+	if e.Profile == cradle.IAK || e.Profile == cradle.IDevID {
+		if err := authorize(e, Enroll, c); err != nil {
+			return nil, err
+		}
+		if err := p.claimUnit(ctx, now, c, claim, &st, &out.Challenge); err != nil {
+			return nil, err
+		}
+	}
+	plain, err := json.Marshal(st)
+	if err != nil {
+		return nil, err
+	}
+	out.Challenge.Challenge = p.seal.Seal(nil, nil, plain, challengeAAD)
+	return out, nil
+}
+
+// challenge is what travels sealed.
+type challenge struct {
+	attest.ChallengeState
+	EKCert []byte `json:"ek_cert,omitempty"` // DER, for the record
+}
+
+var challengeAAD = []byte("cradle-challenge-v1")
+
+// claimUnit checks a claim at birth against makers and order, and encrypts a secret to the TPM.
+func (p *Provider) claimUnit(ctx context.Context, now time.Time, c *Credential, raw json.RawMessage, st *challenge, ch *evidence.Challenge) error {
+	if len(raw) > maxClaim {
+		return cradle.Errorf(cradle.TooLarge, "the claim has %d bytes; at most %d", len(raw), maxClaim)
+	}
+	claim, err := evidence.ParseClaim(raw)
+	if err != nil {
+		return err
+	}
+	if claim.Order == "" || claim.Serial == "" || len(claim.EKCert) == 0 {
+		return cradle.Errorf(cradle.Invalid, "the claim lacks the order, the serial or the EK certificate")
+	}
+	ord, err := p.openOrder(ctx, claim.Order)
+	if err != nil {
+		return err
+	}
+	if ord.row.Account != st.Account || string(c.Cert.Device) != string(claim.Order) {
+		return cradle.Errorf(cradle.Forbidden, "this station works on order %s, not on %s", c.Cert.Device, claim.Order)
+	}
+	ek, err := p.verifyEK(now, ord, claim)
+	if err != nil {
+		return err
+	}
+	ak, why := attest.VerifyAttestationKey(claim.AttestationKey)
+	if err := why.Err(); err != nil {
+		return err
+	}
+	if err := ord.checkUnit(now, ek.Facts, claim.Serial); err != nil {
+		return err
+	}
+	st.Order, st.Serial, st.EK, st.EKCert, st.IAK = claim.Order, claim.Serial, ek.Facts, claim.EKCert, claim.AttestationKey
+	st.Secret = make([]byte, 32)
+	rand.Read(st.Secret)
+	ch.CredentialBlob, ch.EncryptedSecret, err = attest.Activation(ek, ak.Name, st.Secret)
+	return err
+}
+
+// openChallenge unseals a challenge that this provider (any replica) made.
+func (p *Provider) openChallenge(sealed []byte) (*challenge, error) {
+	plain, err := p.seal.Open(nil, nil, sealed, challengeAAD)
+	if err != nil {
+		return nil, cradle.Errorf(cradle.Forbidden, "the challenge was not made here").WithHint("ask for a fresh nonce")
+	}
+	var st challenge
+	if err := json.Unmarshal(plain, &st); err != nil {
+		return nil, fmt.Errorf("internal error: own challenge: %w", err)
+	}
+	return &st, nil
+}
