@@ -31,6 +31,48 @@ func (p *Provider) Certificates(ctx context.Context, account cradle.AccountID, i
 	return p.store.Certificates(ctx, account, id)
 }
 
+// Happening is one moment of a device's life.
+type Happening struct {
+	At     time.Time
+	What   string // made, lot closed, lot accepted, issued, or the new state
+	Detail string
+}
+
+// History tells a device's life from its records, oldest first.
+func (p *Provider) History(ctx context.Context, d Device) ([]Happening, error) {
+	out := []Happening{{d.Created, "made", "order " + string(d.Order) + ", serial " + d.Serial}}
+	if d.Lot != "" {
+		l, err := p.store.Lot(ctx, d.Lot)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, Happening{l.Closed, "lot closed", string(l.ID)})
+		if !l.Accepted.IsZero() {
+			out = append(out, Happening{l.Accepted, "lot accepted", string(l.ID)})
+		}
+	}
+	certs, err := p.store.Certificates(ctx, d.Account, d.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range certs {
+		out = append(out, Happening{c.Issued, "issued", string(c.Profile) + " " + string(c.Serial)})
+	}
+	events, err := p.store.FeedOf(ctx, d.Account, d.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range events {
+		what := string(e.State)
+		if e.Certificate != "" {
+			what = "quarantined"
+		}
+		out = append(out, Happening{e.At, what, e.Reason})
+	}
+	slices.SortStableFunc(out, func(a, b Happening) int { return a.At.Compare(b.At) })
+	return out, nil
+}
+
 // Chain returns the issuer of a certificate and what lies above it, up to the account's root.
 func (p *Provider) Chain(c Certificate) [][]byte {
 	a := p.dir.Load().byID[c.Authority]

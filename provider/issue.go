@@ -229,10 +229,10 @@ const replayFor = 10 * time.Minute
 // replay answers a request that was answered before, while the certificate is unused, unrevoked and
 // before its renewal threshold. The caller has authorised the request anew.
 func (p *Provider) replay(c *Certificate, now time.Time) (*x509.Certificate, error) {
-	life := c.NotAfter.Sub(c.NotBefore)
+	life := c.NotAfter.Sub(c.Issued)
 	threshold := p.dir.Load().accounts[c.Account].Profiles.RenewalThreshold
 	birth := c.Profile == cradle.IDevID || c.Profile == cradle.IAK
-	due := !birth && now.After(c.NotBefore.Add(time.Duration(float64(life)*threshold)))
+	due := !birth && now.After(c.Issued.Add(time.Duration(float64(life)*threshold)))
 	if now.Sub(c.Issued) > replayFor || !c.Revoked.IsZero() || c.Slot == Superseded || due {
 		return nil, cradle.Errorf(cradle.Conflict, "the challenge was spent on %s", c.Issued.Format(time.RFC3339)).WithHint("ask for a fresh nonce")
 	}

@@ -151,6 +151,8 @@ type Devices interface {
 	// blocks c itself, once for each c; FinishIssue of a certificate of
 	// this profile that was authenticated by another profile's certificate heals it.
 	Quarantine(ctx context.Context, c Credential, at time.Time, leaf ledger.Leaf) error
+	// FeedOf returns the feed events of one device, oldest first.
+	FeedOf(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) ([]FeedEvent, error)
 	// FeedAfter returns up to limit feed events with a sequence number above seq, in order without gaps.
 	FeedAfter(ctx context.Context, seq int64, limit int) ([]FeedEvent, error)
 }

@@ -91,6 +91,11 @@ func (c *DeviceShowCmd) Run(ctx context.Context, out *cli.Out) error {
 			rows = append(rows, []string{string(k.Profile), state, when(k.NotBefore), when(k.NotAfter), string(k.Serial)})
 		}
 		cli.Table(w, []string{"credential", "slot", "not before", "not after", "serial"}, rows)
+		rows = nil
+		for _, h := range d.History {
+			rows = append(rows, []string{when(h.At), h.What, h.Detail})
+		}
+		cli.Table(w, []string{"history", "what", ""}, rows)
 	})
 }
 

@@ -8,6 +8,9 @@
 // and the verbs to look at and change what there is: status, anchors, account, tpm-maker, oem, order, lot,
 // device, hub, audit, service-key. Every verb has --json. Exit status: 0 done, 1 refused or failed, 2
 // wrong usage.
+//
+// For fault tests: with CRADLE_KILL_AT_COMMIT=WHEN:N in its environment serve kills itself (SIGKILL) before,
+// during or after the Nth commit that holds the writing of an open request (internal/sqldb).
 package main
 
 import (

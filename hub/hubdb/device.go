@@ -77,7 +77,8 @@ func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device) 
 		return err
 	}
 	var n int64
-	err = s.db.UpdateKey(ctx, string(d.ID), func(ctx context.Context, tx *sqldb.Tx) (err error) {
+	// All entries share a writer, hence commits.
+	err = s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
 		n, err = tx.Exec(`INSERT INTO devices (hub, `+deviceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hub, id) DO NOTHING`,
 			h, string(d.ID), d.Generation, d.ETag, flag(d.Disabled), d.Reason, micros(d.StatusChanged), d.Primary, d.Secondary,
 			flag(d.IoTEdge), micros(d.Created), micros(d.Updated))
@@ -92,7 +93,7 @@ func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device) 
 // swap runs a statement that touches the entry with the right ETag, and says why it touched none.
 func (s *Store) swap(ctx context.Context, h int64, id cradle.DeviceID, query string, args ...any) error {
 	var n, exists int64
-	err := s.db.UpdateKey(ctx, string(id), func(ctx context.Context, tx *sqldb.Tx) (err error) {
+	err := s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
 		exists = 0
 		if n, err = tx.Exec(query, args...); err != nil || n > 0 {
 			return err

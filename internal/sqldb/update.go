@@ -93,7 +93,7 @@ type writer struct {
 	queue chan *job
 	conn  *conn // nil until needed and after it was lost
 
-	company bool        // the batch before had several jobs: it pays to wait for more
+	company int         // batches for which it still pays to wait, since jobs came together lately
 	timer   *time.Timer // of gather; nil until needed
 }
 
@@ -125,44 +125,50 @@ func (w *writer) poll() *job {
 	}
 }
 
-// linger is how long a batch waits for more jobs at most, when there are likely to be some. A commit costs
-// about as much as four jobs, so that under load it is the number of commits that counts; who is alone
-// never waits.
-const linger = 4 * time.Millisecond
+// Before a batch begins it waits for more jobs when there are likely to be some: when one of the last
+// batches had several. A commit costs about as much as four jobs, so that under load it is the number of
+// commits that counts; who is alone does not wait.
+const (
+	linger  = 8 * time.Millisecond // at most
+	gap     = 2 * time.Millisecond // in which nobody comes ends it
+	patient = 8                    // batches
+)
 
-// gather is poll for a batch that may wait for company until linger has passed since it began.
-func (w *writer) gather() func() *job {
-	if !w.company {
-		return w.poll
+// gather collects a batch that begins with first.
+func (w *writer) gather(first *job) []*job {
+	jobs := []*job{first}
+	if w.company == 0 {
+		return jobs
 	}
-	var over bool
+	w.company--
 	if w.timer == nil {
-		w.timer = time.NewTimer(linger)
-	} else {
-		w.timer.Reset(linger)
+		w.timer = time.NewTimer(gap)
 	}
-	return func() *job {
-		if over {
-			return w.poll()
+	for start := time.Now(); len(jobs) < maxBatch; {
+		left := linger - time.Since(start)
+		if left <= 0 {
+			break
 		}
+		w.timer.Reset(min(gap, left))
 		select {
 		case j := <-w.queue:
-			return j
+			jobs = append(jobs, j)
+			continue
 		case <-w.timer.C:
 		case <-w.db.closing:
 		}
-		over = true
-		return nil
+		break
 	}
+	return jobs
 }
 
 // serve brings a batch that begins with first to its end.
 func (w *writer) serve(first *job) {
-	jobs, more := []*job{first}, w.gather()
+	jobs, more := w.gather(first), w.poll
 	for try := 1; len(jobs) > 0; try++ {
 		ran, bad, err := w.attempt(jobs, more)
-		if more != nil {
-			w.company = len(ran) > 1
+		if more != nil && len(ran) > 1 {
+			w.company = patient
 		}
 		more = nil // the batch is complete now
 		switch {

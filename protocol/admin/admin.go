@@ -232,6 +232,14 @@ type Device struct {
 	Reason      string             `json:"reason,omitempty"`
 	Created     time.Time          `json:"created_at"`
 	Credentials []Credential       `json:"credentials,omitempty"` // show alone, newest first
+	History     []Happening        `json:"history,omitempty"`     // show alone, oldest first
+}
+
+// Happening is one moment of a device's life.
+type Happening struct {
+	At     time.Time `json:"at"`
+	What   string    `json:"what"`
+	Detail string    `json:"detail,omitempty"`
 }
 
 // Credential is one certificate of a device.

@@ -348,6 +348,13 @@ func (s *Server) device(r *http.Request, c caller) (any, error) {
 		}
 		m.Credentials = append(m.Credentials, cr)
 	}
+	history, err := s.Provider.History(r.Context(), d)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range history {
+		m.History = append(m.History, admin.Happening(h))
+	}
 	return m, nil
 }
 

@@ -186,12 +186,21 @@ func (d *DB) Quarantine(ctx context.Context, c provider.Credential, at time.Time
 	})
 }
 
+func scanFeed(r row, e *provider.FeedEvent) error {
+	var at int64
+	err := r.Scan(&e.Seq, &e.Account, &e.Device, &e.State, &e.Epoch, &e.Reason, &at, &e.Certificate)
+	e.At = fromMicros(at)
+	return err
+}
+
+const feedColumns = `seq, account, device, state, epoch, reason, at, certificate`
+
 // FeedAfter implements provider.Devices.
 func (d *DB) FeedAfter(ctx context.Context, seq int64, limit int) ([]provider.FeedEvent, error) {
-	return collect(ctx, d, func(r row, e *provider.FeedEvent) error {
-		var at int64
-		err := r.Scan(&e.Seq, &e.Account, &e.Device, &e.State, &e.Epoch, &e.Reason, &at, &e.Certificate)
-		e.At = fromMicros(at)
-		return err
-	}, `SELECT seq, account, device, state, epoch, reason, at, certificate FROM feed WHERE seq > ? ORDER BY seq LIMIT ?`, seq, limit)
+	return collect(ctx, d, scanFeed, `SELECT `+feedColumns+` FROM feed WHERE seq > ? ORDER BY seq LIMIT ?`, seq, limit)
+}
+
+// FeedOf implements provider.Devices.
+func (d *DB) FeedOf(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) ([]provider.FeedEvent, error) {
+	return collect(ctx, d, scanFeed, `SELECT `+feedColumns+` FROM feed WHERE account = ? AND device = ? ORDER BY seq`, account, id)
 }

@@ -17,6 +17,7 @@ import (
 // TestDemoLeavesNothing ends the demo in the middle, by Ctrl-C and by SIGKILL: no process may be left, nor a
 // file outside its folder; and the next demo takes the folder over.
 func TestDemoLeavesNothing(t *testing.T) {
+	testenv.Long(t)
 	testenv.Require(t, "swtpm")
 	work := t.TempDir()
 	build(t, work)

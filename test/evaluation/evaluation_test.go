@@ -104,6 +104,7 @@ func build(t *testing.T, dir string) {
 
 // TestPage does what docs/evaluation.md says, in a folder that has the repository's bin and nothing else.
 func TestPage(t *testing.T) {
+	testenv.Long(t)
 	testenv.Require(t, "swtpm")
 	testenv.Require(t, "openssl")
 	work := t.TempDir()
