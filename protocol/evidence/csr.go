@@ -44,7 +44,7 @@ func parseCSR(der []byte) (csr *CSR, exact bool, err error) {
 	}
 	req, err := x509.ParseCertificateRequest(der)
 	if err != nil {
-		return nil, false, cradle.Errorf(cradle.Invalid, "the body is not a PKCS#10 request: %v", err).
+		return nil, false, cradle.Errorf(cradle.Invalid, "the body is not a PKCS#10 request").
 			WithHint("send the DER request in base64 (RFC 8951)")
 	}
 	csr = &CSR{Request: req, SPKI: req.RawSubjectPublicKeyInfo}
