@@ -15,15 +15,7 @@ import (
 // record, by which the OEM hands the units to the account. A lot in which nothing is odd is accepted at
 // once when its order says so; else it waits for the owner. Handing in the same lot again is no error.
 func (p *Provider) CloseLot(ctx context.Context, id cradle.OrderID, r order.LotRequest) (*order.LotAnswer, error) {
-	row, err := p.Order(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	acc, err := p.account(ctx, row.Account)
-	if err != nil {
-		return nil, err
-	}
-	oem, err := p.store.OEM(ctx, row.OEM)
+	row, acc, oem, err := p.parties(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +45,7 @@ func (p *Provider) CloseLot(ctx context.Context, id cradle.OrderID, r order.LotR
 	if ord.AutoAccept && len(findings) == 0 {
 		consent = ord
 	}
-	keys := p.custodians(acc, &oem)
+	keys := p.custodians(acc, oem)
 	lot := Lot{ID: rep.Lot, Account: row.Account, OEM: row.OEM, Order: id, Report: r.Report, Custody: r.Custody, Units: rep.Count,
 		State: order.LotWaiting, Findings: findings, Closed: p.now()}
 	head, err := custody.Born(rep).Extend(r.Custody, keys, ord) // the giver's signature must hold in any case

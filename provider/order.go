@@ -37,7 +37,7 @@ func (p *Provider) openOrder(ctx context.Context, id cradle.OrderID) (*openOrder
 	if o != nil {
 		return o, nil
 	}
-	row, err := p.Order(ctx, id)
+	row, acc, oem, err := p.parties(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -47,14 +47,6 @@ func (p *Provider) openOrder(ctx context.Context, id cradle.OrderID) (*openOrder
 			return nil, e.WithHint("the OEM has to countersign it: cradle-oem order accept FILE")
 		}
 		return nil, e
-	}
-	acc, err := p.account(ctx, row.Account)
-	if err != nil {
-		return nil, err
-	}
-	oem, err := p.store.OEM(ctx, row.OEM)
-	if err != nil {
-		return nil, err
 	}
 	ord, err := verifyOrder(row.JWS, acc.OrderKey, oem.OrderKey)
 	if err != nil {
@@ -68,6 +60,18 @@ func (p *Provider) openOrder(ctx context.Context, id cradle.OrderID) (*openOrder
 	}
 	p.orders.m[id] = o
 	return o, nil
+}
+
+// parties finds an order with its account and its OEM.
+func (p *Provider) parties(ctx context.Context, id cradle.OrderID) (row Order, acc *Account, oem *OEM, err error) {
+	if row, err = p.Order(ctx, id); err != nil {
+		return row, nil, nil, err
+	}
+	if acc, err = p.account(ctx, row.Account); err != nil {
+		return row, nil, nil, err
+	}
+	o, err := p.store.OEM(ctx, row.OEM)
+	return row, acc, &o, err
 }
 
 func (p *Provider) forgetOrder(id cradle.OrderID) {
@@ -163,15 +167,7 @@ const stationLife = 365 * 24 * time.Hour
 // AcceptOrder takes an OEM's countersigned order and gives its station a certificate for this order. It
 // needs no token: the countersignature is by the OEM's registered key.
 func (p *Provider) AcceptOrder(ctx context.Context, id cradle.OrderID, r order.AcceptRequest, providerURL string) (*order.Accepted, error) {
-	row, err := p.Order(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	acc, err := p.account(ctx, row.Account)
-	if err != nil {
-		return nil, err
-	}
-	oem, err := p.store.OEM(ctx, row.OEM)
+	row, acc, oem, err := p.parties(ctx, id)
 	if err != nil {
 		return nil, err
 	}

@@ -203,19 +203,9 @@ func (d *DB) FinishIssue(ctx context.Context, intent string, c provider.Certific
 	var lost error // set when the intent ends void instead: that is stored too
 	err := d.update(ctx, string(c.Account), func(tx *sqldb.Tx) error {
 		lost = nil
-		// The row of an open intent is no other function's: nothing is locked before the device.
 		var i provider.Intent
-		err := tx.QueryRow(`UPDATE intents SET state = 'done', certificate = ? WHERE id = ? AND state = 'open' RETURNING epoch, auth_profile`, c.Digest, intent).
-			Scan(&i.Epoch, &i.AuthProfile)
-		if errors.Is(err, sql.ErrNoRows) {
-			return cradle.Errorf(cradle.Conflict, "the intent was voided meanwhile").WithHint("try again")
-		}
-		if err != nil {
-			return err
-		}
-		dev := provider.Device{ID: c.Device}
-		err = tx.QueryRow(`SELECT state, epoch FROM devices WHERE account = ? AND id = ? FOR UPDATE`, c.Account, c.Device).Scan(&dev.State, &dev.Epoch)
-		if err != nil {
+		dev := provider.Device{ID: c.Device, Account: c.Account}
+		if err := closeIntent(tx, intent, c.Digest, &i, &dev); err != nil {
 			return err
 		}
 		if dev.Epoch != i.Epoch || dev.State.Blocked() {
@@ -229,6 +219,28 @@ func (d *DB) FinishIssue(ctx context.Context, intent string, c provider.Certific
 		return appendLeaf(tx, leaf)
 	})
 	return errors.Join(err, lost)
+}
+
+// closeIntent ends an open intent with its certificate, and locks its device. It fills in the epoch and
+// profile that the intent rests on, and the device's standing now.
+func closeIntent(tx *sqldb.Tx, intent, digest string, i *provider.Intent, dev *provider.Device) error {
+	var err error
+	if tx.Engine() == sqldb.PostgreSQL { // in one round trip
+		err = tx.QueryRow(`WITH d AS (SELECT state, epoch FROM devices WHERE account = ? AND id = ? FOR UPDATE)
+			UPDATE intents i SET state = 'done', certificate = ? FROM d WHERE i.id = ? AND i.state = 'open'
+			RETURNING i.epoch, i.auth_profile, d.state, d.epoch`, dev.Account, dev.ID, digest, intent).
+			Scan(&i.Epoch, &i.AuthProfile, &dev.State, &dev.Epoch)
+	} else {
+		err = tx.QueryRow(`UPDATE intents SET state = 'done', certificate = ? WHERE id = ? AND state = 'open' RETURNING epoch, auth_profile`, digest, intent).
+			Scan(&i.Epoch, &i.AuthProfile)
+		if err == nil {
+			return tx.QueryRow(`SELECT state, epoch FROM devices WHERE account = ? AND id = ?`, dev.Account, dev.ID).Scan(&dev.State, &dev.Epoch)
+		}
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return cradle.Errorf(cradle.Conflict, "the intent was voided meanwhile").WithHint("try again")
+	}
+	return err
 }
 
 // place stores the certificate in its slot and brings the device up to date.

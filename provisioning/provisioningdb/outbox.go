@@ -92,17 +92,15 @@ func (d *DB) Settle(ctx context.Context, dv provisioning.Delivery, l provisionin
 	id := string(dv.Registration.ID)
 	err := d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
 		out = nil
-		r, err := getRegistration(tx, dv.Registration.ID, " FOR UPDATE")
-		if err != nil || r == nil {
-			return err // deleted meanwhile, and the outbox's row with it
-		}
 		var version, until int64
 		var owner string
-		next := provisioning.Delivery{Hub: dv.Hub, Registration: *r}
-		err = tx.QueryRow(`SELECT version, attempts, owner, leased_until FROM outbox`+oneRow+` FOR UPDATE`, dv.Hub, id).
-			Scan(&version, &next.Attempts, &owner, &until)
+		next := provisioning.Delivery{Hub: dv.Hub}
+		r, err := scanRegistration(behind{tx.QueryRow(`SELECT `+joinedColumns+`, o.version, o.attempts, o.owner, o.leased_until
+			FROM registration r JOIN outbox o ON o.registration_id = r.id WHERE r.id = ? AND o.hub = ? FOR UPDATE`, id, dv.Hub),
+			[]any{&version, &next.Attempts, &owner, &until}})
+		next.Registration = r
 		switch {
-		case errors.Is(err, sql.ErrNoRows):
+		case errors.Is(err, sql.ErrNoRows): // settled, or deleted with its registration
 			return nil
 		case err != nil:
 			return err
@@ -114,13 +112,12 @@ func (d *DB) Settle(ctx context.Context, dv provisioning.Delivery, l provisionin
 			out = &next
 			return err
 		}
-		if after := done(*r); after != *r {
+		if after := done(r); after != r {
 			if err := updateRegistration(tx, &after); err != nil {
 				return err
 			}
 		}
-		_, err = tx.Exec(`DELETE FROM outbox`+oneRow, dv.Hub, id)
-		return err
+		return tx.Queue(`DELETE FROM outbox`+oneRow, dv.Hub, id)
 	})
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strings"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/sqldb"
@@ -12,6 +13,17 @@ import (
 
 const registrationColumns = `id, group_id, account, hub, status, substatus, blocked, operation, prev_operation,
 	thumbprint, not_before, newest, delivered, error_code, error_message, version, created_at, updated_at`
+
+// joinedColumns are registrationColumns of a table named r.
+var joinedColumns = "r." + strings.Join(strings.Fields(registrationColumns), " r.")
+
+// behind scans further columns behind those that are asked for.
+type behind struct {
+	row
+	more []any
+}
+
+func (b behind) Scan(dest ...any) error { return b.row.Scan(append(dest, b.more...)...) }
 
 func scanRegistration(s row) (provisioning.Registration, error) {
 	var r provisioning.Registration
@@ -49,13 +61,12 @@ func insertRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
 }
 
 func updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
-	_, err := tx.Exec(`UPDATE registration SET group_id = ?, account = ?, hub = ?, status = ?, substatus = ?, blocked = ?, operation = ?,
+	return tx.Queue(`UPDATE registration SET group_id = ?, account = ?, hub = ?, status = ?, substatus = ?, blocked = ?, operation = ?,
 		prev_operation = ?, thumbprint = ?, not_before = ?, newest = ?, delivered = ?, error_code = ?, error_message = ?, version = ?, updated_at = ?
 		WHERE id = ?`,
 		r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation,
 		r.PrevOperation, r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Updated),
 		string(r.ID))
-	return err
 }
 
 // Registration implements provisioning.Store.
