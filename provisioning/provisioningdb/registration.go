@@ -143,10 +143,14 @@ func (d *DB) Change(ctx context.Context, id provisioning.RegistrationID, group s
 			out, ds = provisioning.Registration{}, nil
 			var g *provisioning.Group
 			if group != "" {
-				var err error
-				if g, err = getGroup(tx, group, ""); err != nil {
+				// Registrations that share a commit share the reading. A group that is changed in the same
+				// commit has answered nobody yet: they count as before that change.
+				v, err := tx.Carry("group "+group, func(tx *sqldb.Tx) (any, error) { return getGroup(tx, group, "") },
+					func(*sqldb.Tx, any) error { return nil })
+				if err != nil {
 					return err
 				}
+				g = v.(*provisioning.Group)
 			}
 			cur, err := getRegistration(tx, id, " FOR UPDATE")
 			if err != nil {

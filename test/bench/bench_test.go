@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/test/bench/floor"
+	"github.com/cradle-iot/cradle/test/bench/plant"
+)
+
+func near(a, b float64) bool { return math.Abs(a-b) < 1e-9*max(math.Abs(a), math.Abs(b), 1) }
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		in   []float64
+		want float64
+	}{{nil, 0}, {[]float64{3}, 3}, {[]float64{4, 1}, 2.5}, {[]float64{9, 1, 5}, 5}, {[]float64{1, 2, 3, 40}, 2.5}} {
+		if got := median(c.in); !near(got, c.want) {
+			t.Errorf("median of %v is %v, want %v", c.in, got, c.want)
+		}
+	}
+}
+
+// One part costs 100 us, so the floor is the number of parts times that.
+func TestFigures(t *testing.T) {
+	var cost floor.Cost
+	for p := range cost {
+		cost[p] = 100 * time.Microsecond
+	}
+	parts := func(n floor.Counts) (sum int) {
+		for _, v := range n {
+			sum += v
+		}
+		return sum
+	}
+	floorUS := 100 * float64(parts(floor.Onboarding)) // 31 parts
+	round := func(registered int, times float64) Sample {
+		total := time.Duration(times * floorUS * 50 * float64(time.Microsecond))
+		return Sample{Registered: registered, Units: 50, Wall: 2 * time.Second, CPU: plant.CPU{Server: total * 3 / 4, Database: total / 4}, Floor: cost, Floors: 3}
+	}
+	small := level([]Sample{round(10, 2), round(10, 4), round(10, 2.5)})
+	if parts(floor.Onboarding) != 31 || !near(small.Floor, 3100) || small.Rounds != 3 || small.Units != 150 {
+		t.Errorf("floor %v of %d parts, %d rounds of %d", small.Floor, parts(floor.Onboarding), small.Rounds, small.Units)
+	}
+	if !near(small.Ratio, 2.5) || !near(small.Total, 2.5*3100) || !near(small.Server, 2.5*3100*3/4) || !near(small.Rate, 25) {
+		t.Errorf("%+v", small)
+	}
+	if !near(small.RatioSpared, 2.5*31/28) || !near(small.RatioBeside, 2.5*31/38) {
+		t.Errorf("without the spared %v, with what is beside %v", small.RatioSpared, small.RatioBeside)
+	}
+	large := level([]Sample{round(20, 2.75)})
+	if g := growth(small, large); !near(g, 10) {
+		t.Errorf("growth %v, want 10", g)
+	}
+	f := Figures{Stores: map[string]*Result{"sqlite": {Empty: small, Small: small, Large: large, Growth: 10}}}
+	if !f.met() {
+		t.Error("the targets are met")
+	}
+	f.Stores["sqlite"].Growth = 20.1
+	if f.met() {
+		t.Error("growth is over its target")
+	}
+	f.Stores["sqlite"].Growth, large.Ratio = 0, 3.1
+	if f.met() {
+		t.Error("a ratio is over its target")
+	}
+	if p := floorParts([]Sample{round(1, 1)})["verify CSR"]; p.Count != 4 || !near(p.Microseconds, 100) {
+		t.Errorf("%+v", p)
+	}
+}
+
+// A smoke run of everything: both stores, bulk-loaded fleets, the table and the file.
+func TestQuickRun(t *testing.T) {
+	stores := "sqlite"
+	if url := testenv.Postgres(t); url != "" { // skips where there is none
+		stores += ",postgres"
+	}
+	file := filepath.Join(t.TempDir(), "bench.json")
+	var out, progress bytes.Buffer
+	o := options{json: file, devices: 60, small: 20, rounds: 1, units: 4, parallel: 2, stores: stores, dir: t.TempDir()}
+	if err := run(t.Context(), o, &out, &progress); err != nil {
+		t.Fatalf("%v\n%s", err, &progress)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f Figures
+	if err := json.Unmarshal(b, &f); err != nil {
+		t.Fatal(err)
+	}
+	for _, store := range strings.Split(stores, ",") {
+		r := f.Stores[store]
+		if r == nil || r.Empty == nil || r.Small == nil || r.Large == nil {
+			t.Fatalf("%s: %+v", store, r)
+		}
+		for n, l := range map[int]*Level{0: r.Empty, 20: r.Small, 60: r.Large} {
+			if l.Registered != n || l.Units != 4 || l.Rounds != 1 || l.Floor <= 0 || l.Server <= 0 || l.Rate <= 0 {
+				t.Errorf("%s: %+v", store, l)
+			}
+		}
+		if !strings.Contains(out.String(), "growth, "+store) {
+			t.Errorf("the table says nothing of %s:\n%s", store, &out)
+		}
+	}
+	if len(f.FloorParts) != len(floor.Onboarding) {
+		t.Errorf("%d parts of the floor", len(f.FloorParts))
+	}
+}

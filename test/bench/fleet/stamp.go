@@ -1,0 +1,98 @@
+package fleet
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/keys/softkey"
+	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ca"
+	"github.com/cradle-iot/cradle/test/bench/plant"
+)
+
+// stamp makes certificates of one profile: a first one by package ca, the others as copies of it with other
+// values of the same lengths, signed by the same issuer.
+type stamp struct {
+	issuer              *ca.Issuer
+	key                 *ecdsa.PrivateKey
+	first               []byte
+	serial              []byte
+	device, unit, ek    string
+	notBefore, notAfter time.Time
+	spki                string // digest
+}
+
+func newStamp(iss *ca.Issuer, p cradle.Profile, key *softkey.Key, now, end time.Time) (*stamp, error) {
+	signer, ok := iss.Key.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("issuing key of type %T", iss.Key)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	n := ca.NewSerial()
+	s := &stamp{issuer: iss, key: signer, serial: n.Bytes(), unit: plant.Serial(plant.Fleet, 0), ek: digestOf("an EK"), spki: ca.Digest(spki)}
+	s.device = string(plant.Account) + "-" + s.unit
+	ek, err := hex.DecodeString(s.ek)
+	if err != nil {
+		return nil, err
+	}
+	begin := now.Add(-ca.Backdate)
+	if nb := iss.Cert.NotBefore; begin.Before(nb) {
+		begin = nb
+	}
+	c, err := ca.Issue(iss, ca.NewPermit("fleet", n), ca.Leaf{Profile: p, Account: plant.Account, Device: cradle.DeviceID(s.device), Serial: s.unit,
+		Tier: cradle.Simulator, Proved: true, EKDigest: ek, Public: key.Public(), SPKI: spki, NotBefore: begin, NotAfter: end})
+	if err != nil {
+		return nil, err
+	}
+	s.first, s.notBefore, s.notAfter = c.Raw, c.NotBefore, c.NotAfter
+	return s, nil
+}
+
+// certificate makes d's.
+func (s *stamp) certificate(serial *big.Int, d *provider.Device) ([]byte, error) {
+	// The device's name holds the unit's serial number, so it goes first.
+	return resign(s.first, s.key, replace{s.serial, serial.Bytes()}, replace{[]byte(s.device), []byte(d.ID)},
+		replace{[]byte(s.unit), []byte(d.Serial)}, replace{[]byte(s.ek), []byte(d.EKDigest)})
+}
+
+type replace struct{ old, new []byte }
+
+// resign makes a copy of a certificate with other bytes in it, all of the same length, and signs it with
+// ECDSA and SHA-256.
+func resign(der []byte, key *ecdsa.PrivateKey, rs ...replace) ([]byte, error) {
+	var c struct {
+		TBS, Algorithm asn1.RawValue
+		Signature      asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(der, &c); err != nil {
+		return nil, err
+	}
+	tbs := c.TBS.FullBytes
+	for _, r := range rs {
+		if len(r.old) != len(r.new) {
+			return nil, fmt.Errorf("%q is not as long as %q", r.new, r.old)
+		}
+		tbs = bytes.ReplaceAll(tbs, r.old, r.new)
+	}
+	digest := sha256.Sum256(tbs)
+	sig, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+	if err != nil {
+		return nil, err
+	}
+	return asn1.Marshal(struct {
+		TBS, Algorithm asn1.RawValue
+		Signature      asn1.BitString
+	}{asn1.RawValue{FullBytes: tbs}, c.Algorithm, asn1.BitString{Bytes: sig, BitLength: 8 * len(sig)}})
+}

@@ -1,0 +1,226 @@
+// Command bench measures what one onboarding costs the server, as a ratio to the cryptography that it
+// cannot avoid, and how that changes with the number of devices that are there already.
+//
+//	go run ./test/bench [--json FILE] [--devices N] [--quick]
+//
+// It builds the commands, runs a real "cradle serve" over SQLite and over PostgreSQL, and onboards devices
+// with software keys from this process (package sim), the factory line included, log on and durable. In the
+// same seconds it samples the crypto floor (package floor). docs/performance.md says how to read the
+// table. The exit status is 0 when the measurement could be made, whatever it says.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cradle-iot/cradle/test/bench/fleet"
+	"github.com/cradle-iot/cradle/test/bench/floor"
+	"github.com/cradle-iot/cradle/test/bench/plant"
+)
+
+type options struct {
+	json     string
+	devices  int
+	small    int
+	rounds   int
+	units    int
+	parallel int
+	stores   string
+	pprof    string
+	dir      string
+	bin      string
+	quick    bool
+}
+
+func main() {
+	runtime.LockOSThread() // children die with the thread that started them
+	debug.SetGCPercent(400)
+	var o options
+	flag.StringVar(&o.json, "json", "", "write all figures to `FILE`")
+	flag.IntVar(&o.devices, "devices", 200_000, "devices of the large installation; 0 leaves growth out")
+	flag.IntVar(&o.small, "small", 10_000, "devices of the small installation")
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds of each kind, interleaved")
+	flag.IntVar(&o.units, "units", 400, "onboardings per round")
+	flag.IntVar(&o.parallel, "parallel", 32, "units under way at once")
+	flag.StringVar(&o.stores, "stores", "sqlite,postgres", "stores to measure")
+	flag.StringVar(&o.pprof, "pprof", "", "`ADDR` at which the server being measured serves its profiles; one store and --devices 0 only")
+	flag.StringVar(&o.dir, "dir", "", "keep the installations in `DIR`")
+	flag.StringVar(&o.bin, "bin", "", "measure the commands in `DIR` instead of building them")
+	flag.BoolVar(&o.quick, "quick", false, "a smoke run: small numbers, figures that mean nothing")
+	flag.Parse()
+	if o.quick {
+		o.devices, o.small, o.rounds, o.units, o.parallel = 200, 100, 2, 8, 4
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o, os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options, stdout, progress io.Writer) (err error) {
+	if o.rounds < 1 || o.units < 1 || o.parallel < 1 || o.devices < 0 || o.small < 1 {
+		return fmt.Errorf("numbers must be positive")
+	}
+	dir := o.dir
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "cradle-bench-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	b := &bench{o: o, dir: dir, bin: o.bin, log: progress, start: time.Now()}
+	if b.bin == "" {
+		b.say("building")
+		b.bin = filepath.Join(dir, "bin")
+		if err := os.MkdirAll(b.bin, 0o700); err != nil {
+			return err
+		}
+		if err := plant.Build(ctx, b.bin); err != nil {
+			return err
+		}
+	}
+	f := &Figures{Time: time.Now().UTC().Truncate(time.Second), Go: runtime.Version(), CPUs: runtime.NumCPU(), KeyExchange: floor.KeyExchange,
+		EKProfile: floor.EKProfile, Parallel: o.parallel, Stores: map[string]*Result{},
+		Targets: map[string]float64{"ratio": TargetRatio, "growth_percent": TargetGrowth}}
+	for _, store := range strings.Split(o.stores, ",") {
+		if f.Stores[store], err = b.store(ctx, store); err != nil {
+			return err
+		}
+	}
+	f.FloorParts, f.Met = floorParts(b.all), f.met()
+	f.table(stdout)
+	if o.json == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.json, append(text, '\n'), 0o644)
+}
+
+// bench is one run.
+type bench struct {
+	o        options
+	dir, bin string
+	log      io.Writer
+	start    time.Time
+	all      []Sample
+}
+
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.log, "%5.0f s  %s\n", time.Since(b.start).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// store measures one store: rounds on an installation where nobody is registered, then, small and large
+// by turns, rounds where many are.
+func (b *bench) store(ctx context.Context, store string) (*Result, error) {
+	small, err := newSite(ctx, store, b.bin, filepath.Join(b.dir, store+"-small"), b.o.pprof)
+	if err != nil {
+		return nil, err
+	}
+	defer small.plant.Close()
+	empty, err := b.rounds(ctx, small)
+	if err != nil {
+		return nil, err
+	}
+	r := &Result{Empty: level(empty)}
+	if b.o.devices == 0 {
+		return r, nil
+	}
+	large, err := newSite(ctx, store, b.bin, filepath.Join(b.dir, store+"-large"), "")
+	if err != nil {
+		return nil, err
+	}
+	defer large.plant.Close()
+	if err := b.load(ctx, small, b.o.small); err != nil {
+		return nil, err
+	}
+	if err := b.load(ctx, large, b.o.devices); err != nil {
+		return nil, err
+	}
+	if err := b.warm(ctx, small, large); err != nil {
+		return nil, err
+	}
+	var few, many []Sample
+	for range b.o.rounds {
+		for _, s := range []*site{small, large} {
+			x, err := b.round(ctx, s)
+			if err != nil {
+				return nil, err
+			}
+			if s == small {
+				few = append(few, x)
+			} else {
+				many = append(many, x)
+			}
+		}
+	}
+	r.Small, r.Large = level(few), level(many)
+	r.Growth = growth(r.Small, r.Large)
+	return r, nil
+}
+
+func (b *bench) warm(ctx context.Context, sites ...*site) error {
+	for _, s := range sites {
+		if _, err := s.round(ctx, max(b.o.units/4, 1), b.o.parallel); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) rounds(ctx context.Context, s *site) (out []Sample, err error) {
+	if err := b.warm(ctx, s); err != nil {
+		return nil, err
+	}
+	for range b.o.rounds {
+		x, err := b.round(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
+func (b *bench) round(ctx context.Context, s *site) (Sample, error) {
+	x, err := s.round(ctx, b.o.units, b.o.parallel)
+	if err != nil {
+		return x, err
+	}
+	b.all = append(b.all, x)
+	b.say("%-8s %9d registered: %.2f x the floor of %.2f ms, %.0f onboardings/s", s.plant.Store, s.registered, ratio(x, floor.Onboarding),
+		micro(x.Floor.Of(floor.Onboarding), 1)/1000, float64(x.Units)/x.Wall.Seconds())
+	return x, nil
+}
+
+// load registers devices while the server is down.
+func (b *bench) load(ctx context.Context, s *site, n int) error {
+	start := time.Now()
+	if err := s.plant.Stop(); err != nil {
+		return err
+	}
+	if err := fleet.Load(ctx, s.plant, n); err != nil {
+		return fmt.Errorf("registering %d devices: %w", n, err)
+	}
+	s.registered = n
+	b.say("%-8s %9d devices registered in bulk, %.0f a second", s.plant.Store, n, float64(n)/time.Since(start).Seconds())
+	return s.plant.Start(ctx)
+}

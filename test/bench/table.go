@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/cradle-iot/cradle/test/bench/floor"
+)
+
+// table prints the figures for people.
+func (f *Figures) table(w io.Writer) {
+	fmt.Fprintf(w, "\nCrypto floor of one onboarding, sampled under load (key exchange %s, EK %s)\n\n", f.KeyExchange, f.EKProfile)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(t, "operation\ttimes\tus each\tus\t\n")
+	var sum float64
+	for p := range floor.Onboarding {
+		v := f.FloorParts[floor.Part(p).String()]
+		sum += v.Microseconds * float64(v.Count)
+		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t\n", floor.Part(p), v.Count, v.Microseconds, v.Microseconds*float64(v.Count))
+	}
+	fmt.Fprintf(t, "floor\t\t\t%.0f\t\n", sum)
+	t.Flush()
+
+	fmt.Fprintf(w, "\nServer CPU per full onboarding, line included, log on and durable; medians of %d rounds, %d units at once, %d CPUs shared with the load\n\n",
+		f.rounds(), f.Parallel, f.CPUs)
+	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(t, "store\tregistered\tserver us\tdatabase us\tfloor us\tratio\tspared\tbeside\tper second\t\n")
+	for _, store := range []string{"sqlite", "postgres"} {
+		r := f.Stores[store]
+		if r == nil {
+			continue
+		}
+		for _, l := range []*Level{r.Empty, r.Small, r.Large} {
+			if l != nil {
+				fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%.0f\t\n", store, l.Registered, l.Server, l.Database, l.Floor,
+					l.Ratio, l.RatioSpared, l.RatioBeside, l.Rate)
+			}
+		}
+	}
+	t.Flush()
+	fmt.Fprintf(w, "\nratio: (server + database) / floor; target at most %.1f. spared: floor without the %d leaf verifications that ours replaces by a lookup.\n"+
+		"beside: floor with the station's handshake of each unit and the signed statement of the time.\n", TargetRatio, floor.Spared[floor.VerifyLeaf])
+	for _, store := range []string{"sqlite", "postgres"} {
+		if r := f.Stores[store]; r != nil && r.Large != nil {
+			fmt.Fprintf(w, "growth, %s: %+.1f %% from %d to %d devices; target at most %.0f %%\n", store, r.Growth, r.Small.Registered, r.Large.Registered, TargetGrowth)
+		}
+	}
+	if f.Met {
+		fmt.Fprintln(w, "Targets met.")
+	} else {
+		fmt.Fprintln(w, "Targets NOT met.")
+	}
+}
+
+func (f *Figures) rounds() int {
+	for _, r := range f.Stores {
+		return r.Empty.Rounds
+	}
+	return 0
+}
