@@ -74,7 +74,11 @@ type feed struct {
 }
 
 func (f *feed) After(ctx context.Context, seq int64) (status.Envelope, error) {
-	time.Sleep(status.Heartbeat)
+	select {
+	case <-ctx.Done():
+		return status.Envelope{}, ctx.Err()
+	case <-time.After(status.Heartbeat):
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.down {
