@@ -39,7 +39,7 @@ func (f *Figures) table(w io.Writer) {
 		}
 	}
 	t.Flush()
-	fmt.Fprintf(w, "\nratio: (server + database) / floor; target at most %.1f. spared: floor without the %d leaf verifications that ours replaces by a lookup.\n"+
+	fmt.Fprintf(w, "\nratio: (server + database) / floor; target at most %.1f. spared: floor without the %d leaf verifications that a lookup could replace.\n"+
 		"beside: floor with the station's handshake of each unit and the signed statement of the time.\n", TargetRatio, floor.Spared[floor.VerifyLeaf])
 	for _, store := range []string{"sqlite", "postgres"} {
 		if r := f.Stores[store]; r != nil && r.Large != nil {
