@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/est"
 )
 
@@ -130,9 +131,7 @@ func TestCertsRefused(t *testing.T) {
 // OpenSSL reads what we write, and we read what it writes, its certificate list with a CRL-less
 // SignedData of its own making.
 func TestCertsOpenSSL(t *testing.T) {
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("no openssl")
-	}
+	testenv.Require(t, "openssl")
 	a, _ := newCert(t, "first")
 	b, _ := newCert(t, "second")
 	msg, err := est.EncodeCerts(a.Raw, b.Raw)

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/provider/estserver"
 )
@@ -134,11 +135,7 @@ func TestWithoutTLS(t *testing.T) {
 
 // curl and openssl, as RFC 7030 users script them.
 func TestCurlAndOpenSSL(t *testing.T) {
-	for _, tool := range []string{"curl", "openssl"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("no %s", tool)
-		}
-	}
+	testenv.Require(t, "curl", "openssl")
 	s := start(t, nil)
 	dir := t.TempDir()
 	write := func(name, typ string, der []byte) {
