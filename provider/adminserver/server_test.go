@@ -108,6 +108,21 @@ func TestAccountsAreApart(t *testing.T) {
 	}
 }
 
+// TestAccountAnswerLost: asking again with the same order key gives the token again; with another it is refused.
+func TestAccountAnswerLost(t *testing.T) {
+	s, _ := server(t)
+	owner, key := client(s, ""), orderKey(t)
+	for range 2 {
+		var a admin.Account
+		if err := owner.Call(t.Context(), http.MethodPost, "/accounts", admin.CreateAccount{Name: "acme", OrderKey: key}, &a); err != nil || a.Token == "" {
+			t.Fatalf("token %q, %v", a.Token, err)
+		}
+	}
+	if err := owner.Call(t.Context(), http.MethodPost, "/accounts", admin.CreateAccount{Name: "acme", OrderKey: orderKey(t)}, nil); cradle.KindOf(err) != cradle.Conflict {
+		t.Errorf("another order key: %v", err)
+	}
+}
+
 func TestTokens(t *testing.T) {
 	s, _ := server(t)
 	good := adminserver.Token(tokenKey, "acme")
