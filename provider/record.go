@@ -74,7 +74,6 @@ type OrderState string
 const (
 	OrderSigned    OrderState = "signed"    // by the account; waits for the OEM's countersignature
 	OrderOpen      OrderState = "open"      // both signatures; devices may be born
-	OrderClosed    OrderState = "closed"    // its quantity is in accepted lots
 	OrderWithdrawn OrderState = "withdrawn" // by the account; no further birth, devices' custody is withdrawn
 )
 

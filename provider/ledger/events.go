@@ -178,7 +178,7 @@ func (v *verification) finishRecords(seen []digest) {
 		switch name := "order " + id; {
 		case o.state == "":
 			v.find(OrderUnlogged, name, "no leaf records it")
-		case o.state != o.row.State && !(o.row.State == "closed" && o.state == "open"):
+		case o.state != o.row.State:
 			v.find(OrderChanged, name, "the row says %s, the log %s", o.row.State, o.state)
 		case o.row.Used != int64(len(o.units)):
 			v.find(OrderChanged, name, "the row says %d units used, there are %d devices", o.row.Used, len(o.units))
