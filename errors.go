@@ -3,6 +3,7 @@ package cradle
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Kind says what a caller may do about an error. One function per protocol maps kinds to answers.
@@ -18,9 +19,10 @@ const (
 	Conflict          // the state has moved; look again before retrying
 	Busy              // not now; retry after a while (HTTP 503 with Retry-After)
 	TooLarge          // over a limit
+	Pending           // waits for an operator's approval; send the same request again (HTTP 202 with Retry-After)
 )
 
-var kindNames = [...]string{"internal", "invalid", "unauthorized", "forbidden", "not_found", "conflict", "busy", "too_large"}
+var kindNames = [...]string{"internal", "invalid", "unauthorized", "forbidden", "not_found", "conflict", "busy", "too_large", "pending"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
@@ -45,6 +47,8 @@ type Error struct {
 	Detail string
 	Hint   string // may be empty
 	Err    error  // private cause, for the log; may be nil
+	// RetryAfter is when to come again, for Busy and Pending; zero leaves it to whoever answers.
+	RetryAfter time.Duration
 }
 
 // Error is the detail alone: a cause given by %w is already part of it.
@@ -65,6 +69,22 @@ func (e *Error) WithHint(format string, args ...any) *Error {
 	c := *e
 	c.Hint = fmt.Sprintf(format, args...)
 	return &c
+}
+
+// After returns a copy of e that says when to come again.
+func (e *Error) After(d time.Duration) *Error {
+	c := *e
+	c.RetryAfter = d
+	return &c
+}
+
+// RetryAfter returns when the first Error in err's chain says to come again; zero when it does not.
+func RetryAfter(err error) time.Duration {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.RetryAfter
+	}
+	return 0
 }
 
 // KindOf returns the kind of the first Error in err's chain, else Internal.

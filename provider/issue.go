@@ -28,8 +28,8 @@ type Endpoint struct {
 type Request struct {
 	Endpoint
 	Operation Operation
-	Peer      *x509.Certificate // TLS client certificate; TLS proved its key, nothing more
-	CSR       []byte            // DER
+	Client    Client
+	CSR       []byte // DER
 }
 
 // Endpoint finds what a label stands for.
@@ -85,14 +85,14 @@ func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 //   - after FinishIssue: certificate and leaf are there; the client asks again and gets this very certificate.
 func (p *Provider) Enroll(ctx context.Context, r Request) (*x509.Certificate, error) {
 	cert, err := p.enroll(ctx, r)
-	if err != nil && r.Peer != nil {
+	if err != nil && r.Client.Peer != nil {
 		p.logRefusal(ctx, r, err)
 	}
 	return cert, err
 }
 
 func (p *Provider) enroll(ctx context.Context, r Request) (*x509.Certificate, error) {
-	c, err := p.authenticate(ctx, r.Endpoint, r.Peer)
+	c, err := p.authenticate(ctx, r.Endpoint, r.Client.Peer)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func (p *Provider) enroll(ctx context.Context, r Request) (*x509.Certificate, er
 	}
 	now := p.now()
 	birth := r.Profile == cradle.IAK || r.Profile == cradle.IDevID
-	in := attest.Request{Profile: r.Profile, Account: r.Account, Label: r.Label, CSR: csr, AuthCert: r.Peer.Raw, Anchors: p.dir.Load().anchors}
+	in := attest.Request{Profile: r.Profile, Account: r.Account, Label: r.Label, CSR: csr, AuthCert: r.Client.Peer.Raw, Anchors: p.dir.Load().anchors}
 	dev := c.Device
 	if birth {
 		ord, err := p.openOrder(ctx, st.Order)
@@ -278,7 +278,7 @@ func (p *Provider) logRefusal(ctx context.Context, r Request, cause error) {
 		return
 	}
 	leaf, err := p.leaf(string(r.Account), ledger.KindRefusal, map[string]any{"label": r.Label, "operation": r.Operation,
-		"authenticated_by": ca.Digest(r.Peer.Raw), "csr": hexDigest(r.CSR), "reason": cause.Error()})
+		"authenticated_by": ca.Digest(r.Client.Peer.Raw), "csr": hexDigest(r.CSR), "reason": cause.Error()})
 	if err == nil {
 		err = p.store.Append(context.WithoutCancel(ctx), leaf)
 	}

@@ -296,7 +296,7 @@ func TestChallenge(t *testing.T) {
 
 		// By another client.
 		stolen := req
-		stolen.Peer = v.op
+		stolen.Client.Peer = v.op
 		_, err = r.p.Enroll(t.Context(), stolen)
 		if err == nil {
 			t.Fatal("another device's challenge was accepted")

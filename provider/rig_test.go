@@ -252,7 +252,7 @@ func (r *rig) request(p *provider.Provider, u *unit, a attempt) (provider.Reques
 		return provider.Request{}, err
 	}
 	csr, err := evidence.CreateCSR(a.subject, a.key, &evidence.Bundle{Certify: &cert, Challenge: b.Challenge})
-	return provider.Request{Endpoint: ep, Operation: a.operation, Peer: a.peer, CSR: csr}, err
+	return provider.Request{Endpoint: ep, Operation: a.operation, Client: provider.Client{Peer: a.peer}, CSR: csr}, err
 }
 
 func (r *rig) enroll(u *unit, a attempt) (*x509.Certificate, error) {

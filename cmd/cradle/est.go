@@ -59,7 +59,7 @@ func (e estProvider) Nonce(ctx context.Context, ep estserver.Endpoint, peer *x50
 
 // Enroll implements estserver.Provider.
 func (e estProvider) Enroll(ctx context.Context, r estserver.Enrolment) ([]byte, error) {
-	c, err := e.p.Enroll(ctx, provider.Request{Endpoint: endpoint(r.Endpoint), Operation: provider.Operation(r.Operation), Peer: r.Peer, CSR: r.CSR})
+	c, err := e.p.Enroll(ctx, provider.Request{Endpoint: endpoint(r.Endpoint), Operation: provider.Operation(r.Operation), Client: provider.Client{Peer: r.Peer}, CSR: r.CSR})
 	if err != nil {
 		return nil, err
 	}

@@ -75,6 +75,8 @@ func StatusOf(k cradle.Kind) int {
 		return http.StatusServiceUnavailable
 	case cradle.TooLarge:
 		return http.StatusRequestEntityTooLarge
+	case cradle.Pending:
+		return http.StatusAccepted
 	}
 	return http.StatusInternalServerError
 }

@@ -12,7 +12,7 @@
 // Refusals are text/plain, the reason on the first line and what to do on the second. Kinds map so:
 //
 //	Invalid 400   Unauthorized 403   Forbidden 403   NotFound 404
-//	Conflict 409  TooLarge 413       Busy 503 with Retry-After         Internal 500
+//	Conflict 409  TooLarge 413       Busy 503, Pending 202, both with Retry-After   Internal 500
 //
 // Unauthorized is 403 and not 401 because 401 demands a WWW-Authenticate challenge (RFC 9110 §15.5.2), of
 // which there is none for a TLS certificate, and because Bouncy Castle drops a 401 that has a body;
@@ -224,7 +224,10 @@ func (s *Server) refuse(err error) answer {
 		a.status = http.StatusRequestEntityTooLarge
 	case cradle.Busy:
 		a.status = http.StatusServiceUnavailable
-		a.retryAfter = s.c.RetryAfter + rand.IntN(s.c.RetryAfter+1)
+		a.retryAfter = s.retryAfter(err)
+	case cradle.Pending: // RFC 7030 §4.2.3
+		a.status = http.StatusAccepted
+		a.retryAfter = s.retryAfter(err)
 	}
 	if f, ok := err.(*refusal); ok {
 		if f.status != 0 {
@@ -242,6 +245,14 @@ func (s *Server) refuse(err error) answer {
 	}
 	a.body = []byte(text)
 	return a
+}
+
+// retryAfter is what the error says, else the usual with some chance.
+func (s *Server) retryAfter(err error) int {
+	if d := cradle.RetryAfter(err); d > 0 {
+		return int((d + time.Second - 1) / time.Second)
+	}
+	return s.c.RetryAfter + rand.IntN(s.c.RetryAfter+1)
 }
 
 // headerText keeps a reason within what a header value may hold.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -228,6 +229,7 @@ func TestProviderErrors(t *testing.T) {
 		{cradle.Errorf(cradle.Conflict, "challenge already spent"), 409, "challenge already spent\n"},
 		{cradle.Errorf(cradle.TooLarge, "chain"), 413, "chain\n"},
 		{&cradle.Error{Kind: cradle.Busy, Detail: "store is away", Err: secret}, 503, "store is away\n"},
+		{cradle.Errorf(cradle.Pending, "waits for approval").After(90 * time.Second), 202, "waits for approval\n"},
 		{secret, 500, "internal error\n"},
 	} {
 		s.ca.mu.Lock()
@@ -238,7 +240,7 @@ func TestProviderErrors(t *testing.T) {
 		if r.code != tc.code || !strings.HasPrefix(r.body, tc.body) || strings.Contains(r.body, "secret") {
 			t.Errorf("%v: %d %q", tc.err, r.code, r.body)
 		}
-		if (r.header.Get("Retry-After") != "") != (tc.code == 503) {
+		if (r.header.Get("Retry-After") != "") != (tc.code == 503 || tc.code == 202) || tc.code == 202 && r.header.Get("Retry-After") != "90" {
 			t.Errorf("%d with Retry-After %q", r.code, r.header.Get("Retry-After"))
 		}
 		if log := s.logs.take(); errors.Is(tc.err, secret) && !strings.Contains(log, "secret cause") {
