@@ -3,7 +3,7 @@
 // the Client.
 //
 // The pieces: EncodeCerts and DecodeCerts turn certificates into the degenerate SignedData of RFC 5652
-// §5 and back; EncodeBody and DecodeBody are the base64 around every EST message; NonceRequest and
+// §5 and back; CSRAttributes is what a server wants in a CSR (RFC 9908); EncodeBody and DecodeBody are the base64 around every EST message; NonceRequest and
 // NonceResponse are draft-ietf-lamps-attestation-freshness (the editors' copy of 2026); Client makes
 // the four calls that a device or a line makes.
 //
@@ -32,6 +32,7 @@ const (
 	TypePKCS10    = "application/pkcs10"
 	TypePKCS7     = "application/pkcs7-mime"                        // cacerts; old Bouncy Castle compares exactly
 	TypeCertsOnly = "application/pkcs7-mime; smime-type=certs-only" // enrolment answers
+	TypeCSRAttrs  = "application/csrattrs"
 	TypeNonce     = "application/est-attestation-freshness+json"
 )
 
