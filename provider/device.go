@@ -126,7 +126,7 @@ func (p *Provider) ChangeState(ctx context.Context, account cradle.AccountID, id
 			to = cradle.Accepted
 		}
 	}
-	leaf, err := p.leaf(string(account), ledger.KindRevocation, map[string]any{"account": account, "device": id, "state": to, "reason": reason})
+	leaf, err := p.leafBy(ctx, string(account), ledger.KindRevocation, map[string]any{"account": account, "device": id, "state": to, "reason": reason})
 	if err != nil {
 		return FeedEvent{}, err
 	}

@@ -212,7 +212,7 @@ func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, order
 		cas = append(cas, root.Authority, onboarding.Authority, operational.Authority)
 	}
 	a := Account{ID: id, Region: p.region, OrderKey: orderKey, Profiles: pr, Created: p.now()}
-	leaf, err := p.leaf(string(id), ledger.KindAccount, map[string]any{"account": id, "region": a.Region,
+	leaf, err := p.leafBy(ctx, string(id), ledger.KindAccount, map[string]any{"account": id, "region": a.Region,
 		"order_key": hexDigest(orderKey), "authorities": digests(cas)})
 	if err != nil {
 		return nil, err
@@ -276,7 +276,7 @@ func (p *Provider) CreateOEM(ctx context.Context, id cradle.OEMID, public order.
 	}
 	cas = append(cas, station.Authority)
 	o := OEM{ID: id, OrderKey: orderKey, LotKey: lotKey, Created: p.now()}
-	leaf, err := p.leaf(InstallationLog, ledger.KindOEM, map[string]any{"oem": id, "order_key": hexDigest(orderKey),
+	leaf, err := p.leafBy(ctx, InstallationLog, ledger.KindOEM, map[string]any{"oem": id, "order_key": hexDigest(orderKey),
 		"lot_key": hexDigest(lotKey), "authorities": digests(cas)})
 	if err != nil {
 		return nil, nil, err
@@ -313,7 +313,7 @@ func (p *Provider) idevidCA(ctx context.Context, account cradle.AccountID, oem c
 		return nil, err
 	}
 	a.Cross = [][]byte{cross.Raw, oemRoot.Cert}
-	leaf, err := p.leaf(string(account), ledger.KindAccount, map[string]any{"account": account, "oem": oem, "authorities": []string{a.ID}})
+	leaf, err := p.leafBy(ctx, string(account), ledger.KindAccount, map[string]any{"account": account, "oem": oem, "authorities": []string{a.ID}})
 	if err != nil {
 		return nil, err
 	}
@@ -352,7 +352,7 @@ func (p *Provider) ImportMaker(ctx context.Context, maker cradle.MakerID, tier c
 	for i := range anchors {
 		fps[i] = anchors[i].Fingerprint
 	}
-	leaf, err := p.leaf(InstallationLog, ledger.KindOperator, map[string]any{"action": "tpm-maker import", "maker": maker, "tier": tier, "anchors": fps})
+	leaf, err := p.operatorLeaf(ctx, InstallationLog, "tpm-maker import", map[string]any{"maker": maker, "tier": tier, "anchors": fps})
 	if err != nil {
 		return nil, 0, err
 	}

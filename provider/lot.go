@@ -178,7 +178,7 @@ func (p *Provider) AcceptLot(ctx context.Context, id cradle.LotID, received []by
 	if rec.Digest() != l.Head {
 		return Lot{}, cradle.Errorf(cradle.Conflict, "the signed custody record is not that of lot %s", id)
 	}
-	leaf, err := p.leaf(string(l.Account), ledger.KindLot, map[string]any{"lot": id, "order": l.Order, "custody": l.Head, "state": order.LotAccepted})
+	leaf, err := p.leafBy(ctx, string(l.Account), ledger.KindLot, map[string]any{"lot": id, "order": l.Order, "custody": l.Head, "state": order.LotAccepted})
 	if err != nil {
 		return Lot{}, err
 	}

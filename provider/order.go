@@ -146,7 +146,7 @@ func (p *Provider) CreateOrder(ctx context.Context, jws []byte, may func(cradle.
 		return nil, err
 	}
 	row := Order{ID: o.ID, Account: o.Account, OEM: o.OEM, JWS: jws, Quantity: o.Quantity, State: OrderSigned, Created: p.now()}
-	leaf, err := p.leaf(string(o.Account), ledger.KindOrder, map[string]any{"order": o.ID, "digest": o.Digest(), "oem": o.OEM, "quantity": o.Quantity, "state": OrderSigned})
+	leaf, err := p.leafBy(ctx, string(o.Account), ledger.KindOrder, map[string]any{"order": o.ID, "digest": o.Digest(), "oem": o.OEM, "quantity": o.Quantity, "state": OrderSigned})
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +244,7 @@ func (p *Provider) WithdrawOrder(ctx context.Context, id cradle.OrderID, reason 
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := p.leaf(string(row.Account), ledger.KindOrder, map[string]any{"order": id, "state": OrderWithdrawn, "reason": reason})
+	leaf, err := p.leafBy(ctx, string(row.Account), ledger.KindOrder, map[string]any{"order": id, "state": OrderWithdrawn, "reason": reason})
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	_ "modernc.org/sqlite"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/ca"
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
@@ -108,4 +109,22 @@ func TestTamperedStore(t *testing.T) {
 			t.Errorf("not found by the audit; findings: %+v", findings)
 		})
 	}
+}
+
+// TestActorInLog: the leaf of what an operator does says who did it.
+func TestActorInLog(t *testing.T) {
+	r := newRig(t, t.TempDir()+"/p.db")
+	o := r.order(nil)
+	u := r.active(o, r.station(o), "SN0001")
+	ctx := provider.WithActor(t.Context(), "operator alice")
+	if _, err := r.p.ChangeState(ctx, "acme", cradle.DeviceID(u.op.Subject.CommonName), provider.Suspend, "lost"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.p.WithdrawOrder(ctx, o.ID, "done"); err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(r.export(), []byte(`\"by\":\"operator alice\"`)); n != 2 {
+		t.Errorf("%d leaves name who did it, want 2", n)
+	}
+	r.check()
 }

@@ -72,6 +72,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // caller is who asks: the installation's operator (account empty) or one account's.
 type caller struct{ account cradle.AccountID }
 
+// name is under which the log records what the caller does.
+func (c caller) name() string {
+	if c.account == "" {
+		return "operator"
+	}
+	return "account " + string(c.account)
+}
+
 // may refuses an account's token for another account.
 func (c caller) may(a cradle.AccountID) error {
 	if c.account == "" || c.account == a {
@@ -128,7 +136,7 @@ func (s *Server) handle(pattern string, h handler) {
 		c, err := s.caller(r)
 		var out any
 		if err == nil {
-			out, err = h(r, c)
+			out, err = h(r.WithContext(provider.WithActor(r.Context(), c.name())), c)
 		}
 		s.answer(w, r, out, err)
 	})
