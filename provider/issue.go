@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"slices"
 	"time"
 
@@ -92,6 +91,15 @@ func (p *Provider) Enroll(ctx context.Context, r Request) (*x509.Certificate, er
 }
 
 func (p *Provider) enroll(ctx context.Context, r Request) (*x509.Certificate, error) {
+	d, err := p.judge(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return p.issue(ctx, r, d)
+}
+
+// judge is the first half of enroll: who asks, and whether what is asked for may be had.
+func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 	c, err := p.authenticate(ctx, r.Endpoint, r.Client.Peer)
 	if err != nil {
 		return nil, err
@@ -151,12 +159,6 @@ func (p *Provider) enroll(ctx context.Context, r Request) (*x509.Certificate, er
 		return nil, cradle.Errorf(cradle.Forbidden, "the %s credentials of %s are in quarantine: a superseded certificate was used", r.Profile, dev.ID).
 			WithHint("attest afresh: enrol with the LDevID or IDevID")
 	}
-	return p.issue(ctx, r, c, csr, dev, birth)
-}
-
-// issue is the second half of enroll: everything about the request was found right.
-func (p *Provider) issue(ctx context.Context, r Request, c *Credential, csr *evidence.CSR, dev Device, birth bool) (*x509.Certificate, error) {
-	now := p.now()
 	var oem cradle.OEMID
 	if birth {
 		oem = dev.OEM
@@ -165,13 +167,18 @@ func (p *Provider) issue(ctx context.Context, r Request, c *Credential, csr *evi
 	if err != nil {
 		return nil, err
 	}
-	serial := ca.NewSerial()
-	in := &Intent{ID: newID(), Account: r.Account, Device: dev.ID, Profile: r.Profile, Operation: r.Operation, Authority: auth.ID,
-		AuthCert: c.Cert.Digest, AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(csr.SPKI), Challenge: hexDigest(csr.Bundle.Challenge),
-		Serial: ca.SerialString(serial), Epoch: dev.Epoch, Created: now, Replica: p.replica}
+	return &decision{c, csr, dev, birth, auth}, nil
+}
+
+// issue is the second half of enroll: everything about the request was found right.
+func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*x509.Certificate, error) {
+	now, c := p.now(), d.cred
+	in := &Intent{ID: newID(), Account: r.Account, Device: d.dev.ID, Profile: r.Profile, Operation: r.Operation, Authority: d.auth.ID,
+		AuthCert: c.Cert.Digest, AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(d.csr.SPKI), Challenge: hexDigest(d.csr.Bundle.Challenge),
+		Serial: ca.SerialString(ca.NewSerial()), Epoch: d.dev.Epoch, Created: now, Replica: p.replica}
 	var b *Birth
-	if birth {
-		b = &Birth{dev}
+	if d.birth {
+		b = &Birth{d.dev}
 	}
 	promote := ""
 	if c.Cert.Slot == Next {
@@ -187,23 +194,7 @@ func (p *Provider) issue(ctx context.Context, r Request, c *Credential, csr *evi
 	if begun.Existing != nil {
 		return x509.ParseCertificate(begun.Existing.DER)
 	}
-	cert, err := ca.Issue(auth.issuer, ca.NewPermit(in.ID, serial), p.leafFor(r, csr, dev, auth, now))
-	if err != nil {
-		verr := p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error())
-		return nil, errors.Join(err, verr)
-	}
-	row := Certificate{Digest: ca.Digest(cert.Raw), Serial: in.Serial, Account: r.Account, Device: dev.ID, Profile: r.Profile, Authority: auth.ID,
-		DER: cert.Raw, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Intent: in.ID, Issued: now}
-	leaf, err := p.leaf(string(r.Account), ledger.KindIssuance, map[string]any{"certificate": row.Digest, "serial": row.Serial, "device": dev.ID,
-		"profile": r.Profile, "order": dev.Order, "unit": dev.Serial, "ek": dev.EKDigest, "intent": in.ID, "authenticated_by": in.AuthCert,
-		"csr": in.CSR, "tier": dev.Tier, "maker": dev.Maker, "proved": true})
-	if err != nil {
-		return nil, err
-	}
-	if err := p.store.FinishIssue(ctx, in.ID, row, leaf); err != nil {
-		return nil, err
-	}
-	return cert, nil
+	return p.signer.Sign(ctx, Permit{Intent: in, Request: r, decided: d})
 }
 
 func (p *Provider) leafFor(r Request, csr *evidence.CSR, dev Device, auth *authority, now time.Time) ca.Leaf {

@@ -54,6 +54,7 @@ type Provider struct {
 	log     *slog.Logger
 	now     func() time.Time
 	replica string
+	signer  Signer
 
 	seal      cipher.AEAD // challenges
 	feedKey   ed25519.PrivateKey
@@ -76,6 +77,7 @@ type Provider struct {
 // key, log key, services CA and the installation's log.
 func New(ctx context.Context, c Config) (*Provider, error) {
 	p := &Provider{store: c.Store, vault: c.Vault, region: c.Region, origin: c.Origin, log: c.Log, now: c.Now, ekCache: new(attest.Cache), replica: c.Replica}
+	p.signer = inProcess{p}
 	if p.replica == "" {
 		p.replica = newID()
 	}

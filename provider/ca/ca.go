@@ -48,6 +48,15 @@ func NewSerial() *big.Int {
 // SerialString is how a serial number is written everywhere: lower-case hexadecimal.
 func SerialString(n *big.Int) cradle.CertSerial { return cradle.CertSerial(n.Text(16)) }
 
+// ParseSerial is the inverse of SerialString.
+func ParseSerial(s cradle.CertSerial) (*big.Int, error) {
+	n, ok := new(big.Int).SetString(string(s), 16)
+	if !ok || SerialString(n) != s {
+		return nil, fmt.Errorf("%q is not a serial number", s)
+	}
+	return n, nil
+}
+
 // Permit allows one signature. The provider makes it from a stored intent.
 type Permit struct {
 	Intent string

@@ -1,0 +1,71 @@
+package provider
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+
+	"github.com/cradle-iot/cradle/protocol/evidence"
+	"github.com/cradle-iot/cradle/provider/ca"
+	"github.com/cradle-iot/cradle/provider/ledger"
+)
+
+// Signer turns stored intents into certificates. In the default install it is in this process and holds the
+// issuing keys; it may be another process (DESIGN §5), which then judges the request again for itself.
+type Signer interface {
+	// Sign spends a permit: it signs, and stores the certificate with its leaf, which closes the intent. When it
+	// fails no certificate has left the signer, and the intent is void, or open where the store's answer was lost.
+	// Busy: the signer is away.
+	Sign(ctx context.Context, pm Permit) (*x509.Certificate, error)
+}
+
+// Permit asks for the one certificate that a stored intent allows.
+type Permit struct {
+	Intent  *Intent
+	Request Request
+
+	decided *decision // what this process found out about the request
+}
+
+// decision is what the provider found out about a request that it found right. It is made of the request,
+// the records and the time alone, so that a signer apart comes to the same one.
+type decision struct {
+	cred  *Credential
+	csr   *evidence.CSR
+	dev   Device
+	birth bool
+	auth  *authority
+}
+
+// inProcess is the signer of the default install: it believes its own provider's decision.
+type inProcess struct{ p *Provider }
+
+// Sign implements Signer.
+func (s inProcess) Sign(ctx context.Context, pm Permit) (*x509.Certificate, error) {
+	return s.p.sign(ctx, pm.Intent, pm.Request, pm.decided)
+}
+
+// sign makes the certificate that was decided on and stores it with its leaf.
+func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision) (*x509.Certificate, error) {
+	now := p.now()
+	serial, err := ca.ParseSerial(in.Serial)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := ca.Issue(d.auth.issuer, ca.NewPermit(in.ID, serial), p.leafFor(r, d.csr, d.dev, d.auth, now))
+	if err != nil {
+		return nil, errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
+	}
+	row := Certificate{Digest: ca.Digest(cert.Raw), Serial: in.Serial, Account: in.Account, Device: in.Device, Profile: in.Profile, Authority: d.auth.ID,
+		DER: cert.Raw, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Intent: in.ID, Issued: now}
+	leaf, err := p.leaf(string(in.Account), ledger.KindIssuance, map[string]any{"certificate": row.Digest, "serial": row.Serial, "device": in.Device,
+		"profile": in.Profile, "order": d.dev.Order, "unit": d.dev.Serial, "ek": d.dev.EKDigest, "intent": in.ID, "authenticated_by": in.AuthCert,
+		"csr": in.CSR, "tier": d.dev.Tier, "maker": d.dev.Maker, "proved": true})
+	if err != nil {
+		return nil, err
+	}
+	if err := p.store.FinishIssue(ctx, in.ID, row, leaf); err != nil {
+		return nil, err
+	}
+	return cert, nil
+}
