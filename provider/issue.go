@@ -31,6 +31,13 @@ type Request struct {
 	CSR       []byte // DER
 }
 
+// Issued is the answer to an enrolment.
+type Issued struct {
+	Cert *x509.Certificate
+	// Replaced names what the CSR asked for and the profile gave otherwise (ca.Wishes.Replaced).
+	Replaced []string
+}
+
 // Endpoint finds what a label stands for.
 func (p *Provider) Endpoint(label string) (Endpoint, error) {
 	for _, pr := range []cradle.Profile{cradle.IDevID, cradle.IAK, cradle.LDevID, cradle.Operational} {
@@ -82,15 +89,15 @@ func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 //   - after it: an open intent, voided at start; the same request may be sent again;
 //   - after the signature: the same, the certificate was given to nobody;
 //   - after FinishIssue: certificate and leaf are there; the client asks again and gets this very certificate.
-func (p *Provider) Enroll(ctx context.Context, r Request) (*x509.Certificate, error) {
-	cert, err := p.enroll(ctx, r)
+func (p *Provider) Enroll(ctx context.Context, r Request) (*Issued, error) {
+	out, err := p.enroll(ctx, r)
 	if err != nil && r.Client.Peer != nil {
 		p.logRefusal(ctx, r, err)
 	}
-	return cert, err
+	return out, err
 }
 
-func (p *Provider) enroll(ctx context.Context, r Request) (*x509.Certificate, error) {
+func (p *Provider) enroll(ctx context.Context, r Request) (*Issued, error) {
 	d, err := p.judge(ctx, r)
 	if err != nil {
 		return nil, err
@@ -111,6 +118,10 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 		return nil, p.quarantine(ctx, r, c)
 	}
 	csr, err := evidence.ParseCSR(r.CSR)
+	if err != nil {
+		return nil, err
+	}
+	wishes, err := ca.ReadWishes(csr.Request)
 	if err != nil {
 		return nil, err
 	}
@@ -167,11 +178,11 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &decision{c, csr, dev, birth, auth}, nil
+	return &decision{c, csr, wishes, dev, birth, auth}, nil
 }
 
 // issue is the second half of enroll: everything about the request was found right.
-func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*x509.Certificate, error) {
+func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, error) {
 	now, c := p.now(), d.cred
 	in := &Intent{ID: newID(), Account: r.Account, Device: d.dev.ID, Profile: r.Profile, Operation: r.Operation, Authority: d.auth.ID,
 		AuthCert: c.Cert.Digest, AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(d.csr.SPKI), Challenge: hexDigest(d.csr.Bundle.Challenge),
@@ -189,12 +200,28 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*x509.Cer
 		return nil, err
 	}
 	if begun.Replay != nil {
-		return p.replay(begun.Replay, now)
+		if err := p.replayable(begun.Replay, now); err != nil {
+			return nil, err
+		}
+		return answered(begun.Replay, d.wishes)
 	}
 	if begun.Existing != nil {
-		return x509.ParseCertificate(begun.Existing.DER)
+		return answered(begun.Existing, d.wishes)
 	}
-	return p.signer.Sign(ctx, Permit{Intent: in, Request: r, decided: d})
+	cert, err := p.signer.Sign(ctx, Permit{Intent: in, Request: r, decided: d})
+	if err != nil {
+		return nil, err
+	}
+	return &Issued{Cert: cert, Replaced: d.wishes.Replaced(cert)}, nil
+}
+
+// answered is a certificate that was issued before, as the answer to a request with these wishes.
+func answered(c *Certificate, w ca.Wishes) (*Issued, error) {
+	cert, err := x509.ParseCertificate(c.DER)
+	if err != nil {
+		return nil, err
+	}
+	return &Issued{Cert: cert, Replaced: w.Replaced(cert)}, nil
 }
 
 func (p *Provider) leafFor(r Request, csr *evidence.CSR, dev Device, auth *authority, now time.Time) ca.Leaf {
@@ -217,17 +244,17 @@ func (p *Provider) leafFor(r Request, csr *evidence.CSR, dev Device, auth *autho
 // replayFor is how long a lost reply is answered again (DESIGN §4.7).
 const replayFor = 10 * time.Minute
 
-// replay answers a request that was answered before, while the certificate is unused, unrevoked and
-// before its renewal threshold. The caller has authorised the request anew.
-func (p *Provider) replay(c *Certificate, now time.Time) (*x509.Certificate, error) {
+// replayable refuses to answer a request again unless its certificate is unused, unrevoked and before its
+// renewal threshold. The caller has authorised the request anew.
+func (p *Provider) replayable(c *Certificate, now time.Time) error {
 	life := c.NotAfter.Sub(c.Issued)
 	threshold := p.dir.Load().accounts[c.Account].Profiles.RenewalThreshold
 	birth := c.Profile == cradle.IDevID || c.Profile == cradle.IAK
 	due := !birth && now.After(c.Issued.Add(time.Duration(float64(life)*threshold)))
 	if now.Sub(c.Issued) > replayFor || !c.Revoked.IsZero() || c.Slot == Superseded || due {
-		return nil, cradle.Errorf(cradle.Conflict, "the challenge was spent on %s", c.Issued.Format(time.RFC3339)).WithHint("ask for a fresh nonce")
+		return cradle.Errorf(cradle.Conflict, "the challenge was spent on %s", c.Issued.Format(time.RFC3339)).WithHint("ask for a fresh nonce")
 	}
-	return x509.ParseCertificate(c.DER)
+	return nil
 }
 
 // sameSubject: in a re-enrolment the CSR's names must be those of the certificate (RFC 7030 §4.2.2).

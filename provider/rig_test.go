@@ -260,7 +260,11 @@ func (r *rig) enroll(u *unit, a attempt) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.p.Enroll(r.t.Context(), req)
+	out, err := r.p.Enroll(r.t.Context(), req)
+	if err != nil {
+		return nil, err
+	}
+	return out.Cert, nil
 }
 
 func (u *unit) claim() evidence.Claim {

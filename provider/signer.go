@@ -30,11 +30,12 @@ type Permit struct {
 // decision is what the provider found out about a request that it found right. It is made of the request,
 // the records and the time alone, so that a signer apart comes to the same one.
 type decision struct {
-	cred  *Credential
-	csr   *evidence.CSR
-	dev   Device
-	birth bool
-	auth  *authority
+	cred   *Credential
+	csr    *evidence.CSR
+	wishes ca.Wishes
+	dev    Device
+	birth  bool
+	auth   *authority
 }
 
 // inProcess is the signer of the default install: it believes its own provider's decision.
@@ -60,7 +61,7 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 		DER: cert.Raw, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Intent: in.ID, Issued: now}
 	leaf, err := p.leaf(string(in.Account), ledger.KindIssuance, map[string]any{"certificate": row.Digest, "serial": row.Serial, "device": in.Device,
 		"profile": in.Profile, "order": d.dev.Order, "unit": d.dev.Serial, "ek": d.dev.EKDigest, "intent": in.ID, "authenticated_by": in.AuthCert,
-		"csr": in.CSR, "tier": d.dev.Tier, "maker": d.dev.Maker, "proved": true})
+		"csr": in.CSR, "tier": d.dev.Tier, "maker": d.dev.Maker, "proved": true, "replaced": d.wishes.Replaced(cert)})
 	if err != nil {
 		return nil, err
 	}

@@ -58,10 +58,10 @@ func (e estProvider) Nonce(ctx context.Context, ep estserver.Endpoint, peer *x50
 }
 
 // Enroll implements estserver.Provider.
-func (e estProvider) Enroll(ctx context.Context, r estserver.Enrolment) ([]byte, error) {
+func (e estProvider) Enroll(ctx context.Context, r estserver.Enrolment) (estserver.Issued, error) {
 	c, err := e.p.Enroll(ctx, provider.Request{Endpoint: endpoint(r.Endpoint), Operation: provider.Operation(r.Operation), Client: provider.Client{Peer: r.Peer}, CSR: r.CSR})
 	if err != nil {
-		return nil, err
+		return estserver.Issued{}, err
 	}
-	return c.Raw, nil
+	return estserver.Issued{Certificate: c.Cert.Raw, Replaced: c.Replaced}, nil
 }

@@ -33,11 +33,12 @@ type ca struct {
 	root *x509.Certificate
 	key  *ecdsa.PrivateKey
 
-	mu      sync.Mutex
-	serial  int64
-	refuse  error                           // of every call but Resolve
-	before  func(ctx context.Context) error // runs inside Enroll
-	padding int                             // bytes of an extension in each issued certificate
+	mu       sync.Mutex
+	serial   int64
+	refuse   error                           // of every call but Resolve
+	before   func(ctx context.Context) error // runs inside Enroll
+	padding  int                             // bytes of an extension in each issued certificate
+	replaced []string                        // told of each enrolment
 }
 
 func newCA(t testing.TB) *ca {
@@ -107,9 +108,9 @@ func (c *ca) Nonce(ctx context.Context, e estserver.Endpoint, peer *x509.Certifi
 	return est.NonceResponse{Type: typ, RespInfo: claim, Expiry: 300}, nil
 }
 
-func (c *ca) Enroll(ctx context.Context, e estserver.Enrolment) ([]byte, error) {
+func (c *ca) Enroll(ctx context.Context, e estserver.Enrolment) (estserver.Issued, error) {
 	if err := c.check(ctx, e.Endpoint); err != nil {
-		return nil, err
+		return estserver.Issued{}, err
 	}
 	if e.Peer == nil {
 		c.t.Error("an enrolment without peer")
@@ -119,11 +120,11 @@ func (c *ca) Enroll(ctx context.Context, e estserver.Enrolment) ([]byte, error) 
 	}
 	req, err := x509.ParseCertificateRequest(e.CSR)
 	if err != nil {
-		return nil, cradle.Errorf(cradle.Invalid, "certificate request: %w", err)
+		return estserver.Issued{}, cradle.Errorf(cradle.Invalid, "certificate request: %w", err)
 	}
 	if c.before != nil {
 		if err := c.before(ctx); err != nil {
-			return nil, err
+			return estserver.Issued{}, err
 		}
 	}
 	c.mu.Lock()
@@ -133,7 +134,8 @@ func (c *ca) Enroll(ctx context.Context, e estserver.Enrolment) ([]byte, error) 
 	if c.padding > 0 {
 		tmpl.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Value: make([]byte, c.padding)}}
 	}
-	return x509.CreateCertificate(rand.Reader, tmpl, c.cert, req.PublicKey, c.key)
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.cert, req.PublicKey, c.key)
+	return estserver.Issued{Certificate: der, Replaced: c.replaced}, err
 }
 
 func (c *ca) issued() int64 {

@@ -56,15 +56,35 @@ func (s *Server) enroll(w http.ResponseWriter, r *http.Request, e Endpoint, op O
 	if err := checkPOPLinking(csr, r.TLS); err != nil {
 		return answer{}, err
 	}
-	var der []byte
+	var issued Issued
 	err = s.call(r, func(ctx context.Context) error {
-		der, err = s.c.Provider.Enroll(ctx, Enrolment{Endpoint: e, Operation: op, Peer: p, CSR: csr})
+		issued, err = s.c.Provider.Enroll(ctx, Enrolment{Endpoint: e, Operation: op, Peer: p, CSR: csr})
 		return err
 	})
 	if err != nil {
 		return answer{}, err
 	}
-	return certsAnswer(r, est.TypeCertsOnly, der)
+	tellReplaced(w, issued.Replaced)
+	return certsAnswer(r, est.TypeCertsOnly, issued.Certificate)
+}
+
+// tellReplaced lists the wishes that were replaced, as far as they fit into a short header: strongSwan takes a
+// head of 1024 bytes.
+func tellReplaced(w http.ResponseWriter, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	list := ""
+	for i, n := range names {
+		if len(list)+len(n) > 256 {
+			list += "and more"
+			break
+		}
+		if list += n; i < len(names)-1 {
+			list += ", "
+		}
+	}
+	w.Header()["Cradle-Replaced"] = []string{list}
 }
 
 // nonce is the resource of draft-ietf-lamps-attestation-freshness: GET for a bare nonce, POST with a request.

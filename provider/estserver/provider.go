@@ -50,8 +50,16 @@ type Provider interface {
 	// in Enrolment; typ and claim are empty when the client asked for a bare nonce.
 	Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate, typ string, claim json.RawMessage) (est.NonceResponse, error)
 
-	// Enroll issues one certificate and returns its DER, after it is on record. ctx is not cancelled when the
+	// Enroll issues one certificate and returns it, after it is on record. ctx is not cancelled when the
 	// client goes away, only after Config.Timeout; a certificate that is recorded and not
 	// delivered is answered again by the provider's replay rule.
-	Enroll(ctx context.Context, e Enrolment) (certificate []byte, err error)
+	Enroll(ctx context.Context, e Enrolment) (Issued, error)
+}
+
+// Issued is an issued certificate.
+type Issued struct {
+	Certificate []byte // DER
+	// Replaced names the wishes of the CSR that the profile replaced by its own; the answer's header
+	// Cradle-Replaced lists them.
+	Replaced []string
 }

@@ -60,6 +60,22 @@ func TestOperations(t *testing.T) {
 	}
 }
 
+// What the profile gave in place of the CSR's wishes stands in a header of the answer.
+func TestReplacedWishesAreTold(t *testing.T) {
+	s := start(t, nil)
+	for _, replaced := range [][]string{nil, {"subject", "1.2.3"}, {strings.Repeat("1.", 200) + "1"}} {
+		s.ca.replaced = replaced
+		r := s.do(s.client(s.device), "POST", "simpleenroll", base64.StdEncoding.EncodeToString(newCSR(t, "d")), map[string]string{"Content-Type": "application/pkcs10"})
+		want := strings.Join(replaced, ", ")
+		if len(want) > 256 {
+			want = "and more"
+		}
+		if got := r.header.Get("Cradle-Replaced"); r.code != 200 || got != want {
+			t.Errorf("status %d, Cradle-Replaced %q, want %q", r.code, got, want)
+		}
+	}
+}
+
 // est.md §2 c, k and b: what strongSwan, Bouncy Castle, libest and estclient need of an answer.
 func TestAnswerForm(t *testing.T) {
 	s := start(t, nil)

@@ -1,0 +1,143 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"slices"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// Wishes is what a CSR asks to have in its certificate: a wish, never a fact (DESIGN §2).
+type Wishes struct {
+	Subject    []byte           // DER of the Name; empty when the CSR names nobody
+	Extensions []pkix.Extension // of extensionRequest (RFC 2985 §5.4.2), each OID once
+}
+
+// ReadWishes reads the wishes of a CSR. An extension that is asked for twice is refused: no answer to it could be right
+// (RFC 5280 §4.2, RFC 9908 §3.2).
+func ReadWishes(csr *x509.CertificateRequest) (Wishes, error) {
+	w := Wishes{Extensions: csr.Extensions}
+	if len(csr.RawSubject) > 2 {
+		w.Subject = csr.RawSubject
+	}
+	for i, e := range w.Extensions {
+		if slices.ContainsFunc(w.Extensions[:i], func(x pkix.Extension) bool { return x.Id.Equal(e.Id) }) {
+			return w, cradle.Errorf(cradle.Invalid, "the CSR asks for extension %s twice", extensionName(e.Id))
+		}
+	}
+	return w, nil
+}
+
+// Replaced names the wishes that cert does not fulfil, by the field names of RFC 5280 and, of an
+// extension unknown here, its OID. Names that are asked for are fulfilled when cert has at least these;
+// usages when cert has exactly these.
+func (w Wishes) Replaced(cert *x509.Certificate) []string {
+	var out []string
+	if w.Subject != nil && !sameName(w.Subject, cert.RawSubject) {
+		out = append(out, "subject")
+	}
+	for _, e := range w.Extensions {
+		if !fulfilled(e, cert.Extensions) {
+			out = append(out, extensionName(e.Id))
+		}
+	}
+	return out
+}
+
+// fulfilled reports whether an extension asked for is among those of a certificate. Whether it is critical
+// is the issuer's business.
+func fulfilled(wish pkix.Extension, have []pkix.Extension) bool {
+	i := slices.IndexFunc(have, func(x pkix.Extension) bool { return x.Id.Equal(wish.Id) })
+	if i < 0 {
+		// CA:FALSE is what a certificate without basicConstraints says (RFC 5280 §4.2.1.9).
+		return wish.Id.Equal(oidBasicConstraints) && bytes.Equal(wish.Value, notCA)
+	}
+	if bytes.Equal(wish.Value, have[i].Value) {
+		return true
+	}
+	switch {
+	case wish.Id.Equal(oidSAN):
+		return isSubset(wish.Value, have[i].Value)
+	case wish.Id.Equal(oidExtKeyUsage):
+		return isSubset(wish.Value, have[i].Value) && isSubset(have[i].Value, wish.Value)
+	case wish.Id.Equal(oidBasicConstraints):
+		return isCA(wish.Value) == isCA(have[i].Value)
+	}
+	return false
+}
+
+// isSubset reports whether each element of the DER sequence a is one of b.
+func isSubset(a, b []byte) bool {
+	x, ok := elements(a)
+	y, ok2 := elements(b)
+	if !ok || !ok2 {
+		return false
+	}
+	for _, e := range x {
+		if !slices.ContainsFunc(y, func(f asn1.RawValue) bool { return bytes.Equal(e.FullBytes, f.FullBytes) }) {
+			return false
+		}
+	}
+	return true
+}
+
+func elements(der []byte) (out []asn1.RawValue, ok bool) {
+	rest, err := asn1.Unmarshal(der, &out)
+	return out, err == nil && len(rest) == 0
+}
+
+var notCA = []byte{0x30, 0x00}
+
+func isCA(der []byte) bool {
+	var v struct {
+		IsCA       bool `asn1:"optional"`
+		MaxPathLen int  `asn1:"optional,default:-1"`
+	}
+	_, err := asn1.Unmarshal(der, &v)
+	return err == nil && v.IsCA
+}
+
+// sameName compares two Names by type and text of each attribute, in order: clients encode the same text as
+// PrintableString or UTF8String, as they please (RFC 5280 §7.1).
+func sameName(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	var x, y pkix.RDNSequence
+	if _, err := asn1.Unmarshal(a, &x); err != nil {
+		return false
+	}
+	if _, err := asn1.Unmarshal(b, &y); err != nil {
+		return false
+	}
+	return slices.EqualFunc(x, y, func(p, q pkix.RelativeDistinguishedNameSET) bool {
+		return slices.EqualFunc(p, q, func(v, w pkix.AttributeTypeAndValue) bool { return v.Type.Equal(w.Type) && v.Value == w.Value })
+	})
+}
+
+var (
+	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
+	oidExtKeyUsage      = asn1.ObjectIdentifier{2, 5, 29, 37}
+)
+
+// extensionName is the name of an extension in RFC 5280 §4.2.1, else its OID.
+func extensionName(id asn1.ObjectIdentifier) string {
+	switch {
+	case id.Equal(oidSAN):
+		return "subjectAltName"
+	case id.Equal(oidKeyUsage):
+		return "keyUsage"
+	case id.Equal(oidExtKeyUsage):
+		return "extendedKeyUsage"
+	case id.Equal(oidBasicConstraints):
+		return "basicConstraints"
+	case id.Equal(oidSubjectKeyID):
+		return "subjectKeyIdentifier"
+	}
+	return id.String()
+}
