@@ -14,10 +14,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
-	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,6 +53,7 @@ type Public struct {
 type Server struct {
 	Config
 	mux *http.ServeMux
+	ops []op
 }
 
 // New makes the server's handler.
@@ -67,34 +67,6 @@ func New(c Config) *Server {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	s.mux.ServeHTTP(w, r)
-}
-
-// caller is who asks: the installation's operator (account empty) or one account's.
-type caller struct{ account cradle.AccountID }
-
-// name is under which the log records what the caller does.
-func (c caller) name() string {
-	if c.account == "" {
-		return "operator"
-	}
-	return "account " + string(c.account)
-}
-
-// may refuses an account's token for another account.
-func (c caller) may(a cradle.AccountID) error {
-	if c.account == "" || c.account == a {
-		return nil
-	}
-	// The same answer as for an account that does not exist: no call of one account can see another.
-	return cradle.Errorf(cradle.NotFound, "no account %q", a)
-}
-
-func (c caller) operator() error {
-	if c.account == "" {
-		return nil
-	}
-	return cradle.Errorf(cradle.Forbidden, "this is for the installation's operator, not for account %s", c.account).
-		WithHint("use the context.json that serve wrote to its data folder")
 }
 
 // Token returns the bearer token of an account, or with an empty name the installation's.
@@ -124,70 +96,27 @@ func (s *Server) caller(r *http.Request) (caller, error) {
 	if err1 != nil || err2 != nil || !hmac.Equal(mac, tokenMAC(s.Key, cradle.AccountID(name))) {
 		return caller{}, refuse
 	}
-	return caller{cradle.AccountID(name)}, nil
+	return caller{role: admin.Owner, account: cradle.AccountID(name)}, nil
 }
 
-type handler func(r *http.Request, c caller) (any, error)
-
-// handle registers a route that needs a token.
-func (s *Server) handle(pattern string, h handler) {
-	method, path, _ := strings.Cut(pattern, " ")
-	s.mux.HandleFunc(method+" "+admin.Prefix+path, func(w http.ResponseWriter, r *http.Request) {
-		c, err := s.caller(r)
-		var out any
-		if err == nil {
-			out, err = h(r.WithContext(provider.WithActor(r.Context(), c.name())), c)
-		}
-		s.answer(w, r, out, err)
-	})
-}
-
-// open registers a route without a token.
-func (s *Server) open(pattern string, h func(r *http.Request) (any, error)) {
-	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		out, err := h(r)
-		s.answer(w, r, out, err)
-	})
-}
-
-func (s *Server) answer(w http.ResponseWriter, r *http.Request, out any, err error) {
-	w.Header().Set("Content-Type", "application/json")
-	if err != nil {
-		kind := cradle.KindOf(err)
-		if kind == cradle.Internal && r.Context().Err() == nil {
-			id := make([]byte, 6)
-			rand.Read(id)
-			s.Log.Error("admin request", "method", r.Method, "path", r.URL.Path, "err", err, "trace", base64.RawURLEncoding.EncodeToString(id))
-		} else if kind != cradle.NotFound {
-			s.Log.Info("admin request refused", "method", r.Method, "path", r.URL.Path, "kind", kind, "reason", err)
-		}
-		if kind == cradle.Busy {
-			w.Header().Set("Retry-After", "2")
-		}
-		detail, hint := cradle.Public(err)
-		w.WriteHeader(admin.StatusOf(kind))
-		_ = json.NewEncoder(w).Encode(admin.Problem{Kind: kind.String(), Detail: detail, Hint: hint})
-		return
+// refuse answers with a Problem.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	kind := cradle.KindOf(err)
+	if kind == cradle.Internal && r.Context().Err() == nil {
+		id := make([]byte, 6)
+		rand.Read(id)
+		s.Log.Error("admin request", "method", r.Method, "path", r.URL.Path, "err", err, "trace", base64.RawURLEncoding.EncodeToString(id))
+	} else if kind != cradle.NotFound {
+		s.Log.Info("admin request refused", "method", r.Method, "path", r.URL.Path, "kind", kind, "reason", err)
 	}
-	if out != nil {
-		_ = json.NewEncoder(w).Encode(out)
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	if wait := cradle.RetryAfter(err); wait > 0 {
+		h.Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
+	} else if kind == cradle.Busy {
+		h.Set("Retry-After", "2")
 	}
-}
-
-// body decodes a request's JSON; unknown members are refused.
-func body[T any](r *http.Request) (T, error) {
-	var v T
-	d := json.NewDecoder(r.Body)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&v); err != nil {
-		var big *http.MaxBytesError
-		if errors.As(err, &big) {
-			return v, cradle.Errorf(cradle.TooLarge, "request body is over %d bytes", big.Limit)
-		}
-		return v, cradle.Errorf(cradle.Invalid, "request body: %v", err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return v, cradle.Errorf(cradle.Invalid, "request body: something follows the JSON object")
-	}
-	return v, nil
+	detail, hint := cradle.Public(err)
+	w.WriteHeader(admin.StatusOf(kind))
+	_ = json.NewEncoder(w).Encode(admin.Problem{Kind: kind.String(), Detail: detail, Hint: hint})
 }

@@ -1,0 +1,116 @@
+package adminserver
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/admin"
+	"github.com/cradle-iot/cradle/protocol/order"
+	"github.com/cradle-iot/cradle/provider"
+)
+
+// accountRoutes are accounts and those that an account meets: OEMs and TPM makers.
+func (s *Server) accountRoutes() {
+	handle(s, op{pattern: "POST /accounts", does: "Make an account.", need: own, scope: installation}, s.createAccount)
+	handle(s, op{pattern: "GET /accounts/{account}", does: "An account: EST labels, CAs, profiles.", need: view, scope: named}, func(c *call, _ none) (*admin.Account, error) {
+		return s.account(c.ctx(), c.account())
+	})
+	handle(s, op{pattern: "POST /oems", does: "Register a device maker by its public keys.", need: own, scope: installation}, s.createOEM)
+	handle(s, op{pattern: "POST /tpm-makers", does: "Trust a TPM maker's CA certificates.", need: own, scope: installation}, s.importMaker)
+}
+
+func (s *Server) createAccount(c *call, in admin.CreateAccount) (*admin.Account, error) {
+	var err error
+	var pr provider.Profiles
+	for _, f := range []struct {
+		text string
+		to   *time.Duration
+	}{{in.OperationalValidity, &pr.OperationalValidity}, {in.LDevIDValidity, &pr.LDevIDValidity}} {
+		if f.text != "" {
+			if *f.to, err = time.ParseDuration(f.text); err != nil {
+				return nil, cradle.Errorf(cradle.Invalid, "validity %q: %v", f.text, err).WithHint("write it like 24h or 10m")
+			}
+		}
+	}
+	_, err = s.Provider.CreateAccount(c.ctx(), in.Name, in.OrderKey, pr)
+	if cradle.KindOf(err) == cradle.Conflict {
+		// The builder who holds the account's order key asks again: the answer, with the token, was lost.
+		if a, _, aerr := s.Provider.Account(c.ctx(), in.Name); aerr == nil && bytes.Equal(a.OrderKey, in.OrderKey) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.account(c.ctx(), in.Name)
+	if err != nil {
+		return nil, err
+	}
+	a.Token = Token(s.Key, in.Name)
+	return a, nil
+}
+
+func (s *Server) account(ctx context.Context, id cradle.AccountID) (*admin.Account, error) {
+	a, cas, err := s.Provider.Account(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	out := &admin.Account{Name: id, Region: a.Region, ESTHost: s.Public.ESTHost(id), Created: a.Created, Authorities: authorities(cas)}
+	for _, pr := range []cradle.Profile{cradle.IDevID, cradle.IAK, cradle.LDevID, cradle.Operational} {
+		label := cradle.Label(id, pr)
+		out.Labels = append(out.Labels, admin.Label{Profile: pr, Label: label, URL: s.Public.URL + "/.well-known/est/" + label})
+	}
+	out.Profiles = []admin.Profile{
+		{Profile: cradle.IDevID, Validity: "no end (99991231235959Z)", Evidence: true},
+		{Profile: cradle.IAK, Validity: "no end (99991231235959Z)", Evidence: true},
+		{Profile: cradle.LDevID, Validity: a.Profiles.LDevIDValidity.String(), Evidence: true},
+		{Profile: cradle.Operational, Validity: a.Profiles.OperationalValidity.String(), Evidence: true},
+	}
+	return out, nil
+}
+
+func authorities(cas []provider.Authority) []admin.Authority {
+	var out []admin.Authority
+	for _, a := range cas {
+		out = append(out, admin.Authority{Kind: string(a.Kind), Class: a.Class, Fingerprint: a.ID, PEM: admin.PEM(a.Cert)})
+	}
+	return out
+}
+
+func (s *Server) createOEM(c *call, in admin.CreateOEM) (out admin.OEM, err error) {
+	public, err := order.ParseOEMPublic([]byte(in.Public))
+	if err != nil {
+		return out, err
+	}
+	o, cas, err := s.Provider.CreateOEM(c.ctx(), in.Name, public)
+	if err != nil {
+		return out, err
+	}
+	return admin.OEM{Name: o.ID, Created: o.Created, Authorities: authorities(cas)}, nil
+}
+
+func (s *Server) importMaker(c *call, in admin.ImportMaker) (out admin.Maker, err error) {
+	var certs [][]byte
+	for rest := []byte(in.PEM); ; {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			break
+		}
+		if b.Type != "CERTIFICATE" {
+			return out, cradle.Errorf(cradle.Invalid, "the bundle holds a PEM block %q; only CERTIFICATE is wanted", b.Type)
+		}
+		certs = append(certs, b.Bytes)
+	}
+	anchors, added, err := s.Provider.ImportMaker(c.ctx(), in.Maker, in.Tier, certs)
+	if err != nil {
+		return out, err
+	}
+	out = admin.Maker{Maker: in.Maker, Tier: in.Tier, Certificates: len(anchors), Added: added}
+	for _, a := range anchors {
+		out.Fingerprints = append(out.Fingerprints, a.Fingerprint)
+	}
+	return out, nil
+}
