@@ -20,6 +20,7 @@ type Session struct {
 	key      key
 	account  cradle.AccountID
 	cred     credential
+	sum      [32]byte // SHA-256 of the certificate
 	notAfter time.Time
 	since    time.Time
 	drop     func(reason string)
@@ -52,12 +53,11 @@ func (h *Hub) Connect(ctx context.Context, hub Name, id cradle.DeviceID, cert *x
 		return nil, refuse("certificate is valid from %s to %s, now is %s",
 			cert.NotBefore.UTC().Format(time.RFC3339), cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
-	s := &Session{hub: h, key: key{hub, id}, cred: credentialOf(cert), notAfter: cert.NotAfter, since: now, drop: drop}
+	s := &Session{hub: h, key: key{hub, id}, cred: credentialOf(cert), sum: sha256.Sum256(cert.Raw), notAfter: cert.NotAfter, since: now, drop: drop}
 	if o := cert.Subject.Organization; len(o) == 1 {
 		s.account = cradle.AccountID(o[0])
 	}
-	sum := sha256.Sum256(cert.Raw)
-	blocked := func() error { return h.blocked(s.account, id, sum) }
+	blocked := func() error { return h.blocked(s.account, id, s.sum) }
 	if err := blocked(); err != nil {
 		return nil, err
 	}
@@ -126,15 +126,17 @@ func (h *Hub) blocked(account cradle.AccountID, id cradle.DeviceID, sum [32]byte
 	return nil
 }
 
-// StatusChanged is to be called after the status feed changed its word on a device: its connections
-// are dropped, in every hub, if it is blocked now.
+// StatusChanged is to be called after the status feed changed its word on a device or a certificate of it: its
+// connections are dropped, in every hub, if the device, or the certificate they were made with, is blocked now.
 func (h *Hub) StatusChanged(account cradle.AccountID, id cradle.DeviceID) {
 	if h.status == nil {
 		return
 	}
 	if state, yes := h.status.Blocked(account, id); yes {
-		h.sessions.dropDevice(account, id, "device is "+string(state))
+		h.sessions.dropDevice(account, id, "device is "+string(state), func(*Session) bool { return true })
+		return
 	}
+	h.sessions.dropDevice(account, id, "certificate is revoked", func(s *Session) bool { return h.status.CertBlocked(s.sum) })
 }
 
 // Connected counts this process's sessions.
@@ -240,12 +242,12 @@ func (t *table) changed(k key, d *Device) uint64 {
 	return version
 }
 
-func (t *table) dropDevice(account cradle.AccountID, id cradle.DeviceID, reason string) {
+func (t *table) dropDevice(account cradle.AccountID, id cradle.DeviceID, reason string, which func(*Session) bool) {
 	sh := t.shard(id)
 	var out []*Session
 	sh.mu.Lock()
 	for k, s := range sh.sessions {
-		if k.device == id && s.account == account {
+		if k.device == id && s.account == account && which(s) {
 			out = append(out, s)
 			delete(sh.sessions, k)
 		}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
-	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
 // Device returns one device of an account.
@@ -64,8 +63,13 @@ func (p *Provider) History(ctx context.Context, d Device) ([]Happening, error) {
 	}
 	for _, e := range events {
 		what := string(e.State)
-		if e.Certificate != "" {
+		switch {
+		case e.Reason == QuarantineReason:
 			what = "quarantined"
+		case e.Released:
+			what = "certificate released"
+		case e.Certificate != "":
+			what = "certificate blocked"
 		}
 		out = append(out, Happening{e.At, what, e.Reason})
 	}
@@ -80,63 +84,6 @@ func (p *Provider) Chain(c Certificate) [][]byte {
 		return nil
 	}
 	return append([][]byte{a.Cert}, a.Chain...)
-}
-
-// StateChange is what an operator may do to a device.
-type StateChange string
-
-// The changes.
-const (
-	Suspend StateChange = "suspend" // may be released
-	Release StateChange = "release" // only from suspended (RFC 5280 §5.3.1: only certificateHold is released)
-	Revoke  StateChange = "revoke"  // final
-	Retire  StateChange = "retire"  // final; the device goes out of service
-)
-
-// ChangeState moves a device. From then on nothing is issued to it, and the status feed carries the
-// change to the provisioning service and the hubs.
-func (p *Provider) ChangeState(ctx context.Context, account cradle.AccountID, id cradle.DeviceID, c StateChange, reason string) (FeedEvent, error) {
-	all := []cradle.DeviceState{cradle.Made, cradle.Accepted, cradle.Active}
-	var from []cradle.DeviceState
-	var to cradle.DeviceState
-	switch c {
-	case Suspend:
-		from, to = []cradle.DeviceState{cradle.Accepted, cradle.Active}, cradle.Suspended
-	case Release:
-		from, to = []cradle.DeviceState{cradle.Suspended}, cradle.Active
-	case Revoke:
-		from, to = append(all, cradle.Suspended), cradle.Revoked
-	case Retire:
-		from, to = append(all, cradle.Suspended), cradle.Retired
-	default:
-		return FeedEvent{}, cradle.Errorf(cradle.Invalid, "no such change %q", c)
-	}
-	if len(reason) > 200 {
-		return FeedEvent{}, cradle.Errorf(cradle.Invalid, "the reason has %d bytes; at most 200", len(reason))
-	}
-	if _, err := p.Device(ctx, account, id); err != nil {
-		return FeedEvent{}, err
-	}
-	if c == Release { // to where it was: without an LDevID it was not active yet
-		certs, err := p.store.Certificates(ctx, account, id)
-		if err != nil {
-			return FeedEvent{}, err
-		}
-		if !slices.ContainsFunc(certs, func(c Certificate) bool { return c.Profile == cradle.LDevID }) {
-			to = cradle.Accepted
-		}
-	}
-	leaf, err := p.leafBy(ctx, string(account), ledger.KindRevocation, map[string]any{"account": account, "device": id, "state": to, "reason": reason})
-	if err != nil {
-		return FeedEvent{}, err
-	}
-	ev, err := p.store.SetState(ctx, account, id, from, to, reason, p.now(), leaf)
-	if err != nil {
-		return FeedEvent{}, err
-	}
-	p.feed.notify()
-	p.log.Info("device state changed", "account", account, "device", id, "state", to, "reason", reason, "feed", ev.Seq)
-	return ev, nil
 }
 
 // limiter bounds how many refusals a second become leaves of the log, so that a flood of bad requests

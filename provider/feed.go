@@ -60,7 +60,7 @@ func (p *Provider) After(ctx context.Context, seq int64) (status.Envelope, error
 	for _, e := range events {
 		s.Newest = e.Seq
 		s.Events = append(s.Events, status.Event{Seq: e.Seq, Account: e.Account, Device: e.Device, State: e.State,
-			Epoch: e.Epoch, Reason: e.Reason, At: e.At, Certificate: e.Certificate})
+			Epoch: e.Epoch, Reason: e.Reason, At: e.At, Certificate: e.Certificate, Released: e.Released})
 	}
 	if len(events) == status.MaxEvents {
 		s.Newest++ // there may be more: the reader asks again before it calls itself fresh

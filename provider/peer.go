@@ -34,16 +34,16 @@ func (p *Provider) authenticate(ctx context.Context, e Endpoint, peer *x509.Cert
 	switch {
 	case c.Cert.Account != e.Account:
 		return nil, cradle.Errorf(cradle.Forbidden, "the client certificate belongs to another account than label %s", e.Label)
+	case c.Device.State.Blocked():
+		return nil, blockedError(&c.Device)
 	case !c.Cert.Revoked.IsZero():
-		return nil, cradle.Errorf(cradle.Forbidden, "the client certificate was revoked on %s", c.Cert.Revoked.Format(time.RFC3339))
+		return nil, cradle.Errorf(cradle.Forbidden, "the client certificate is revoked or on hold since %s", c.Cert.Revoked.Format(time.RFC3339)).
+			WithHint("the account's operator knows why; cradle device show %s", c.Cert.Device)
 	case now.Before(c.Cert.NotBefore):
 		return nil, cradle.Errorf(cradle.Unauthorized, "the client certificate is not valid before %s", c.Cert.NotBefore.Format(time.RFC3339))
 	case now.After(c.Cert.NotAfter):
 		return nil, cradle.Errorf(cradle.Unauthorized, "the client certificate expired on %s", c.Cert.NotAfter.Format(time.RFC3339)).
 			WithHint("enrol again with the LDevID or IDevID")
-	}
-	if c.Device.State.Blocked() {
-		return nil, blockedError(&c.Device)
 	}
 	return &c, nil
 }

@@ -199,4 +199,8 @@ type FeedEvent struct {
 	Reason      string
 	At          time.Time
 	Certificate string // SHA-256, hexadecimal
+	Released    bool   // with Certificate: it may be used again
 }
+
+// QuarantineReason is the reason of the feed event that blocks a superseded certificate.
+const QuarantineReason = "superseded certificate used"

@@ -21,6 +21,7 @@ type Store interface {
 	Orders
 	Issuance
 	Devices
+	Revocations
 	Log
 }
 
@@ -144,9 +145,6 @@ type Devices interface {
 	Device(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) (Device, error) // NotFound
 	DeviceList(ctx context.Context, account cradle.AccountID, f DeviceFilter) ([]Device, error)
 	Certificates(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) ([]Certificate, error) // oldest first
-	// SetState moves the device to state `to` if it is in one of `from` (else Conflict naming the state), moves its
-	// epoch, appends a feed event and the leaf. Revoked and retired also mark its valid certificates revoked.
-	SetState(ctx context.Context, account cradle.AccountID, id cradle.DeviceID, from []cradle.DeviceState, to cradle.DeviceState, reason string, at time.Time, leaf ledger.Leaf) (FeedEvent, error)
 	// Quarantine marks the credentials of c's device and profile quarantined, with the leaf and a feed event that
 	// blocks c itself, once for each c; FinishIssue of a certificate of
 	// this profile that was authenticated by another profile's certificate heals it.

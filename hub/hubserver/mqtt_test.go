@@ -318,6 +318,10 @@ func TestDrops(t *testing.T) {
 			r.feed.set(func(f *feed) { f.blocked[i.id] = cradle.Suspended })
 			r.hub.StatusChanged("acme", i.id)
 		}, "device is suspended", mqtt.NotAuthorized},
+		"certificate revoked": {func(i ident) {
+			r.feed.set(func(f *feed) { f.certs[sha256.Sum256(i.cert.Certificate[0])] = true })
+			r.hub.StatusChanged("acme", i.id)
+		}, "certificate is revoked", mqtt.NotAuthorized},
 		"disabled":       {edit(func(d *iothub.Device) { d.Status = iothub.Disabled }), "device was disabled", mqtt.NotAuthorized},
 		"new thumbprint": {edit(func(d *iothub.Device) { d.Authentication.X509Thumbprint.PrimaryThumbprint = strings.Repeat("ab", 32) }), "certificate was replaced", mqtt.NotAuthorized},
 		"deleted": {func(i ident) {

@@ -121,7 +121,9 @@ func (f *Follower) step(ctx context.Context) error {
 func (f *Follower) apply(s *Statement) {
 	f.mu.Lock()
 	for _, ev := range s.Events {
-		if ev.Certificate != "" {
+		if ev.Certificate != "" && ev.Released {
+			delete(f.certs, ev.Certificate)
+		} else if ev.Certificate != "" {
 			f.certs[ev.Certificate] = true
 		} else if ev.State.Blocked() {
 			f.blocked[device{ev.Account, ev.Device}] = ev

@@ -36,7 +36,8 @@ const (
 const signContext = "cradle-status-v1\n"
 
 // Event says that a device's standing changed, or, with Certificate set, that one certificate of it may
-// not be used any more (a superseded one that showed up again); State is then the device's as it is.
+// not be used any more (revoked, on hold, or a superseded one that showed up again), or, with Released, may
+// be used again; State is then the device's as it is.
 type Event struct {
 	Seq     int64              `json:"seq"`
 	Account cradle.AccountID   `json:"account"`
@@ -47,6 +48,7 @@ type Event struct {
 	At      time.Time          `json:"at"`
 
 	Certificate string `json:"certificate,omitempty"` // SHA-256 of its DER, hexadecimal
+	Released    bool   `json:"released,omitempty"`
 }
 
 // Statement is one answer of the feed.

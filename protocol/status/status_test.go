@@ -138,7 +138,12 @@ func TestFollower(t *testing.T) {
 		if _, blocked := f.Blocked("acme", "d3"); blocked {
 			t.Error("a released device is still blocked")
 		}
-		if !f.Fresh(time.Now()) || f.Seq() != 4 {
+		src.add(status.Event{Account: "acme", Device: "d2", State: cradle.Active, Certificate: hex.EncodeToString(sum[:]), Released: true})
+		time.Sleep(2 * status.Heartbeat)
+		if f.CertBlocked(sum) {
+			t.Error("a released certificate is still blocked")
+		}
+		if !f.Fresh(time.Now()) || f.Seq() != 5 {
 			t.Errorf("fresh %v, seq %d", f.Fresh(time.Now()), f.Seq())
 		}
 
@@ -164,7 +169,7 @@ func TestFollower(t *testing.T) {
 		synctest.Wait()
 		mu.Lock()
 		defer mu.Unlock()
-		if len(seen) != 4 {
+		if len(seen) != 5 {
 			t.Errorf("told of %v, want each event once", seen)
 		}
 	})

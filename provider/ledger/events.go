@@ -126,6 +126,10 @@ func (v *verification) stationIssued(name string, b Body) {
 }
 
 func (v *verification) standing(name string, l Leaf, b Body) {
+	if b.Certificate != "" {
+		v.certStanding(name, l, b)
+		return
+	}
 	dev := v.devices[b.Device]
 	if dev == nil {
 		v.find(DeviceMissing, "device "+b.Device, "%s makes it %s", name, b.State)
@@ -134,6 +138,24 @@ func (v *verification) standing(name string, l Leaf, b Body) {
 	dev.standing = cradle.DeviceState(b.State)
 	if dev.final.IsZero() && (dev.standing == cradle.Revoked || dev.standing == cradle.Retired) {
 		dev.final = l.Time
+	}
+}
+
+func (v *verification) certStanding(name string, l Leaf, b Body) {
+	d, ok := parseDigest(b.Certificate)
+	c := v.certs[d]
+	if !ok || c == nil {
+		v.find(CertificateMissing, "certificate "+b.Certificate, "%s makes it %s", name, b.State)
+		return
+	}
+	if c.serial != b.Serial || c.device != b.Device && c.profile != station {
+		v.find(CertificateChanged, "certificate "+b.Certificate, "the row says serial %s of %s, %s says serial %s of %s", c.serial, c.device, name, b.Serial, b.Device)
+	}
+	if c.standing == cradle.Revoked {
+		return // final
+	}
+	if c.standing = cradle.DeviceState(b.State); c.standing == cradle.Revoked {
+		c.ended = l.Time
 	}
 }
 
@@ -209,14 +231,7 @@ func (v *verification) finishRecords(seen []digest) {
 		if c.leaves == 0 {
 			v.find(CertificateUnlogged, name, "%s of %s, serial %s: no leaf records it", c.profile, c.device, c.serial)
 		}
-		if dev := v.devices[c.device]; dev != nil && c.profile != station {
-			switch {
-			case c.revoked && dev.final.IsZero():
-				v.find(RevocationUnlogged, name, "it is revoked, but no leaf revokes device %s", c.device)
-			case !c.revoked && !dev.final.IsZero() && c.notAfter.After(dev.final):
-				v.find(RevocationMissing, name, "device %s was %s on %s, but it is not revoked", c.device, dev.standing, stamp(dev.final))
-			}
-		}
+		v.finishRevocation(name, c)
 	}
 	v.sum.Seen = int64(len(seen))
 	for _, d := range seen {
@@ -225,6 +240,25 @@ func (v *verification) finishRecords(seen []digest) {
 		}
 	}
 	slices.SortStableFunc(v.findings, func(a, b Finding) int { return compareText(a, b) })
+}
+
+// finishRevocation holds a certificate's mark against what the leaves said of it and of its device.
+func (v *verification) finishRevocation(name string, c *certRecord) {
+	final, held := c.ended, c.standing == cradle.Suspended
+	if dev := v.devices[c.device]; dev != nil && c.profile != station {
+		if final.IsZero() {
+			final = dev.final
+		}
+		held = held || dev.standing == cradle.Suspended
+	}
+	switch {
+	case c.revoked && final.IsZero() && !held:
+		v.find(RevocationUnlogged, name, "it is revoked or on hold, but no leaf says so of it or of device %s", c.device)
+	case !c.revoked && !final.IsZero() && c.notAfter.After(final):
+		v.find(RevocationMissing, name, "it, or its device %s, was revoked on %s, but it is not marked so", c.device, stamp(final))
+	case !c.revoked && c.standing == cradle.Suspended:
+		v.find(RevocationMissing, name, "it was put on hold and never released, but it is not marked so")
+	}
 }
 
 // compareText puts findings that come from maps into a fixed order.

@@ -48,7 +48,7 @@ const (
 	KindIssuance   Kind = "issuance"   // a device's certificate
 	KindStation    Kind = "station"    // the certificate of an OEM's line station
 	KindRefusal    Kind = "refusal"    // an enrolment that was refused, a quarantine
-	KindRevocation Kind = "revocation" // a device's standing changed: suspended, released, revoked, retired
+	KindRevocation Kind = "revocation" // a device's standing changed: suspended, released, revoked, retired; or one certificate's
 	KindOrder      Kind = "order"      // signed, open, closed, withdrawn
 	KindLot        Kind = "lot"        // closed, accepted
 	KindCustody    Kind = "custody"    // a hand-over

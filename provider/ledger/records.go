@@ -70,6 +70,8 @@ type certRecord struct {
 	revoked                 bool
 	notAfter                time.Time
 	leaves                  int
+	standing                cradle.DeviceState // by the leaves that speak of it alone
+	ended                   time.Time          // when they revoked it
 }
 
 func newRecords() records {

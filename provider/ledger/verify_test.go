@@ -120,6 +120,10 @@ func TestRecordedWrong(t *testing.T) {
 		"issued to a suspended device": {func(w *world) string {
 			return w.issue(w.devices[3], "operational").Digest
 		}, ledger.CertificateBlocked, "certificate"},
+		"revocation of another device's certificate": {func(w *world) string {
+			w.leaf(ledger.KindRevocation, map[string]any{"device": w.devices[0].ID, "certificate": w.certs[9].Digest, "serial": w.certs[9].Serial, "state": "revoked"})
+			return w.certs[9].Digest
+		}, ledger.CertificateChanged, "certificate"},
 		"born after the order was withdrawn": {func(w *world) string {
 			w.leaf(ledger.KindOrder, map[string]any{"order": "ord-1", "state": "withdrawn"})
 			w.orders[0].State = "withdrawn"
@@ -188,28 +192,31 @@ func TestTampered(t *testing.T) {
 				}
 			}
 		}, code: ledger.RevocationMissing, subject: "certificate"},
-		"certificate row removed": {do: func(f *file) { f.remove("certificate", 9); f.renumber() }, code: ledger.CertificateMissing, subject: cert(9)},
-		"certificate row twice":   {do: func(f *file) { (*f)[f.at("certificate", 10)] = (*f)[f.at("certificate", 9)] }, code: ledger.RowDuplicate, subject: cert(9)},
-		"device's tier":           {do: set("device", 6, "tier", "discrete-tpm"), code: ledger.DeviceChanged, subject: dev(6)},
-		"device's maker":          {do: set("device", 6, "maker", "infineon"), code: ledger.DeviceChanged, subject: dev(6)},
-		"device's TPM":            {do: set("device", 6, "ek", strings.Repeat("ab", 32)), code: ledger.DeviceChanged, subject: dev(6)},
-		"device's serial":         {do: set("device", 6, "serial", "SN-0090"), code: ledger.DeviceChanged, subject: dev(6)},
-		"device's OEM":            {do: set("device", 6, "oem", "maker2"), code: ledger.DeviceChanged, subject: dev(6)},
-		"device's IDevID":         {do: set("device", 6, "idevid_cert", w.devices[7].IDevIDCert), code: ledger.DeviceChanged, subject: dev(6)},
-		"revoked device active":   {do: set("device", 5, "state", "active"), code: ledger.DeviceChanged, subject: dev(5)},
-		"active device revoked":   {do: set("device", 6, "state", "revoked"), code: ledger.DeviceChanged, subject: dev(6)},
-		"device row removed":      {do: func(f *file) { f.remove("device", 6); f.renumber() }, code: ledger.DeviceMissing, subject: dev(6)},
-		"device's lot":            {do: set("device", 6, "lot", "lot-9"), code: ledger.LotChanged, subject: "lot lot-9"},
-		"order's quantity":        {do: set("order", 0, "quantity", 1000), code: ledger.OrderChanged, subject: "order ord-1"},
-		"order's use":             {do: set("order", 0, "used", 39), code: ledger.OrderChanged, subject: "order ord-1"},
-		"order's state":           {do: set("order", 0, "state", "withdrawn"), code: ledger.OrderChanged, subject: "order ord-1"},
-		"order's text":            {do: set("order", 0, "jws", "e30="), code: ledger.OrderChanged, subject: "order ord-1"},
-		"order row removed":       {do: func(f *file) { f.remove("order", 0); f.renumber() }, code: ledger.OrderMissing, subject: "order ord-1"},
-		"account's key":           {do: set("account", 0, "order_key", otherKey), code: ledger.AccountChanged, subject: "account acme"},
-		"OEM's key":               {do: set("oem", 0, "order_key", otherKey), code: ledger.OrderChanged, subject: "order ord-1"},
-		"lot's report":            {do: set("lot", 0, "report", "AAAA"), code: ledger.LotChanged, subject: "lot lot-1"},
-		"lot's state":             {do: set("lot", 0, "state", "waiting"), code: ledger.LotChanged, subject: "lot lot-1"},
-		"lot row removed":         {do: func(f *file) { f.remove("lot", 0); f.renumber() }, code: ledger.LotChanged, subject: "lot lot-1"},
+		"revocation of one certificate undone": {do: set("certificate", 20, "revoked", false), code: ledger.RevocationMissing, subject: cert(20)},
+		"hold undone":                          {do: set("certificate", 21, "revoked", false), code: ledger.RevocationMissing, subject: cert(21)},
+		"hold after its release":               {do: set("certificate", 22, "revoked", true), code: ledger.RevocationUnlogged, subject: cert(22)},
+		"certificate row removed":              {do: func(f *file) { f.remove("certificate", 9); f.renumber() }, code: ledger.CertificateMissing, subject: cert(9)},
+		"certificate row twice":                {do: func(f *file) { (*f)[f.at("certificate", 10)] = (*f)[f.at("certificate", 9)] }, code: ledger.RowDuplicate, subject: cert(9)},
+		"device's tier":                        {do: set("device", 6, "tier", "discrete-tpm"), code: ledger.DeviceChanged, subject: dev(6)},
+		"device's maker":                       {do: set("device", 6, "maker", "infineon"), code: ledger.DeviceChanged, subject: dev(6)},
+		"device's TPM":                         {do: set("device", 6, "ek", strings.Repeat("ab", 32)), code: ledger.DeviceChanged, subject: dev(6)},
+		"device's serial":                      {do: set("device", 6, "serial", "SN-0090"), code: ledger.DeviceChanged, subject: dev(6)},
+		"device's OEM":                         {do: set("device", 6, "oem", "maker2"), code: ledger.DeviceChanged, subject: dev(6)},
+		"device's IDevID":                      {do: set("device", 6, "idevid_cert", w.devices[7].IDevIDCert), code: ledger.DeviceChanged, subject: dev(6)},
+		"revoked device active":                {do: set("device", 5, "state", "active"), code: ledger.DeviceChanged, subject: dev(5)},
+		"active device revoked":                {do: set("device", 6, "state", "revoked"), code: ledger.DeviceChanged, subject: dev(6)},
+		"device row removed":                   {do: func(f *file) { f.remove("device", 6); f.renumber() }, code: ledger.DeviceMissing, subject: dev(6)},
+		"device's lot":                         {do: set("device", 6, "lot", "lot-9"), code: ledger.LotChanged, subject: "lot lot-9"},
+		"order's quantity":                     {do: set("order", 0, "quantity", 1000), code: ledger.OrderChanged, subject: "order ord-1"},
+		"order's use":                          {do: set("order", 0, "used", 39), code: ledger.OrderChanged, subject: "order ord-1"},
+		"order's state":                        {do: set("order", 0, "state", "withdrawn"), code: ledger.OrderChanged, subject: "order ord-1"},
+		"order's text":                         {do: set("order", 0, "jws", "e30="), code: ledger.OrderChanged, subject: "order ord-1"},
+		"order row removed":                    {do: func(f *file) { f.remove("order", 0); f.renumber() }, code: ledger.OrderMissing, subject: "order ord-1"},
+		"account's key":                        {do: set("account", 0, "order_key", otherKey), code: ledger.AccountChanged, subject: "account acme"},
+		"OEM's key":                            {do: set("oem", 0, "order_key", otherKey), code: ledger.OrderChanged, subject: "order ord-1"},
+		"lot's report":                         {do: set("lot", 0, "report", "AAAA"), code: ledger.LotChanged, subject: "lot lot-1"},
+		"lot's state":                          {do: set("lot", 0, "state", "waiting"), code: ledger.LotChanged, subject: "lot lot-1"},
+		"lot row removed":                      {do: func(f *file) { f.remove("lot", 0); f.renumber() }, code: ledger.LotChanged, subject: "lot lot-1"},
 		"authority's bytes": {do: set("authority", 1, "der", base64.StdEncoding.EncodeToString(w.authorities["root"].row.DER)),
 			code: ledger.AuthorityChanged, subject: "authority " + w.authorities["onboarding"].row.ID},
 

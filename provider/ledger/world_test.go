@@ -136,6 +136,10 @@ func newWorld(t *testing.T) *world {
 	w.state(w.devices[4], "active")
 	w.state(w.devices[5], "revoked")
 	w.issue(w.devices[4], "operational")
+	w.certState(w.certs[20], "revoked")
+	w.certState(w.certs[21], "suspended")
+	w.certState(w.certs[22], "suspended")
+	w.certState(w.certs[22], "active")
 	return w
 }
 
@@ -202,6 +206,12 @@ func (w *world) state(d *ledger.DeviceRow, to string) {
 			c.Revoked = true
 		}
 	}
+}
+
+// certState is a change of one certificate alone.
+func (w *world) certState(c *ledger.CertificateRow, to string) {
+	c.Revoked = to != "active"
+	w.leaf(ledger.KindRevocation, map[string]any{"account": account, "device": c.Device, "certificate": c.Digest, "serial": c.Serial, "state": to, "reason": "test"})
 }
 
 func (w *world) vkey() string {

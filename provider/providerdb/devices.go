@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -63,9 +62,8 @@ func (d *DB) Credential(ctx context.Context, digest string) (provider.Credential
 	return out, err
 }
 
-// stations remembers the certificates of lines' stations, each of which authenticates thousands of units. A
-// station's row is written once and never changed (its order's state is looked at apart); that it is read again after
-// stationAge is for whoever changes that one day.
+// stations remembers the certificates of lines' stations, each of which authenticates thousands of units. Its
+// order's state is looked at apart; that it was revoked by another replica is seen after stationAge.
 type stations struct {
 	mu sync.Mutex
 	m  map[string]station
@@ -86,6 +84,13 @@ func (s *stations) get(digest string) (provider.Credential, bool) {
 	defer s.mu.Unlock()
 	c, ok := s.m[digest]
 	return c.Credential, ok && time.Since(c.read) < stationAge
+}
+
+// forget is for a change of the certificate's standing by this process; others read it anew after stationAge.
+func (s *stations) forget(digest string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.m, digest)
 }
 
 func (s *stations) put(c provider.Credential) {
@@ -123,48 +128,14 @@ func (d *DB) Certificates(ctx context.Context, account cradle.AccountID, id crad
 	return collect(ctx, d, scanCert, `SELECT `+certColumns+` FROM certificates c WHERE c.account = ? AND c.device = ? ORDER BY c.issued, c.serial`, account, id)
 }
 
-// SetState implements provider.Devices.
-func (d *DB) SetState(ctx context.Context, account cradle.AccountID, id cradle.DeviceID, from []cradle.DeviceState, to cradle.DeviceState, reason string, at time.Time, leaf ledger.Leaf) (provider.FeedEvent, error) {
-	var ev provider.FeedEvent
-	err := d.update(ctx, string(account), func(tx *sqldb.Tx) error {
-		var v provider.Device
-		err := scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE`, account, id), &v)
-		if errors.Is(err, sql.ErrNoRows) {
-			return notFound("device", id)
-		}
-		if err != nil {
-			return err
-		}
-		if !slices.Contains(from, v.State) {
-			return cradle.Errorf(cradle.Conflict, "device %s is %s; it cannot become %s", id, v.State, to)
-		}
-		if _, err := tx.Exec(`UPDATE devices SET state = ?, epoch = epoch + 1, reason = ? WHERE account = ? AND id = ?`, to, reason, account, id); err != nil {
-			return err
-		}
-		if to == cradle.Revoked || to == cradle.Retired {
-			if _, err := tx.Exec(`UPDATE certificates SET revoked = ?, reason = ? WHERE account = ? AND device = ? AND revoked = 0 AND profile <> ?`,
-				micros(at), reason, account, id, provider.StationProfile); err != nil {
-				return err
-			}
-		}
-		ev = provider.FeedEvent{Account: account, Device: id, State: to, Epoch: v.Epoch + 1, Reason: reason, At: at}
-		if err := appendFeed(tx, &ev); err != nil {
-			return err
-		}
-		return appendLeaf(tx, leaf)
-	})
-	return ev, err
-}
-
 // appendFeed numbers and stores an event. The head row serialises writers of the feed, so that numbers
 // appear in order and without gaps.
 func appendFeed(tx *sqldb.Tx, ev *provider.FeedEvent) error {
 	if err := tx.QueryRow(`UPDATE feed_head SET seq = seq + 1 WHERE one = 1 RETURNING seq`).Scan(&ev.Seq); err != nil {
 		return err
 	}
-	_, err := tx.Exec(`INSERT INTO feed (seq, account, device, state, epoch, reason, at, certificate) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		ev.Seq, ev.Account, ev.Device, ev.State, ev.Epoch, ev.Reason, micros(ev.At), ev.Certificate)
-	return err
+	return tx.Queue(`INSERT INTO feed (`+feedColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		ev.Seq, ev.Account, ev.Device, ev.State, ev.Epoch, ev.Reason, micros(ev.At), ev.Certificate, flag(ev.Released))
 }
 
 // Quarantine implements provider.Devices.
@@ -178,7 +149,7 @@ func (d *DB) Quarantine(ctx context.Context, c provider.Credential, at time.Time
 			return err
 		}
 		ev := provider.FeedEvent{Account: c.Cert.Account, Device: c.Cert.Device, State: c.Device.State, Epoch: c.Device.Epoch,
-			Reason: "superseded certificate used", At: at, Certificate: c.Cert.Digest}
+			Reason: provider.QuarantineReason, At: at, Certificate: c.Cert.Digest}
 		if err := appendFeed(tx, &ev); err != nil {
 			return err
 		}
@@ -187,13 +158,13 @@ func (d *DB) Quarantine(ctx context.Context, c provider.Credential, at time.Time
 }
 
 func scanFeed(r row, e *provider.FeedEvent) error {
-	var at int64
-	err := r.Scan(&e.Seq, &e.Account, &e.Device, &e.State, &e.Epoch, &e.Reason, &at, &e.Certificate)
-	e.At = fromMicros(at)
+	var at, released int64
+	err := r.Scan(&e.Seq, &e.Account, &e.Device, &e.State, &e.Epoch, &e.Reason, &at, &e.Certificate, &released)
+	e.At, e.Released = fromMicros(at), released != 0
 	return err
 }
 
-const feedColumns = `seq, account, device, state, epoch, reason, at, certificate`
+const feedColumns = `seq, account, device, state, epoch, reason, at, certificate, released`
 
 // FeedAfter implements provider.Devices.
 func (d *DB) FeedAfter(ctx context.Context, seq int64, limit int) ([]provider.FeedEvent, error) {

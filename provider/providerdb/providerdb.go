@@ -63,6 +63,13 @@ func fromMicros(n int64) time.Time {
 	return time.UnixMicro(n).UTC()
 }
 
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 func jsonText(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {
