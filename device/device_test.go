@@ -2,6 +2,8 @@ package device_test
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -366,6 +368,48 @@ func TestClocks(t *testing.T) {
 					t.Fatal(err)
 				}
 				w.check()
+			})
+		})
+	}
+}
+
+// The connection on which the time was asked is kept for the enrolment that follows, if its server's chain holds at
+// that time (DESIGN §4.3).
+func TestTimeAndEnrolmentShareAConnection(t *testing.T) {
+	for name, c := range map[string]struct {
+		server     time.Duration // what is left of the server's certificate
+		noAuthTime bool
+		want       string // handshakes with the provider until the device arrives, or for a day
+	}{
+		"good":                               {48 * time.Hour, false, "time cacerts"},
+		"no time to who shows a certificate": {48 * time.Hour, true, "time cacerts cacerts time"},
+		"expired at the stated time":         {-30 * time.Second, false, "time cacerts"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.serverLife, w.noAuthTime = c.server, c.noAuthTime
+				began := time.Now()
+				o := w.options()
+				// Our own clock is slow: by it alone the expired certificate would do.
+				o.Wall = func() time.Time { return began.Add(-45 * time.Second).Add(time.Since(began)) }
+				stop := w.start(o)
+				if c.server > 0 {
+					w.until("a connection", time.Hour, func() bool {
+						return len(w.connects) > 0 && (!c.noAuthTime || w.handshakes[len(w.handshakes)-1] == "time")
+					})
+				} else {
+					time.Sleep(time.Minute)
+				}
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+				if got := strings.Join(w.handshakes, " "); got != c.want && (c.server > 0 || !strings.HasPrefix(got, c.want)) {
+					t.Errorf("handshakes for %s, want %s", got, c.want)
+				}
+				if c.server < 0 && (slices.Contains(w.calls, "nonce") || len(w.issued) > 0) {
+					t.Errorf("asked a server that is not believed: %v", w.calls)
+				}
 			})
 		})
 	}

@@ -24,7 +24,8 @@
 // The clock (DESIGN §4.3). Time is max(clock, floor); the floor is the latest of the build, the making of the
 // settings, the IDevID's notBefore, the notBefore of every certificate issued to us, and the last time
 // statement. At start, and whenever certificates look expired or not yet valid, the provider is asked for a signed
-// statement of the time; only that request's TLS ignores validity. After it the system clock is not looked at any more:
+// statement of the time; only that request's TLS ignores validity, and its connection is
+// kept for the enrolment that follows if the server's chain holds at the stated time. After it the system clock is not looked at any more:
 // time is the statement plus what has passed since. Without a statement a certificate that is not
 // valid yet is accepted, because the clock may be behind, and an expired one is not: with a clock far
 // in the future and nobody to vouch for the time the device waits, reports it, and deletes nothing.

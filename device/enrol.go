@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -36,12 +35,12 @@ func (d *Device) enrol(ctx context.Context, j *Journal, profile cradle.Profile, 
 		return err
 	}
 	label := cradle.Label(d.set.Account, profile)
-	host, err := hostOf(d.set.Provider.URL)
+	s, err := d.providerSession(auth)
 	if err != nil {
 		return err
 	}
-	client, closeClient := d.net.EST(strings.TrimSuffix(d.set.Provider.URL, "/")+est.WellKnown+label, d.tlsConfig(host, auth))
-	defer closeClient()
+	defer s.Close()
+	client := s.EST(label)
 
 	if len(j.Issuers[profile]) == 0 {
 		if err := d.fetchIssuers(ctx, client, profile); err != nil {

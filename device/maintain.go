@@ -3,10 +3,10 @@ package device
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	mrand "math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -22,6 +22,8 @@ type maintenance struct {
 	paused    [actCount]time.Time
 	rung      int
 	ldevidBad bool
+
+	kept *session // from askTime for the enrolment that comes next
 
 	ldevidLost bool
 	slotLost   map[[32]byte]bool // by digest of the key blob
@@ -41,9 +43,13 @@ const (
 // maintain does what the plan says until ctx ends. It returns an error only when the journal cannot go on.
 func (d *Device) maintain(ctx context.Context) error {
 	m := &d.m
+	defer m.release()
 	for ctx.Err() == nil {
 		j, changed := d.look()
 		do, next := plan(&j, d.facts(&j), func(a act) bool { return m.backoff[a].ready() })
+		if do.act != getLDevID && do.act != getOperation {
+			m.release()
+		}
 		if do.act == nothing {
 			d.rep.idle(&j)
 			d.nap(ctx, changed, next)
@@ -71,7 +77,7 @@ func (d *Device) maintain(ctx context.Context) error {
 func (d *Device) do(ctx context.Context, j *Journal, t todo) error {
 	switch t.act {
 	case askTime:
-		return d.askTime(ctx)
+		return d.askTime(ctx, j)
 	case getLDevID:
 		return d.enrol(ctx, j, cradle.LDevID, t)
 	case getOperation:
@@ -136,19 +142,31 @@ func (d *Device) suspectClock(err error) {
 }
 
 // askTime asks the provider for the time. TLS verifies everything but validity; what counts is the
-// statement's own signature over our nonce.
-func (d *Device) askTime(ctx context.Context) error {
+// statement's own signature over our nonce. The connection is kept for the enrolment that comes next, if one
+// does and the server's chain holds at the time now known.
+func (d *Device) askTime(ctx context.Context, j *Journal) (err error) {
 	m := &d.m
 	m.timeAsked = time.Now()
-	host, err := hostOf(d.set.Provider.URL)
-	if err != nil {
-		return err
-	}
 	nonce := make([]byte, 32)
 	rand.Read(nonce)
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	s, err := d.net.Time(ctx, strings.TrimSuffix(d.set.Provider.URL, "/"), d.tlsConfigAt(host, nil, ignoreValidity), nonce)
+	var auth *tls.Certificate
+	if m.backoff[askTime].failures == 0 { // else it may be our certificate that is not liked
+		auth = d.nextAuthenticator(ctx, j)
+	}
+	p, err := d.openSession(auth, true)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err == nil && auth != nil && p.judge() == nil {
+			m.kept = p
+			return
+		}
+		p.Close()
+	}()
+	s, err := p.Time(ctx, nonce)
 	if cradle.KindOf(err) == cradle.NotFound {
 		d.log.Info("the provider states no time; relying on this device's clock")
 		m.timeAt = time.Now().Add(24 * time.Hour)
@@ -175,6 +193,22 @@ func (d *Device) askTime(ctx context.Context) error {
 		return nil
 	}
 	return d.update("time", func(*Journal) {})
+}
+
+// nextAuthenticator is the certificate with which the enrolment that comes next, as far as is known without the
+// time, authenticates; nil when there is none.
+func (d *Device) nextAuthenticator(ctx context.Context, j *Journal) *tls.Certificate {
+	f := d.facts(j)
+	f.askTime = false
+	do, _ := plan(j, f, func(a act) bool { return d.m.backoff[a].ready() })
+	if do.act != getLDevID && do.act != getOperation {
+		return nil
+	}
+	auth, err := d.authenticator(ctx, j, do.auth)
+	if err != nil { // the enrolment will say so
+		return nil
+	}
+	return auth
 }
 
 // register tells the provisioning service the newest certificate and learns the hub.

@@ -37,10 +37,19 @@ func httpClient(c *tls.Config) *http.Client {
 	}}
 }
 
-func (internet) EST(url string, c *tls.Config) (EST, func()) {
-	h := httpClient(c)
-	return &est.Client{HTTP: h, URL: url}, h.CloseIdleConnections
+// provider is a Provider over HTTP.
+type provider struct {
+	http *http.Client
+	url  string
 }
+
+func (internet) Provider(url string, c *tls.Config) Provider { return &provider{httpClient(c), url} }
+
+func (p *provider) EST(label string) EST {
+	return &est.Client{HTTP: p.http, URL: p.url + est.WellKnown + label}
+}
+
+func (p *provider) Close() { p.http.CloseIdleConnections() }
 
 func (internet) Register(ctx context.Context, endpoint, idScope string, c *tls.Config, id string) (*dps.Assignment, error) {
 	h := httpClient(c)
@@ -48,11 +57,10 @@ func (internet) Register(ctx context.Context, endpoint, idScope string, c *tls.C
 	return (&dps.Client{HTTP: h, Endpoint: endpoint, IDScope: idScope}).Register(ctx, id)
 }
 
-func (internet) Time(ctx context.Context, url string, c *tls.Config, nonce []byte) (*timestamp.Statement, error) {
-	h := httpClient(c)
-	defer h.CloseIdleConnections()
+func (p *provider) Time(ctx context.Context, nonce []byte) (*timestamp.Statement, error) {
+	h := *p.http
 	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+timestamp.Path+"?nonce="+timestamp.EncodeNonce(nonce), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+timestamp.Path+"?nonce="+timestamp.EncodeNonce(nonce), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +76,7 @@ func (internet) Time(ctx context.Context, url string, c *tls.Config, nonce []byt
 	default:
 		return nil, cradle.Errorf(cradle.Busy, "the provider answers a question for the time with %s", resp.Status)
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, timestamp.MaxBody+1))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, timestamp.MaxBody+1)) // to its end, so that the connection can be kept
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,15 @@ type TPM interface {
 	Close() error
 }
 
-// EST is one authenticated connection to an EST label. *est.Client has these methods. A refusal
+// Provider is a client of the provider that keeps its connection between calls.
+type Provider interface {
+	// Time asks for a statement, which is not verified yet. NotFound: there is no such service.
+	Time(ctx context.Context, nonce []byte) (*timestamp.Statement, error)
+	EST(label string) EST
+	Close()
+}
+
+// EST speaks to an EST label, authenticated by TLS. *est.Client has these methods. A refusal
 // is an *est.StatusError; any other error leaves open whether the server acted.
 type EST interface {
 	CACerts(ctx context.Context) ([]*x509.Certificate, error)
@@ -51,10 +59,8 @@ type Hub interface {
 // Network reaches the services. The TLS configuration given holds anchors, time and the client certificate
 // (by GetClientCertificate), and is to be used as it is. Every call ends with its context.
 type Network interface {
-	// EST opens a client for the label's URL; close frees its connections.
-	EST(url string, c *tls.Config) (client EST, close func())
-	// Time asks the provider at url for a statement, which is not verified yet. NotFound: there is no such service.
-	Time(ctx context.Context, url string, c *tls.Config, nonce []byte) (*timestamp.Statement, error)
+	// Provider makes a client of the provider at url; it connects at its first call.
+	Provider(url string, c *tls.Config) Provider
 	Register(ctx context.Context, endpoint, idScope string, c *tls.Config, registrationID string) (*dps.Assignment, error)
 	// Connect dials the hub, host or host:port, and waits until it accepted the CONNECT.
 	Connect(ctx context.Context, hub string, c *tls.Config, o mqtt.Options) (Hub, error)

@@ -64,10 +64,12 @@ type world struct {
 	connects   []string // thumbprints of accepted CONNECTs
 	seqs       []string // telemetry in order of arrival
 	calls      []string
+	handshakes []string // the provider's: the calls that they were made for
 
-	noTime  bool
-	blocked bool // device suspended or revoked
-	lot     bool // accepted
+	noTime     bool
+	noAuthTime bool // the provider tells nobody the time who shows a certificate
+	blocked    bool // device suspended or revoked
+	lot        bool // accepted
 	// fault is asked twice per call: before the service acts and after it did, before the reply.
 	fault func(call string, acted bool) error
 }
@@ -292,23 +294,43 @@ func thumb(c []byte) string { d := sha256.Sum256(c); return fmt.Sprintf("%x", d[
 
 // The provider.
 
-type fakeEST struct {
-	w     *world
-	label string
-	c     *tls.Config
+// fakeProvider is one connection to it, which is there after the first call that got through the handshake.
+type fakeProvider struct {
+	w         *world
+	c         *tls.Config
+	connected bool
+	peer      *x509.Certificate
 }
 
-func (w *world) EST(url string, c *tls.Config) (device.EST, func()) {
-	label, ok := strings.CutPrefix(url, "https://est.example:8443/.well-known/est/")
-	if !ok {
-		w.t.Errorf("EST at %s", url)
+type fakeEST struct {
+	*fakeProvider
+	label string
+}
+
+func (w *world) Provider(url string, c *tls.Config) device.Provider {
+	if url != "https://est.example:8443" {
+		w.t.Errorf("provider at %s", url)
 	}
-	return &fakeEST{w, label, c}, func() {}
+	return &fakeProvider{w: w, c: c}
+}
+
+func (p *fakeProvider) EST(label string) device.EST { return &fakeEST{p, label} }
+
+func (p *fakeProvider) Close() { p.connected = false }
+
+func (p *fakeProvider) connect() (err error) {
+	if p.connected {
+		return nil
+	}
+	p.w.handshakes = append(p.w.handshakes, p.w.calls[len(p.w.calls)-1])
+	p.peer, err = p.w.handshake(p.c, "est.example")
+	p.connected = err == nil
+	return err
 }
 
 func (e *fakeEST) CACerts(ctx context.Context) (out []*x509.Certificate, err error) {
 	err = e.w.call(ctx, "cacerts", func() error {
-		if _, err := e.w.handshake(e.c, "est.example"); err != nil {
+		if err := e.connect(); err != nil {
 			return err
 		}
 		issuer := e.w.onboarding
@@ -323,10 +345,10 @@ func (e *fakeEST) CACerts(ctx context.Context) (out []*x509.Certificate, err err
 
 func (e *fakeEST) authenticate(op string) (*x509.Certificate, error) {
 	w := e.w
-	peer, err := w.handshake(e.c, "est.example")
-	if err != nil {
+	if err := e.connect(); err != nil {
 		return nil, err
 	}
+	peer := e.peer
 	if peer == nil {
 		return nil, refuse(401, "no certificate")
 	}
@@ -427,10 +449,15 @@ func (e *fakeEST) enroll(ctx context.Context, op string, der []byte) (cert *x509
 	return cert, err
 }
 
-func (w *world) Time(ctx context.Context, url string, c *tls.Config, nonce []byte) (s *timestamp.Statement, err error) {
+func (p *fakeProvider) Time(ctx context.Context, nonce []byte) (s *timestamp.Statement, err error) {
+	w := p.w
 	err = w.call(ctx, "time", func() error {
-		if _, err := w.handshake(c, "est.example"); err != nil {
+		if err := p.connect(); err != nil {
 			return err
+		}
+		if p.peer != nil && w.noAuthTime {
+			p.connected = false
+			return errNet
 		}
 		if w.noTime {
 			return cradle.Errorf(cradle.NotFound, "no time here")

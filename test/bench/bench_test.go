@@ -40,20 +40,20 @@ func TestFigures(t *testing.T) {
 		}
 		return sum
 	}
-	floorUS := 100 * float64(parts(floor.Onboarding)) // 31 parts
+	floorUS := 100 * float64(parts(floor.Onboarding)) // 36 parts
 	round := func(registered int, times float64) Sample {
 		total := time.Duration(times * floorUS * 50 * float64(time.Microsecond))
 		return Sample{Registered: registered, Units: 50, Wall: 2 * time.Second, CPU: plant.CPU{Server: total * 3 / 4, Database: total / 4}, Floor: cost, Floors: 3}
 	}
 	small := level([]Sample{round(10, 2), round(10, 4), round(10, 2.5)})
-	if parts(floor.Onboarding) != 31 || !near(small.Floor, 3100) || small.Rounds != 3 || small.Units != 150 {
+	if parts(floor.Onboarding) != 36 || !near(small.Floor, 3600) || small.Rounds != 3 || small.Units != 150 {
 		t.Errorf("floor %v of %d parts, %d rounds of %d", small.Floor, parts(floor.Onboarding), small.Rounds, small.Units)
 	}
-	if !near(small.Ratio, 2.5) || !near(small.Total, 2.5*3100) || !near(small.Server, 2.5*3100*3/4) || !near(small.Rate, 25) {
+	if !near(small.Ratio, 2.5) || !near(small.Total, 2.5*3600) || !near(small.Server, 2.5*3600*3/4) || !near(small.Rate, 25) {
 		t.Errorf("%+v", small)
 	}
-	if !near(small.RatioSpared, 2.5*31/28) || !near(small.RatioBeside, 2.5*31/38) {
-		t.Errorf("without the spared %v, with what is beside %v", small.RatioSpared, small.RatioBeside)
+	if !near(small.RatioSpared, 2.5*36/34) {
+		t.Errorf("without the spared %v", small.RatioSpared)
 	}
 	large := level([]Sample{round(20, 2.75)})
 	if g := growth(small, large); !near(g, 10) {

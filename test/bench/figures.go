@@ -51,10 +51,8 @@ type Level struct {
 	Database   float64 `json:"database_us"` // 0 for SQLite, which is within the server
 	Total      float64 `json:"total_us"`
 	Ratio      float64 `json:"ratio"`
-	// RatioSpared counts in the floor only what ours does (floor.Spared less), RatioBeside also what ours
-	// could do without (floor.Beside more).
+	// RatioSpared counts in the floor only what ours does (floor.Spared less).
 	RatioSpared float64   `json:"ratio_without_spared"`
-	RatioBeside float64   `json:"ratio_with_beside"`
 	Rate        float64   `json:"onboardings_per_second"`
 	Ratios      []float64 `json:"ratio_by_round"`
 }
@@ -84,7 +82,6 @@ func level(rounds []Sample) *Level {
 	l.Rate = of(func(r Sample) float64 { return float64(r.Units) / r.Wall.Seconds() })
 	l.Ratio = median(l.Ratios)
 	l.RatioSpared = of(func(r Sample) float64 { return ratio(r, floor.Onboarding.Add(floor.Spared.Times(-1))) })
-	l.RatioBeside = of(func(r Sample) float64 { return ratio(r, floor.Onboarding.Add(floor.Beside)) })
 	return l
 }
 

@@ -25,7 +25,7 @@ func (f *Figures) table(w io.Writer) {
 	fmt.Fprintf(w, "\nServer CPU per full onboarding, line included, log on and durable; medians of %d rounds, %d units at once, %d CPUs shared with the load\n\n",
 		f.rounds(), f.Parallel, f.CPUs)
 	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "store\tregistered\tserver us\tdatabase us\tfloor us\tratio\tspared\tbeside\tper second\t\n")
+	fmt.Fprintf(t, "store\tregistered\tserver us\tdatabase us\tfloor us\tratio\tspared\tper second\t\n")
 	for _, store := range []string{"sqlite", "postgres"} {
 		r := f.Stores[store]
 		if r == nil {
@@ -33,14 +33,13 @@ func (f *Figures) table(w io.Writer) {
 		}
 		for _, l := range []*Level{r.Empty, r.Small, r.Large} {
 			if l != nil {
-				fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%.0f\t\n", store, l.Registered, l.Server, l.Database, l.Floor,
-					l.Ratio, l.RatioSpared, l.RatioBeside, l.Rate)
+				fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.2f\t%.2f\t%.0f\t\n", store, l.Registered, l.Server, l.Database, l.Floor,
+					l.Ratio, l.RatioSpared, l.Rate)
 			}
 		}
 	}
 	t.Flush()
-	fmt.Fprintf(w, "\nratio: (server + database) / floor; target at most %.1f. spared: floor without the %d leaf verifications that a lookup could replace.\n"+
-		"beside: floor with the station's handshake of each unit and the signed statement of the time.\n", TargetRatio, floor.Spared[floor.VerifyLeaf])
+	fmt.Fprintf(w, "\nratio: (server + database) / floor; target at most %.1f. spared: floor without the %d verifications of client certificates for which a lookup stands.\n", TargetRatio, floor.Spared[floor.VerifyLeaf])
 	for _, store := range []string{"sqlite", "postgres"} {
 		if r := f.Stores[store]; r != nil && r.Large != nil {
 			fmt.Fprintf(w, "growth, %s: %+.1f %% from %d to %d devices; target at most %.0f %%\n", store, r.Growth, r.Small.Registered, r.Large.Registered, TargetGrowth)

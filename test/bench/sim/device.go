@@ -38,15 +38,12 @@ func (l *Line) http(cert *tls.Certificate) *http.Client {
 
 // PowerOn is the device's way from its first power to an accepted connection to its hub, which stays open until Off.
 func (l *Line) PowerOn(ctx context.Context, u *Unit) error {
-	if err := l.askTime(ctx); err != nil {
-		return fmt.Errorf("time for %s: %w", u.ID, err)
-	}
 	idevid := &tls.Certificate{Certificate: append([][]byte{u.idevidCert.Raw}, l.accepted.IDevIDChain...), PrivateKey: u.idevid, Leaf: u.idevidCert}
-	ldevid, err := l.enrol(ctx, u, idevid, cradle.LDevID, u.ldevid)
+	ldevid, err := l.enrol(ctx, u, idevid, cradle.LDevID, u.ldevid, l.askTime)
 	if err != nil {
 		return fmt.Errorf("LDevID of %s: %w", u.ID, err)
 	}
-	operational, err := l.enrol(ctx, u, ldevid, cradle.Operational, u.operational)
+	operational, err := l.enrol(ctx, u, ldevid, cradle.Operational, u.operational, nil)
 	if err != nil {
 		return fmt.Errorf("operational certificate of %s: %w", u.ID, err)
 	}
@@ -62,12 +59,10 @@ func (l *Line) PowerOn(ctx context.Context, u *Unit) error {
 	return nil
 }
 
-// askTime is the agent's first act.
-func (l *Line) askTime(ctx context.Context) error {
+// askTime is the agent's first act, on the connection of the first enrolment.
+func (l *Line) askTime(ctx context.Context, hc *http.Client) error {
 	nonce := make([]byte, 32)
 	rand.Read(nonce)
-	hc := l.http(nil)
-	defer hc.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.order.ProviderURL+timestamp.Path+"?nonce="+timestamp.EncodeNonce(nonce), nil)
 	if err != nil {
 		return err
@@ -88,10 +83,15 @@ func (l *Line) askTime(ctx context.Context) error {
 	return err
 }
 
-// enrol is one act of the agent's: cacerts, nonce and simpleenroll on one connection.
-func (l *Line) enrol(ctx context.Context, u *Unit, auth *tls.Certificate, p cradle.Profile, key *softkey.Key) (*tls.Certificate, error) {
+// enrol is one act of the agent's: cacerts, nonce and simpleenroll on one connection, after what comes first.
+func (l *Line) enrol(ctx context.Context, u *Unit, auth *tls.Certificate, p cradle.Profile, key *softkey.Key, first func(context.Context, *http.Client) error) (*tls.Certificate, error) {
 	hc := l.http(auth)
 	defer hc.CloseIdleConnections()
+	if first != nil {
+		if err := first(ctx, hc); err != nil {
+			return nil, fmt.Errorf("time: %w", err)
+		}
+	}
 	c := &est.Client{HTTP: hc, URL: l.order.ProviderURL + est.WellKnown + cradle.Label(l.order.Account, p)}
 	cas, err := c.CACerts(ctx)
 	if err != nil {
