@@ -28,12 +28,12 @@ var layers = []struct {
 
 	// Custodians: domain, then servers and databases above it. They never import each other.
 	{"provider/attest", []string{"protocol", "internal"}},
-	{"provider/ca", []string{"internal"}},
+	{"provider/ca", []string{"keys/keystore", "internal"}}, // keystore is the seam to issuing keys
 	{"provider/ledger", []string{"protocol", "internal"}},
-	{"provider", []string{"provider/attest", "provider/ca", "provider/ledger", "protocol", "keys/filekey", "internal"}},
+	{"provider", []string{"provider/attest", "provider/ca", "provider/ledger", "protocol", "keys/keystore", "keys/filekey", "internal"}},
 	{"provider/estserver", []string{"provider", "protocol", "internal"}},
-	{"provider/adminserver", []string{"provider", "provider/ledger", "protocol", "internal"}},
-	{"provider/providerdb", []string{"provider", "provider/ca", "provider/ledger", "internal"}},
+	{"provider/adminserver", []string{"provider", "provider/ledger", "protocol", "keys/keystore", "internal"}},
+	{"provider/providerdb", []string{"provider", "provider/ca", "provider/ledger", "keys/keystore", "internal"}},
 	{"provisioning", []string{"protocol", "internal"}},
 	{"provisioning/dpsserver", []string{"provisioning", "protocol", "internal"}},
 	{"provisioning/provisioningdb", []string{"provisioning", "protocol", "internal"}},
@@ -44,7 +44,7 @@ var layers = []struct {
 	{"oem", []string{"protocol", "keys", "internal"}},
 
 	// Wiring.
-	{"cmd/cradle", []string{"provider", "provisioning", "hub", "protocol", "keys/filekey", "internal"}},
+	{"cmd/cradle", []string{"provider", "provisioning", "hub", "protocol", "keys/keystore", "keys/filekey", "keys/p11key", "internal"}},
 	{"cmd/cradle-oem", []string{"oem", "protocol", "keys", "internal"}},
 	{"cmd/cradle-agent", []string{"device", "protocol", "keys", "internal"}},
 	{"cmd/cradle-demo", []string{"protocol", "internal"}}, // runs the other commands as a user would

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/keys/keystore"
 	"github.com/cradle-iot/cradle/protocol/order"
 	"github.com/cradle-iot/cradle/provider/attest"
 	"github.com/cradle-iot/cradle/provider/ca"
@@ -62,11 +63,11 @@ func (p *Provider) reload(ctx context.Context) error {
 		return fmt.Errorf("reading authorities: %w", err)
 	}
 	for _, a := range cas {
-		if old != nil && old.byID[a.ID] != nil { // authorities never change
-			d.put(old.byID[a.ID])
+		if old != nil && old.byID[a.ID] != nil { // certificate and key never change
+			d.put(&authority{a, old.byID[a.ID].issuer})
 			continue
 		}
-		open, err := p.openAuthority(a)
+		open, err := p.openAuthority(ctx, a)
 		if err != nil {
 			return err
 		}
@@ -86,19 +87,9 @@ func (p *Provider) reload(ctx context.Context) error {
 
 func (d *directory) put(a *authority) {
 	d.byID[a.ID] = a
-	d.byRole[role{a.Kind, a.Account, a.OEM, a.Class}] = a
-}
-
-func (p *Provider) openAuthority(a Authority) (*authority, error) {
-	cert, err := x509.ParseCertificate(a.Cert)
-	if err != nil {
-		return nil, fmt.Errorf("authority %s: %w", a.ID, err)
+	if a.State == ActiveCA {
+		d.byRole[role{a.Kind, a.Account, a.OEM, a.Class}] = a
 	}
-	key, err := p.vault.Key("ca/"+a.ID, a.SealedKey)
-	if err != nil {
-		return nil, err
-	}
-	return &authority{a, &ca.Issuer{ID: a.ID, Cert: cert, Key: key}}, nil
 }
 
 func anchorSet(rows []Anchor, cache *attest.Cache) (*attest.AnchorSet, error) {
@@ -133,52 +124,9 @@ func (p *Provider) account(ctx context.Context, id cradle.AccountID) (*Account, 
 	return nil, cradle.Errorf(cradle.NotFound, "no account %q", id).WithHint("cradle account create %s", id)
 }
 
-func (p *Provider) authority(k AuthorityKind, acc cradle.AccountID, oem cradle.OEMID, c cradle.Class) (*authority, error) {
-	if a := p.dir.Load().byRole[role{k, acc, oem, c}]; a != nil {
-		return a, nil
-	}
-	return nil, cradle.Errorf(cradle.NotFound, "no %s CA for account %q, OEM %q, class %q", k, acc, oem, c)
-}
-
-// newAuthority makes a key and its CA certificate under parent (nil: self-signed).
-func (p *Provider) newAuthority(r role, name string, org string, pathLen int, years int, parent *authority) (*authority, error) {
-	key, _, err := p.vault.NewKey("unused")
-	if err != nil {
-		return nil, err
-	}
-	now := p.now().Truncate(time.Second)
-	spec := ca.Authority{Organization: org, CommonName: name, Class: r.class, PathLen: pathLen,
-		NotBefore: now.Add(-ca.Backdate), NotAfter: ca.Forever}
-	if years > 0 {
-		spec.NotAfter = now.AddDate(years, 0, 0)
-	}
-	var iss *ca.Issuer
-	var chain [][]byte
-	if parent != nil {
-		iss = parent.issuer
-		chain = append([][]byte{parent.Cert}, parent.Chain...)
-		if spec.NotAfter.After(iss.Cert.NotAfter) {
-			spec.NotAfter = iss.Cert.NotAfter
-		}
-	}
-	cert, err := ca.SignAuthority(iss, key.Public(), spec, key)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	id := ca.Digest(cert.Raw)
-	return &authority{
-		Authority{ID: id, Kind: r.kind, Account: r.account, OEM: r.oem, Class: r.class, Cert: cert.Raw,
-			Chain: chain, SealedKey: p.vault.Seal("ca/"+id, der)},
-		&ca.Issuer{ID: id, Cert: cert, Key: key}}, nil
-}
-
 // CreateAccount makes an account with its roots, onboarding and operational CAs for both classes.
 // orderKey is the SPKI of the key that will sign its orders.
-func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, orderKey []byte, pr Profiles) (*Account, error) {
+func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, orderKey []byte, pr Profiles, c CAs) (*Account, error) {
 	if err := cradle.CheckID("account", string(id)); err != nil {
 		return nil, err
 	}
@@ -191,27 +139,36 @@ func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, order
 	if err := pr.check(); err != nil {
 		return nil, err
 	}
+	var err error
+	if c.Key, err = keystore.ParseAlgorithm(string(c.Key)); err != nil {
+		return nil, err
+	}
 	if _, err := order.ParsePublic(orderKey); err != nil {
+		return nil, err
+	}
+	if _, err := p.store.Account(ctx, id); err == nil { // before keys are made for nothing
+		return nil, AccountExists(id)
+	} else if cradle.KindOf(err) != cradle.NotFound {
 		return nil, err
 	}
 	var cas []Authority
 	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
 		name := func(what string) string { return fmt.Sprintf("%s %s %s", id, class, what) }
-		root, err := p.newAuthority(role{RootCA, id, "", class}, name("root"), string(id), 1, 0, nil)
+		root, err := p.newAuthority(ctx, c.Key, role{RootCA, id, "", class}, name("root"), string(id), 1, 0, nil)
 		if err != nil {
 			return nil, err
 		}
-		onboarding, err := p.newAuthority(role{OnboardingCA, id, "", class}, name("onboarding CA"), string(id), 0, 30, root)
+		onboarding, err := p.newAuthority(ctx, c.Key, role{OnboardingCA, id, "", class}, name("onboarding CA"), string(id), 0, 30, root)
 		if err != nil {
 			return nil, err
 		}
-		operational, err := p.newAuthority(role{OperationalCA, id, "", class}, name("operational CA"), string(id), 0, 30, root)
+		operational, err := p.newAuthority(ctx, c.Key, role{OperationalCA, id, "", class}, name("operational CA"), string(id), 0, 30, root)
 		if err != nil {
 			return nil, err
 		}
 		cas = append(cas, root.Authority, onboarding.Authority, operational.Authority)
 	}
-	a := Account{ID: id, Region: p.region, OrderKey: orderKey, Profiles: pr, Created: p.now()}
+	a := Account{ID: id, Region: p.region, OrderKey: orderKey, Profiles: pr, CAs: c, Created: p.now()}
 	leaf, err := p.leafBy(ctx, string(id), ledger.KindAccount, map[string]any{"account": id, "region": a.Region,
 		"order_key": hexDigest(orderKey), "authorities": digests(cas)})
 	if err != nil {
@@ -221,6 +178,11 @@ func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, order
 		return nil, err
 	}
 	return &a, p.reload(ctx)
+}
+
+// AccountExists is the refusal of a second account of that name.
+func AccountExists(id cradle.AccountID) error {
+	return cradle.Errorf(cradle.Conflict, "account %q exists already", id).WithHint("choose another name, or look at it: cradle account show %s", id)
 }
 
 func (pr *Profiles) check() error {
@@ -264,13 +226,13 @@ func (p *Provider) CreateOEM(ctx context.Context, id cradle.OEMID, public order.
 	}
 	var cas []Authority
 	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
-		root, err := p.newAuthority(role{OEMRootCA, "", id, class}, fmt.Sprintf("%s %s IDevID root", id, class), string(id), 1, 0, nil)
+		root, err := p.newAuthority(ctx, keystore.P256, role{OEMRootCA, "", id, class}, fmt.Sprintf("%s %s IDevID root", id, class), string(id), 1, 0, nil)
 		if err != nil {
 			return nil, nil, err
 		}
 		cas = append(cas, root.Authority)
 	}
-	station, err := p.newAuthority(role{StationCA, "", id, ""}, string(id)+" station CA", string(id), 0, 30, nil)
+	station, err := p.newAuthority(ctx, keystore.P256, role{StationCA, "", id, ""}, string(id)+" station CA", string(id), 0, 30, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -285,45 +247,6 @@ func (p *Provider) CreateOEM(ctx context.Context, id cradle.OEMID, public order.
 		return nil, nil, err
 	}
 	return &o, cas, p.reload(ctx)
-}
-
-// idevidCA returns the CA that signs IDevIDs of this OEM for this account and class, making it at the
-// first order: certified by the account's root (so that every chain of a device ends there alone) and
-// by the OEM's IDevID root.
-func (p *Provider) idevidCA(ctx context.Context, account cradle.AccountID, oem cradle.OEMID, class cradle.Class) (*authority, error) {
-	r := role{IDevIDCA, account, oem, class}
-	if a := p.dir.Load().byRole[r]; a != nil {
-		return a, nil
-	}
-	root, err := p.authority(RootCA, account, "", class)
-	if err != nil {
-		return nil, err
-	}
-	oemRoot, err := p.authority(OEMRootCA, "", oem, class)
-	if err != nil {
-		return nil, err
-	}
-	a, err := p.newAuthority(r, fmt.Sprintf("%s IDevID CA of %s (%s)", oem, account, class), string(account), 0, 0, root)
-	if err != nil {
-		return nil, err
-	}
-	cross, err := ca.SignAuthority(oemRoot.issuer, a.issuer.Cert.PublicKey, ca.Authority{Organization: string(account),
-		CommonName: a.issuer.Cert.Subject.CommonName, Class: class, NotBefore: a.issuer.Cert.NotBefore, NotAfter: ca.Forever}, nil)
-	if err != nil {
-		return nil, err
-	}
-	a.Cross = [][]byte{cross.Raw, oemRoot.Cert}
-	leaf, err := p.leafBy(ctx, string(account), ledger.KindAccount, map[string]any{"account": account, "oem": oem, "authorities": []string{a.ID}})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := p.store.AddAuthority(ctx, a.Authority, leaf); err != nil {
-		return nil, err
-	}
-	if err := p.reload(ctx); err != nil {
-		return nil, err
-	}
-	return p.authority(r.kind, account, oem, class)
 }
 
 // ImportMaker adds a TPM maker's CA certificates under one maker id and tier. It returns how many were new.
@@ -361,14 +284,6 @@ func (p *Provider) ImportMaker(ctx context.Context, maker cradle.MakerID, tier c
 		return nil, 0, err
 	}
 	return anchors, added, p.reload(ctx)
-}
-
-func digests(cas []Authority) []string {
-	out := make([]string, len(cas))
-	for i := range cas {
-		out[i] = cas[i].ID
-	}
-	return out
 }
 
 func isP256(k any) bool {

@@ -114,7 +114,7 @@ func (p *Provider) signed(ctx context.Context, peer *x509.Certificate, c *Certif
 	if fits && p.verified.has(c.Digest) {
 		return nil
 	}
-	if !fits || peer.SignatureAlgorithm != x509.ECDSAWithSHA256 || peer.CheckSignatureFrom(a.issuer.Cert) != nil {
+	if !fits || !ca.Signs(a.issuer.Cert, peer) || peer.CheckSignatureFrom(a.issuer.Cert) != nil {
 		p.log.Error("the record of a certificate is not backed by its issuer's signature; was the store tampered with?",
 			"certificate", c.Digest, "authority", c.Authority, "profile", c.Profile, "account", c.Account)
 		return cradle.Errorf(cradle.Unauthorized, "the client certificate (%s, serial %s) was not issued here", peer.Subject, c.Serial)

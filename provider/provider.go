@@ -26,6 +26,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/keys/filekey"
+	"github.com/cradle-iot/cradle/keys/keystore"
 	"github.com/cradle-iot/cradle/provider/attest"
 	"github.com/cradle-iot/cradle/provider/ca"
 )
@@ -36,7 +37,8 @@ const InstallationLog = "provider"
 // Config is what a Provider needs.
 type Config struct {
 	Store   Store
-	Vault   *filekey.Vault
+	Vault   *filekey.Vault   // seals the installation's secrets
+	Keys    keystore.Store   // issuing keys; default: files sealed by Vault
 	Replica string           // names this process among those on the store, the same at every start; default random
 	Region  string           // data region of the accounts; default "local"
 	Origin  string           // names the logs in their checkpoints, for example "cradle.example.com"
@@ -49,6 +51,7 @@ type Config struct {
 type Provider struct {
 	store   Store
 	vault   *filekey.Vault
+	keys    keystore.Store
 	region  string
 	origin  string
 	log     *slog.Logger
@@ -76,8 +79,11 @@ type Provider struct {
 // New opens the provider over its store, making on the first start what is missing: challenge key, feed
 // key, log key, services CA and the installation's log.
 func New(ctx context.Context, c Config) (*Provider, error) {
-	p := &Provider{store: c.Store, vault: c.Vault, region: c.Region, origin: c.Origin, log: c.Log, now: c.Now, ekCache: new(attest.Cache), replica: c.Replica}
+	p := &Provider{store: c.Store, vault: c.Vault, keys: c.Keys, region: c.Region, origin: c.Origin, log: c.Log, now: c.Now, ekCache: new(attest.Cache), replica: c.Replica}
 	p.signer = inProcess{p}
+	if p.keys == nil {
+		p.keys = filekey.Store{Vault: p.vault}
+	}
 	if p.replica == "" {
 		p.replica = newID()
 	}

@@ -200,7 +200,7 @@ func TestWhoMayAskForWhat(t *testing.T) {
 	if err := r.birth(made, station); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.p.CreateAccount(t.Context(), "other", spki(t, newKey(t)), provider.Profiles{}); err != nil {
+	if _, err := r.p.CreateAccount(t.Context(), "other", spki(t, newKey(t)), provider.Profiles{}, provider.CAs{}); err != nil {
 		t.Fatal(err)
 	}
 	foreign, err := r.maker.NewDevice("")

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/keys/keystore"
 )
 
 // Account is a solution builder's account.
@@ -12,7 +13,13 @@ type Account struct {
 	Region   string
 	OrderKey []byte // SPKI DER of the key that signs the account's orders
 	Profiles Profiles
+	CAs      CAs
 	Created  time.Time
+}
+
+// CAs are an account's choices about its certification authorities.
+type CAs struct {
+	Key keystore.Algorithm `json:"key,omitempty"` // of the keys made for it; empty: keystore.P256
 }
 
 // Profiles are an account's choices about what is issued. The zero value of a field means its default.
@@ -36,18 +43,30 @@ const (
 	ServicesCA    AuthorityKind = "services"    // per installation: TLS of the services, time statements
 )
 
-// Authority is a CA: certificate, chain and its key's sealed private half.
+// Authority is a CA: certificate, chain, and where its key is.
 type Authority struct {
-	ID        string // SHA-256 of Cert, hexadecimal
-	Kind      AuthorityKind
-	Account   cradle.AccountID // empty for OEMRootCA, StationCA, ServicesCA
-	OEM       cradle.OEMID     // set for OEMRootCA, IDevIDCA, StationCA
-	Class     cradle.Class     // empty for StationCA, ServicesCA
-	Cert      []byte           // DER
-	Chain     [][]byte         // further DER certificates up to the account's root, nearest first
-	Cross     [][]byte         // the same key certified by another root (IDevIDCA: by the OEM's), with that root
-	SealedKey []byte           // PKCS#8, sealed by the key vault
+	ID      string // SHA-256 of Cert, hexadecimal
+	Kind    AuthorityKind
+	Account cradle.AccountID // empty for OEMRootCA, StationCA, ServicesCA
+	OEM     cradle.OEMID     // set for OEMRootCA, IDevIDCA, StationCA
+	Class   cradle.Class     // empty for StationCA, ServicesCA
+	Cert    []byte           // DER
+	Chain   [][]byte         // further DER certificates up to the account's root, nearest first
+	Cross   [][]byte         // the same key certified by another root (IDevIDCA: by the OEM's), with that root
+	Key     keystore.Key     // its private half
+	State   AuthorityState
+	Created time.Time // zero in authorities of before this was recorded
 }
+
+// AuthorityState is where a CA is in its life.
+type AuthorityState string
+
+// The states. One CA of a kind, account, OEM and class is active; those it followed stay known, so that what they
+// signed can be verified.
+const (
+	ActiveCA     AuthorityState = "active"
+	SupersededCA AuthorityState = "superseded"
+)
 
 // OEM is a registered device maker.
 type OEM struct {

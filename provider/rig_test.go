@@ -71,6 +71,11 @@ func (r *rig) advance(d time.Duration) { r.offset.Add(int64(d)) }
 
 func newRig(t *testing.T, url string) *rig {
 	t.Helper()
+	return newRigWith(t, url, provider.CAs{})
+}
+
+func newRigWith(t *testing.T, url string, cas provider.CAs) *rig {
+	t.Helper()
 	r := &rig{t: t, url: url, account: newKey(t), oemKey: newKey(t), lotKey: newKey(t)}
 	var err error
 	if r.vault, err = filekey.OpenVault(filepath.Join(t.TempDir(), "kek")); err != nil {
@@ -84,7 +89,7 @@ func newRig(t *testing.T, url string) *rig {
 	r.db = db
 	r.p = r.replica(db)
 	r.account = newKey(t)
-	if _, err := r.p.CreateAccount(t.Context(), "acme", spki(t, r.account), provider.Profiles{OperationalValidity: time.Hour}); err != nil {
+	if _, err := r.p.CreateAccount(t.Context(), "acme", spki(t, r.account), provider.Profiles{OperationalValidity: time.Hour}, cas); err != nil {
 		t.Fatal(err)
 	}
 	r.oem = order.OEMPublic{Order: &r.oemKey.PublicKey, Lot: &r.lotKey.PublicKey}

@@ -178,6 +178,7 @@ type AccountCreateCmd struct {
 	Out                 string `help:"Folder for context.json, order key, roots and CAs. Default: NAME in the data folder's accounts." placeholder:"DIR" type:"path"`
 	OperationalValidity string `help:"Life of operational certificates, for example 24h." placeholder:"DURATION"`
 	LDevIDValidity      string `name:"ldevid-validity" help:"Life of LDevIDs, for example 8760h." placeholder:"DURATION"`
+	CAKey               string `name:"ca-key" help:"Kind of the account's CA keys: ec-p256, ec-p384, rsa-3072 or rsa-4096." default:"ec-p256"`
 }
 
 // Run makes the order key here, on the builder's side, and registers its public half.
@@ -207,7 +208,7 @@ func (c *AccountCreateCmd) Run(ctx context.Context, out *cli.Out) error {
 	}
 	var acc admin.Account
 	if err := a.Call(ctx, http.MethodPost, "/accounts", admin.CreateAccount{Name: cradle.AccountID(c.Name), OrderKey: spki,
-		OperationalValidity: c.OperationalValidity, LDevIDValidity: c.LDevIDValidity}, &acc); err != nil {
+		OperationalValidity: c.OperationalValidity, LDevIDValidity: c.LDevIDValidity, CAKey: c.CAKey}, &acc); err != nil {
 		return err
 	}
 	write := map[string]string{}

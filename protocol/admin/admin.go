@@ -134,6 +134,7 @@ type CreateAccount struct {
 	OrderKey            []byte           `json:"order_key"`                      // SPKI DER
 	OperationalValidity string           `json:"operational_validity,omitempty"` // Go duration
 	LDevIDValidity      string           `json:"ldevid_validity,omitempty"`
+	CAKey               string           `json:"ca_key,omitempty"` // ec-p256 (default), ec-p384, rsa-3072, rsa-4096
 }
 
 // Account describes an account.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/keys/keystore"
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/protocol/order"
 	"github.com/cradle-iot/cradle/provider"
@@ -35,7 +36,7 @@ func (s *Server) createAccount(c *call, in admin.CreateAccount) (*admin.Account,
 			}
 		}
 	}
-	_, err = s.Provider.CreateAccount(c.ctx(), in.Name, in.OrderKey, pr)
+	_, err = s.Provider.CreateAccount(c.ctx(), in.Name, in.OrderKey, pr, provider.CAs{Key: keystore.Algorithm(in.CAKey)})
 	if cradle.KindOf(err) == cradle.Conflict {
 		// The builder who holds the account's order key asks again: the answer, with the token, was lost.
 		if a, _, aerr := s.Provider.Account(c.ctx(), in.Name); aerr == nil && bytes.Equal(a.OrderKey, in.OrderKey) {

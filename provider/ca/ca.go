@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/keys/keystore"
 )
 
 // Forever is 99991231235959Z, "no well-defined expiration date" (RFC 5280 §4.1.2.5, 802.1AR-2018 §8.7).
@@ -29,6 +30,26 @@ var Forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
 // Backdate is how far before now a certificate becomes valid, so that clocks a little behind accept it.
 const Backdate = time.Minute
+
+// SignatureAlgorithm is with what a key of this kind signs here; Unknown if it may not be an issuing key. It is what
+// crypto/x509 takes by itself for it.
+func SignatureAlgorithm(pub crypto.PublicKey) x509.SignatureAlgorithm {
+	switch keystore.AlgorithmOf(pub) {
+	case keystore.P256:
+		return x509.ECDSAWithSHA256
+	case keystore.P384:
+		return x509.ECDSAWithSHA384
+	case keystore.RSA3072, keystore.RSA4096:
+		return x509.SHA256WithRSA
+	}
+	return x509.UnknownSignatureAlgorithm
+}
+
+// Signs reports whether parent's key signed c, in the way that parent's key signs here.
+func Signs(parent, c *x509.Certificate) bool {
+	alg := SignatureAlgorithm(parent.PublicKey)
+	return alg != x509.UnknownSignatureAlgorithm && c.SignatureAlgorithm == alg && c.CheckSignatureFrom(parent) == nil
+}
 
 // Issuer is an issuing key with its certificate.
 type Issuer struct {

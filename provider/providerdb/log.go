@@ -136,7 +136,7 @@ func (d *DB) Export(ctx context.Context, h ledger.Header, w *ledger.Writer) erro
 func exportDirectory(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 	err := each(tx, scanAccount, func(a *provider.Account) error {
 		return w.Account(ledger.AccountRow{ID: string(a.ID), Region: a.Region, OrderKey: a.OrderKey})
-	}, `SELECT id, region, order_key, profiles, created FROM accounts WHERE id = ?`, log)
+	}, `SELECT `+accountColumns+` FROM accounts WHERE id = ?`, log)
 	if err != nil {
 		return err
 	}

@@ -70,6 +70,14 @@ func flag(b bool) int64 {
 	return 0
 }
 
+// blob is b for a column that may not be NULL.
+func blob(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
 func jsonText(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -140,26 +148,28 @@ func (d *DB) Secret(ctx context.Context, name string, fresh []byte) ([]byte, err
 
 type row = interface{ Scan(...any) error }
 
+const accountColumns = `id, region, order_key, profiles, cas, created`
+
 func scanAccount(r row, a *provider.Account) error {
-	var profiles string
+	var profiles, cas string
 	var created int64
-	if err := r.Scan(&a.ID, &a.Region, &a.OrderKey, &profiles, &created); err != nil {
+	if err := r.Scan(&a.ID, &a.Region, &a.OrderKey, &profiles, &cas, &created); err != nil {
 		return err
 	}
 	a.Created = fromMicros(created)
-	return json.Unmarshal([]byte(profiles), &a.Profiles)
+	return errors.Join(json.Unmarshal([]byte(profiles), &a.Profiles), json.Unmarshal([]byte(cas), &a.CAs))
 }
 
 // CreateAccount implements provider.Directory.
 func (d *DB) CreateAccount(ctx context.Context, a provider.Account, cas []provider.Authority, leaf ledger.Leaf) error {
 	return d.update(ctx, string(a.ID), func(tx *sqldb.Tx) error {
-		n, err := tx.Exec(`INSERT INTO accounts (id, region, order_key, profiles, created) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
-			a.ID, a.Region, a.OrderKey, jsonText(a.Profiles), micros(a.Created))
+		n, err := tx.Exec(`INSERT INTO accounts (`+accountColumns+`) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
+			a.ID, a.Region, a.OrderKey, jsonText(a.Profiles), jsonText(a.CAs), micros(a.Created))
 		if err != nil {
 			return err
 		}
 		if n == 0 {
-			return cradle.Errorf(cradle.Conflict, "account %q exists already", a.ID).WithHint("choose another name, or look at it: cradle account show %s", a.ID)
+			return provider.AccountExists(a.ID)
 		}
 		if err := createLog(tx, string(a.ID)); err != nil {
 			return err
@@ -175,12 +185,12 @@ func (d *DB) CreateAccount(ctx context.Context, a provider.Account, cas []provid
 
 // Account implements provider.Directory.
 func (d *DB) Account(ctx context.Context, id cradle.AccountID) (provider.Account, error) {
-	return one(ctx, d, scanAccount, notFound("account", id), `SELECT id, region, order_key, profiles, created FROM accounts WHERE id = ?`, id)
+	return one(ctx, d, scanAccount, notFound("account", id), `SELECT `+accountColumns+` FROM accounts WHERE id = ?`, id)
 }
 
 // Accounts implements provider.Directory.
 func (d *DB) Accounts(ctx context.Context) ([]provider.Account, error) {
-	return collect(ctx, d, scanAccount, `SELECT id, region, order_key, profiles, created FROM accounts ORDER BY id`)
+	return collect(ctx, d, scanAccount, `SELECT `+accountColumns+` FROM accounts ORDER BY id`)
 }
 
 func scanOEM(r row, o *provider.OEM) error {
@@ -220,19 +230,21 @@ func (d *DB) OEMs(ctx context.Context) ([]provider.OEM, error) {
 	return collect(ctx, d, scanOEM, `SELECT id, order_key, lot_key, created FROM oems ORDER BY id`)
 }
 
-const authorityColumns = `id, kind, account, oem, class, cert, chain, crosses, sealed_key`
+const authorityColumns = `id, kind, account, oem, class, cert, chain, crosses, key_ref, sealed_key, state, created`
 
 func scanAuthority(r row, a *provider.Authority) error {
 	var chain, crosses string
-	if err := r.Scan(&a.ID, &a.Kind, &a.Account, &a.OEM, &a.Class, &a.Cert, &chain, &crosses, &a.SealedKey); err != nil {
+	var created int64
+	if err := r.Scan(&a.ID, &a.Kind, &a.Account, &a.OEM, &a.Class, &a.Cert, &chain, &crosses, &a.Key.Ref, &a.Key.Sealed, &a.State, &created); err != nil {
 		return err
 	}
+	a.Created = fromMicros(created)
 	return errors.Join(json.Unmarshal([]byte(chain), &a.Chain), json.Unmarshal([]byte(crosses), &a.Cross))
 }
 
 func insertAuthority(tx *sqldb.Tx, a *provider.Authority) error {
-	_, err := tx.Exec(`INSERT INTO authorities (`+authorityColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		a.ID, a.Kind, a.Account, a.OEM, a.Class, a.Cert, jsonText(a.Chain), jsonText(a.Cross), a.SealedKey)
+	_, err := tx.Exec(`INSERT INTO authorities (`+authorityColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		a.ID, a.Kind, a.Account, a.OEM, a.Class, a.Cert, jsonText(a.Chain), jsonText(a.Cross), a.Key.Ref, blob(a.Key.Sealed), a.State, micros(a.Created))
 	if err != nil {
 		return fmt.Errorf("storing %s CA: %w", a.Kind, err)
 	}
@@ -243,8 +255,8 @@ func insertAuthority(tx *sqldb.Tx, a *provider.Authority) error {
 func (d *DB) AddAuthority(ctx context.Context, a provider.Authority, leaf ledger.Leaf) (provider.Authority, error) {
 	var out provider.Authority
 	find := func(tx *sqldb.Tx) error {
-		return scanAuthority(tx.QueryRow(`SELECT `+authorityColumns+` FROM authorities WHERE kind = ? AND account = ? AND oem = ? AND class = ?`,
-			a.Kind, a.Account, a.OEM, a.Class), &out)
+		return scanAuthority(tx.QueryRow(`SELECT `+authorityColumns+` FROM authorities WHERE kind = ? AND account = ? AND oem = ? AND class = ? AND state = ?`,
+			a.Kind, a.Account, a.OEM, a.Class, provider.ActiveCA), &out)
 	}
 	err := d.update(ctx, leaf.Log, func(tx *sqldb.Tx) error {
 		err := find(tx)

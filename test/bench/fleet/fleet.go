@@ -181,7 +181,7 @@ func newMint(ctx context.Context, p *plant.Plant, db *providerdb.DB) (*mint, err
 			if err != nil {
 				return nil, err
 			}
-			signer, err := vault.Key("ca/"+a.ID, a.SealedKey)
+			signer, err := filekey.Store{Vault: vault}.Open(ctx, a.Key, cert.PublicKey)
 			if err != nil {
 				return nil, err
 			}

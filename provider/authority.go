@@ -1,0 +1,115 @@
+package provider
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/keys/keystore"
+	"github.com/cradle-iot/cradle/provider/ca"
+	"github.com/cradle-iot/cradle/provider/ledger"
+)
+
+func (p *Provider) openAuthority(ctx context.Context, a Authority) (*authority, error) {
+	cert, err := x509.ParseCertificate(a.Cert)
+	if err != nil {
+		return nil, fmt.Errorf("authority %s: %w", a.ID, err)
+	}
+	iss := &ca.Issuer{ID: a.ID, Cert: cert}
+	if iss.Key, err = p.keys.Open(ctx, a.Key, cert.PublicKey); err != nil {
+		return nil, fmt.Errorf("%s CA %s: %w", a.Kind, a.ID, err)
+	}
+	return &authority{a, iss}, nil
+}
+
+func (p *Provider) authority(k AuthorityKind, acc cradle.AccountID, oem cradle.OEMID, c cradle.Class) (*authority, error) {
+	if a := p.dir.Load().byRole[role{k, acc, oem, c}]; a != nil {
+		return a, nil
+	}
+	return nil, cradle.Errorf(cradle.NotFound, "no %s CA for account %q, OEM %q, class %q", k, acc, oem, c)
+}
+
+// newAuthority makes a key and its CA certificate under parent (nil: self-signed).
+func (p *Provider) newAuthority(ctx context.Context, alg keystore.Algorithm, r role, name string, org string, pathLen int, years int, parent *authority) (*authority, error) {
+	key, ref, err := p.keys.Generate(ctx, name, alg)
+	if err != nil {
+		return nil, fmt.Errorf("key of %s: %w", name, err)
+	}
+	now := p.now().Truncate(time.Second)
+	spec := ca.Authority{Organization: org, CommonName: name, Class: r.class, PathLen: pathLen,
+		NotBefore: now.Add(-ca.Backdate), NotAfter: ca.Forever}
+	if years > 0 {
+		spec.NotAfter = now.AddDate(years, 0, 0)
+	}
+	var iss *ca.Issuer
+	var chain [][]byte
+	if parent != nil {
+		iss = parent.issuer
+		chain = append([][]byte{parent.Cert}, parent.Chain...)
+		if spec.NotAfter.After(iss.Cert.NotAfter) {
+			spec.NotAfter = iss.Cert.NotAfter
+		}
+	}
+	cert, err := ca.SignAuthority(iss, key.Public(), spec, key)
+	if err != nil {
+		return nil, err
+	}
+	id := ca.Digest(cert.Raw)
+	return &authority{
+		Authority{ID: id, Kind: r.kind, Account: r.account, OEM: r.oem, Class: r.class, Cert: cert.Raw,
+			Chain: chain, Key: ref, State: ActiveCA, Created: now},
+		&ca.Issuer{ID: id, Cert: cert, Key: key}}, nil
+}
+
+// idevidCA returns the CA that signs IDevIDs of this OEM for this account and class, making it at the
+// first order: certified by the account's root (so that every chain of a device ends there alone) and
+// by the OEM's IDevID root.
+func (p *Provider) idevidCA(ctx context.Context, account cradle.AccountID, oem cradle.OEMID, class cradle.Class) (*authority, error) {
+	r := role{IDevIDCA, account, oem, class}
+	if a := p.dir.Load().byRole[r]; a != nil {
+		return a, nil
+	}
+	root, err := p.authority(RootCA, account, "", class)
+	if err != nil {
+		return nil, err
+	}
+	oemRoot, err := p.authority(OEMRootCA, "", oem, class)
+	if err != nil {
+		return nil, err
+	}
+	acc, err := p.account(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	a, err := p.newAuthority(ctx, acc.CAs.Key, r, fmt.Sprintf("%s IDevID CA of %s (%s)", oem, account, class), string(account), 0, 0, root)
+	if err != nil {
+		return nil, err
+	}
+	cross, err := ca.SignAuthority(oemRoot.issuer, a.issuer.Cert.PublicKey, ca.Authority{Organization: string(account),
+		CommonName: a.issuer.Cert.Subject.CommonName, Class: class, NotBefore: a.issuer.Cert.NotBefore, NotAfter: ca.Forever}, nil)
+	if err != nil {
+		return nil, err
+	}
+	a.Cross = [][]byte{cross.Raw, oemRoot.Cert}
+	leaf, err := p.leafBy(ctx, string(account), ledger.KindAccount, map[string]any{"account": account, "oem": oem, "authorities": []string{a.ID}})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.store.AddAuthority(ctx, a.Authority, leaf); err != nil {
+		return nil, err
+	}
+	if err := p.reload(ctx); err != nil {
+		return nil, err
+	}
+	return p.authority(r.kind, account, oem, class)
+}
+
+func digests(cas []Authority) []string {
+	out := make([]string, len(cas))
+	for i := range cas {
+		out[i] = cas[i].ID
+	}
+	return out
+}
