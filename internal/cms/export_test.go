@@ -1,0 +1,6 @@
+package cms
+
+var (
+	WrapKey   = wrapKey
+	UnwrapKey = unwrapKey
+)
