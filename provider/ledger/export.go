@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/cradle-iot/cradle"
 )
 
 // An export is JSON lines, each an object with one member that names its type, in this order: header;
@@ -172,6 +174,28 @@ func (l *line) stage() (s stage, ok bool) {
 		}
 	}
 	return s, n == 1
+}
+
+// Newest returns the newest checkpoint in an export, as it stands there: it is verified by whoever uses it.
+func Newest(r io.Reader) ([]byte, error) {
+	in := bufio.NewReaderSize(r, 64<<10)
+	var note []byte
+	for {
+		raw, err := readLine(in)
+		var l line
+		if err == nil {
+			err = strict(raw, &l)
+		}
+		if err == nil && l.Checkpoint != nil {
+			note = []byte(l.Checkpoint.Note)
+		}
+		if err != nil || l.Leaf != nil || l.End != nil {
+			if note != nil && err == nil {
+				return note, nil
+			}
+			return nil, cradle.Errorf(cradle.Invalid, "not an export with a checkpoint").WithHint("cradle audit export makes one")
+		}
+	}
 }
 
 // NewWriter writes to w; Close flushes.

@@ -28,6 +28,7 @@ const (
 	CheckpointRoot    Code = "checkpoint-root"      // a leaf below it was changed, removed, moved or put in
 	LogRolledBack     Code = "log-rolled-back"      // shorter than a signed checkpoint says
 	LogUnsigned       Code = "log-unsigned"         // old leaves above the newest checkpoint
+	WitnessMissing    Code = "witness-missing"      // no cosignature of a demanded witness, or an old one
 	RowForeign        Code = "row-foreign"          // of another account
 	RowDuplicate      Code = "row-duplicate"        // two rows, one name
 	AuthorityChanged  Code = "authority-changed"    // not the certificate that its id says
@@ -68,19 +69,20 @@ func (f Finding) String() string { return fmt.Sprintf("%s: %s: %s", f.Code, f.Su
 
 // Summary says what was looked at.
 type Summary struct {
-	Log          string    `json:"log"`
-	Origin       string    `json:"origin"`
-	Created      time.Time `json:"created"`
-	KeyGiven     bool      `json:"key_given"` // by the auditor; otherwise the file's own was believed
-	Leaves       int64     `json:"leaves"`
-	Checkpoints  int64     `json:"checkpoints"`
-	Signed       int64     `json:"signed"` // leaves below the newest good checkpoint
-	Root         string    `json:"root"`
-	Orders       int64     `json:"orders"`
-	Devices      int64     `json:"devices"`
-	Certificates int64     `json:"certificates"`
-	Seen         int64     `json:"seen"`
-	Findings     int64     `json:"findings"` // all, also those above MaxFindings
+	Log          string      `json:"log"`
+	Origin       string      `json:"origin"`
+	Created      time.Time   `json:"created"`
+	KeyGiven     bool        `json:"key_given"` // by the auditor; otherwise the file's own was believed
+	Leaves       int64       `json:"leaves"`
+	Checkpoints  int64       `json:"checkpoints"`
+	Signed       int64       `json:"signed"` // leaves below the newest good checkpoint
+	Root         string      `json:"root"`
+	Orders       int64       `json:"orders"`
+	Devices      int64       `json:"devices"`
+	Certificates int64       `json:"certificates"`
+	Seen         int64       `json:"seen"`
+	Witnessed    []Witnessed `json:"witnessed,omitempty"` // newest of each demanded witness
+	Findings     int64       `json:"findings"`            // all, also those above MaxFindings
 }
 
 // Options are what an auditor brings along from outside of the store.
@@ -90,6 +92,19 @@ type Options struct {
 	// Seen lists certificates that a hub admitted: lines of SHA-256 in hexadecimal; empty lines and
 	// lines beginning with '#' do not count.
 	Seen io.Reader
+	// Witnesses are keys (WitnessKey), each of which must have cosigned a checkpoint not longer before the export than
+	// WitnessAge (zero: DefaultWitnessAge).
+	Witnesses  []string
+	WitnessAge time.Duration
+}
+
+// DefaultWitnessAge is how old the newest cosignature of a witness may be.
+const DefaultWitnessAge = 24 * time.Hour
+
+// Witnessed is what a witness has vouched for.
+type Witnessed struct {
+	Cosignature
+	Size int64 `json:"size"`
 }
 
 // Bounds of Verify.
@@ -108,6 +123,11 @@ func Verify(r io.Reader, o Options) ([]Finding, Summary, error) {
 	seen, err := readSeen(o.Seen)
 	if err != nil {
 		return nil, Summary{}, err
+	}
+	for _, w := range o.Witnesses {
+		if _, err := parseWitness(w); err != nil {
+			return nil, Summary{}, err
+		}
 	}
 	v, whole := newVerification(o), true
 	in := bufio.NewReaderSize(r, 64<<10)

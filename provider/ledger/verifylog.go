@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -20,14 +21,15 @@ type verification struct {
 	records
 
 	// The tree. Checkpoints whose signature is wrong are not in signed.
-	tree     Frontier
-	signed   []signedRoot
-	next     int             // in signed: not compared yet
-	sizes    map[int64]bool  // of signed
-	previous map[int64]int64 // size that a checkpoint names -> that checkpoint's size
-	bad      int64           // checkpoints that the leaves contradict
-	index    int64           // the next leaf's
-	unsigned time.Time       // time of the oldest leaf above the newest checkpoint
+	tree      Frontier
+	signed    []signedRoot
+	next      int                  // in signed: not compared yet
+	sizes     map[int64]bool       // of signed
+	previous  map[int64]int64      // size that a checkpoint names -> that checkpoint's size
+	bad       int64                // checkpoints that the leaves contradict
+	index     int64                // the next leaf's
+	witnessed map[string]Witnessed // by name
+	unsigned  time.Time            // time of the oldest leaf above the newest checkpoint
 }
 
 // signedRoot is what a good signature says about the log.
@@ -38,7 +40,7 @@ type signedRoot struct {
 }
 
 func newVerification(o Options) *verification {
-	return &verification{opts: o, records: newRecords(), sizes: map[int64]bool{}, previous: map[int64]int64{}}
+	return &verification{opts: o, records: newRecords(), sizes: map[int64]bool{}, previous: map[int64]int64{}, witnessed: map[string]Witnessed{}}
 }
 
 func (v *verification) find(c Code, subject, format string, args ...any) {
@@ -126,6 +128,17 @@ func (v *verification) checkpoint(where string, size int64, note []byte) {
 	case size >= 0 && c.Size != size:
 		v.find(CheckpointChanged, where, "the signed size is %d", c.Size)
 	}
+	if len(v.opts.Witnesses) > 0 {
+		cosigned, err := Cosignatures(note, v.key, v.opts.Witnesses)
+		if err != nil {
+			v.find(CheckpointChanged, where, "%v", err)
+		}
+		for _, s := range cosigned {
+			if w, there := v.witnessed[s.Witness]; !there || c.Size > w.Size || c.Size == w.Size && s.Time.After(w.Time) {
+				v.witnessed[s.Witness] = Witnessed{s, c.Size}
+			}
+		}
+	}
 	if size >= 0 {
 		v.sizes[c.Size] = true
 		if c.Previous > 0 {
@@ -208,4 +221,25 @@ func (v *verification) finishTree() {
 	}
 	root := v.tree.Root()
 	v.sum.Root = root.String()
+	v.finishWitnesses()
+}
+
+// finishWitnesses demands a young cosignature of each witness.
+func (v *verification) finishWitnesses() {
+	age := v.opts.WitnessAge
+	if age == 0 {
+		age = DefaultWitnessAge
+	}
+	for _, vkey := range v.opts.Witnesses {
+		name, _, _ := strings.Cut(strings.TrimSpace(vkey), "+")
+		w, there := v.witnessed[name]
+		switch {
+		case !there:
+			v.find(WitnessMissing, "witness "+name, "it cosigned no checkpoint of this log")
+			continue
+		case v.header.Created.Sub(w.Time) > age:
+			v.find(WitnessMissing, "witness "+name, "its newest cosignature is of %s, at %d of %d leaves", stamp(w.Time), w.Size, v.tree.Size())
+		}
+		v.sum.Witnessed = append(v.sum.Witnessed, w)
+	}
 }
