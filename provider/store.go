@@ -23,6 +23,7 @@ type Store interface {
 	Devices
 	Revocations
 	Log
+	Audit
 }
 
 // Setup keeps what the first start makes.
@@ -162,6 +163,7 @@ type Head struct {
 	Root       [32]byte
 	Signed     int64  // size of the newest checkpoint
 	Checkpoint []byte // newest signed checkpoint, nil if none
+	Public     bool   // its tiles are served to everybody
 }
 
 // Log is the tamper-evident log, one per account plus the installation's own ("provider").

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/cli"
@@ -54,25 +55,15 @@ func (c *HubEventsCmd) Run(ctx context.Context, out *cli.Out) error {
 
 // AuditExportCmd writes a log to a file.
 type AuditExportCmd struct {
-	Operator
-	Account string `help:"Account whose log is exported; default: the context's own, or the only account there is." `
-	Out     string `help:"File to write." required:"" placeholder:"FILE" type:"path"`
+	logged
+	Out string `help:"File to write." required:"" placeholder:"FILE" type:"path"`
 }
 
 // Run streams the export into a file that gets its name only when it is whole.
 func (c *AuditExportCmd) Run(ctx context.Context, out *cli.Out) error {
-	a, cc, err := c.client()
+	a, log, err := c.log(ctx)
 	if err != nil {
 		return err
-	}
-	log := c.Account
-	if log == "" {
-		log = string(cc.Account)
-	}
-	if log == "" {
-		if log, err = onlyAccount(ctx, a); err != nil {
-			return err
-		}
 	}
 	f, err := os.CreateTemp(filepath.Dir(c.Out), ".audit-*")
 	if err != nil {
@@ -123,27 +114,41 @@ func onlyAccount(ctx context.Context, a *admin.Client) (string, error) {
 
 // AuditVerifyCmd checks an export without any server.
 type AuditVerifyCmd struct {
-	File string   `arg:"" help:"Export to check." type:"existingfile"`
-	Key  string   `help:"Verifier key of the log, or a file with it; default: the one that the export names (which proves the export whole, not whose it is)." placeholder:"KEY"`
-	Kept []string `name:"checkpoint" help:"File with a checkpoint that you kept from earlier (cradle status --json has them); a log that no longer contains it was rolled back." type:"existingfile" placeholder:"FILE"`
-	Seen string   `help:"File of certificate fingerprints (SHA-256) that a hub has seen, one a line." type:"existingfile" placeholder:"FILE"`
+	File     string        `arg:"" help:"Export to check." type:"existingfile"`
+	Key      string        `help:"Verifier key of the log, or a file with it; default: the one that the export names (which proves the export whole, not whose it is)." placeholder:"KEY"`
+	Previous []string      `help:"Earlier export, or file with a checkpoint that you kept (cradle status --json has them): the log must still contain it." aliases:"checkpoint" type:"existingfile" placeholder:"FILE"`
+	Seen     string        `help:"File of certificate fingerprints (SHA-256) that a hub has seen, one a line." type:"existingfile" placeholder:"FILE"`
+	Witness  []string      `help:"Key of a witness, or a file with it, that must have cosigned a checkpoint lately." placeholder:"KEY"`
+	Within   time.Duration `help:"How long ago a witness may have cosigned last." default:"24h"`
+	Cosign   string        `help:"Be a witness: when nothing is wrong, cosign the newest checkpoint with this private key into --out. What --out holds from the last time must still be contained." type:"existingfile" placeholder:"FILE"`
+	Out      string        `help:"File for the cosigned checkpoint; hand it in with: cradle audit cosign." type:"path" placeholder:"FILE"`
 }
 
 // Run prints each finding; any finding is exit status 1.
 func (c *AuditVerifyCmd) Run(ctx context.Context, out *cli.Out) error {
+	if (c.Cosign == "") != (c.Out == "") {
+		return cli.Usagef("--cosign and --out go together")
+	}
+	if c.Cosign != "" && c.Key == "" {
+		return cli.Usagef("--cosign needs --key: a witness knows whose log it is")
+	}
 	f, err := os.Open(c.File)
 	if err != nil {
 		return cradle.Errorf(cradle.NotFound, "%v", err)
 	}
 	defer f.Close()
-	opts := ledger.Options{Key: c.Key}
-	if b, err := os.ReadFile(c.Key); err == nil {
-		opts.Key = string(b)
+	opts := ledger.Options{Key: textOrFile(c.Key), WitnessAge: c.Within}
+	for _, w := range c.Witness {
+		opts.Witnesses = append(opts.Witnesses, textOrFile(w))
 	}
-	for _, file := range c.Kept {
-		b, err := os.ReadFile(file)
+	previous := c.Previous
+	if _, err := os.Stat(c.Out); err == nil && c.Out != "" {
+		previous = append(previous, c.Out)
+	}
+	for _, file := range previous {
+		b, err := newestIn(file)
 		if err != nil {
-			return cradle.Errorf(cradle.NotFound, "%v", err)
+			return err
 		}
 		opts.Checkpoints = append(opts.Checkpoints, b)
 	}
@@ -159,11 +164,22 @@ func (c *AuditVerifyCmd) Run(ctx context.Context, out *cli.Out) error {
 	if err != nil {
 		return err
 	}
+	if len(findings) == 0 && c.Cosign != "" {
+		if err := cosignNewest(c.File, opts.Key, c.Cosign, c.Out); err != nil {
+			return err
+		}
+	}
 	if err := out.Print(map[string]any{"findings": append([]ledger.Finding{}, findings...), "summary": sum}, func(w io.Writer) {
 		for _, x := range findings {
 			fmt.Fprintf(w, "%s: %s: %s\n", x.Code, x.Subject, x.Detail)
 		}
 		fmt.Fprintf(w, "log %s: %d leaves, %d checkpoints, %d certificates, %d findings\n", sum.Origin, sum.Leaves, sum.Checkpoints, sum.Certificates, len(findings))
+		for _, x := range sum.Witnessed {
+			fmt.Fprintf(w, "witness %s: %d leaves on %s\n", x.Witness, x.Size, when(x.Time))
+		}
+		if len(findings) == 0 && c.Cosign != "" {
+			fmt.Fprintf(w, "cosigned into %s\n", c.Out)
+		}
 	}); err != nil {
 		return err
 	}

@@ -60,8 +60,16 @@ type commands struct {
 		Events HubEventsCmd `cmd:"" help:"Read telemetry as JSON lines."`
 	} `cmd:"" help:"Hubs."`
 	Audit struct {
-		Export AuditExportCmd `cmd:"" help:"Export a log with its records."`
-		Verify AuditVerifyCmd `cmd:"" help:"Verify an export offline."`
+		Export  AuditExportCmd  `cmd:"" help:"Export a log with its records."`
+		Verify  AuditVerifyCmd  `cmd:"" help:"Verify an export offline."`
+		Cosign  AuditCosignCmd  `cmd:"" help:"Hand in a checkpoint that a witness cosigned."`
+		Publish AuditPublishCmd `cmd:"" help:"Let anybody read the log's tiles."`
+		Witness struct {
+			Init   WitnessInitCmd   `cmd:"" help:"Make a witness's key."`
+			Add    WitnessAddCmd    `cmd:"" help:"Take a witness's cosignatures."`
+			List   WitnessListCmd   `cmd:"" help:"List a log's witnesses."`
+			Remove WitnessRemoveCmd `cmd:"" help:"Take no further cosignatures of a witness."`
+		} `cmd:"" help:"Witnesses of the log (C2SP tlog-cosignature)."`
 	} `cmd:"" help:"The tamper-evident log."`
 	ServiceKey struct {
 		Show ServiceKeyCmd `cmd:"" help:"Show an Azure-style connection string."`

@@ -275,7 +275,7 @@ func (in *installation) front(tokens []byte) (*front.Server, error) {
 	hubRoute := front.Route{HTTP: hubs, MQTT: hubs.ServeConn}
 	estRoute := front.Route{HTTP: est}
 	paths := front.Paths{{Pattern: "/.well-known/est/", Handler: est}, {Pattern: "/admin/v1/", Handler: adm}, {Pattern: "/oem/v1/", Handler: adm},
-		{Pattern: "/status/v1/", Handler: adm}, {Pattern: "/time/v1", Handler: adm}}
+		{Pattern: "/status/v1/", Handler: adm}, {Pattern: "/time/v1", Handler: adm}, {Pattern: admin.TilesPrefix + "/", Handler: adm}}
 	services := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if dpsserver.Owns(r.URL.Path) {
 			dps.ServeHTTP(w, r)

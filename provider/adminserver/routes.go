@@ -8,8 +8,6 @@ import (
 	"github.com/cradle-iot/cradle/protocol/order"
 	"github.com/cradle-iot/cradle/protocol/status"
 	"github.com/cradle-iot/cradle/protocol/timestamp"
-	"github.com/cradle-iot/cradle/provider"
-	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
 func (s *Server) routes() {
@@ -25,7 +23,7 @@ func (s *Server) routes() {
 	s.accountRoutes()
 	s.orderRoutes()
 	s.deviceRoutes()
-	handleStream(s, op{pattern: "GET /audit/{log}", does: "A log with its records, for cradle audit verify.", need: view, scope: found}, "application/x-ndjson", s.export)
+	s.auditRoutes()
 	s.openRoutes()
 }
 
@@ -81,26 +79,4 @@ func (s *Server) status(c *call, _ none) (admin.Status, error) {
 	}
 	st.Checkpoint = own
 	return st, nil
-}
-
-// export streams a log.
-func (s *Server) export(w http.ResponseWriter, c *call) error {
-	log := c.path("log")
-	if log == provider.InstallationLog {
-		if err := authorize(c.caller, view, installation, ""); err != nil {
-			return err
-		}
-	} else {
-		if err := c.may(cradle.AccountID(log)); err != nil {
-			return err
-		}
-		if _, _, err := s.Provider.Account(c.ctx(), cradle.AccountID(log)); err != nil {
-			return err
-		}
-	}
-	if err := s.Provider.Export(c.ctx(), log, ledger.NewWriter(w)); err != nil {
-		s.Log.Error("audit export", "log", log, "err", err)
-		panic(http.ErrAbortHandler)
-	}
-	return nil
 }

@@ -220,3 +220,34 @@ func openNote(msg []byte, logKey string, witnesses ...string) (*note.Note, error
 	n.Sigs[0], n.Sigs[own] = n.Sigs[own], n.Sigs[0]
 	return n, nil
 }
+
+const privateWitness = "PRIVATE+KEY+"
+
+// EncodeWitness is the text form of a witness's private key (C2SP signed-note).
+func EncodeWitness(name string, key ed25519.PrivateKey) (string, error) {
+	if _, err := WitnessKey(name, key.Public().(ed25519.PublicKey)); err != nil {
+		return "", err
+	}
+	typed := append([]byte{algCosignature}, key.Public().(ed25519.PublicKey)...)
+	return fmt.Sprintf("%s%s+%08x+%s", privateWitness, name, keyHash(name, typed),
+		base64.StdEncoding.EncodeToString(append([]byte{algCosignature}, key.Seed()...))), nil
+}
+
+// DecodeWitness is the inverse of EncodeWitness. Its errors do not hold the text.
+func DecodeWitness(text string) (name string, key ed25519.PrivateKey, err error) {
+	bad := cradle.Errorf(cradle.Invalid, "not a witness's private key").WithHint("cradle audit witness init makes one")
+	rest, ok := strings.CutPrefix(strings.TrimSpace(text), privateWitness)
+	part := strings.SplitN(rest, "+", 3)
+	if !ok || len(part) != 3 {
+		return "", nil, bad
+	}
+	typed, err := base64.StdEncoding.DecodeString(part[2])
+	if err != nil || len(typed) != 1+ed25519.SeedSize || typed[0] != algCosignature {
+		return "", nil, bad
+	}
+	key = ed25519.NewKeyFromSeed(typed[1:])
+	if again, err := EncodeWitness(part[0], key); err != nil || again != strings.TrimSpace(text) {
+		return "", nil, bad
+	}
+	return part[0], key, nil
+}

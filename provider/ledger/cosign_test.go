@@ -226,3 +226,16 @@ func TestNewest(t *testing.T) {
 		}
 	}
 }
+
+func TestWitnessPrivate(t *testing.T) {
+	w := newWitness("w.example.com/1")
+	text := must(ledger.EncodeWitness(w.name, w.key))
+	if name, key, err := ledger.DecodeWitness(text + "\n"); err != nil || name != w.name || !key.Equal(w.key) {
+		t.Errorf("got %q, %v", name, err)
+	}
+	for name, s := range map[string]string{"empty": "", "public": w.vkey(), "another name": strings.Replace(text, "w.example", "v.example", 1), "cut": text[:len(text)-4]} {
+		if _, _, err := ledger.DecodeWitness(s); err == nil || len(s) > 60 && strings.Contains(err.Error(), s[len(s)-20:]) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

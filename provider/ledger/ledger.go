@@ -57,8 +57,8 @@ const (
 	KindOperator   Kind = "operator"   // what an operator did
 )
 
-// MaxLeaf bounds the bytes of one leaf.
-const MaxLeaf = 64 << 10
+// MaxLeaf bounds the bytes of one leaf: what fits into a bundle of entries (C2SP tlog-tiles).
+const MaxLeaf = 1<<16 - 1
 
 // Hash is a node of the Merkle tree.
 type Hash = tlog.Hash

@@ -52,13 +52,13 @@ func (t *Tiler) Add(leaf Hash, emit func(Tile) error) error {
 		if err := emit(Tile{Level: l, N: v.n, Hashes: v.hashes}); err != nil {
 			return err
 		}
-		h = subtree(v.hashes)
+		h = Subtree(v.hashes)
 		*v = level{n: v.n + 1}
 	}
 }
 
-// subtree is the root over a power of two of hashes.
-func subtree(hashes []Hash) Hash {
+// Subtree is the root over a power of two of hashes; over a complete tile it is a hash of the level above.
+func Subtree(hashes []Hash) Hash {
 	var f Frontier
 	for _, h := range hashes {
 		f.Append(h)

@@ -80,11 +80,15 @@ func (d *DB) Append(ctx context.Context, leaf ledger.Leaf) error {
 	return d.update(ctx, leaf.Log, func(tx *sqldb.Tx) error { return appendLeaf(tx, leaf) })
 }
 
+const headColumns = `log, frontier, signed, checkpoint, public`
+
 func scanHead(r row, h *provider.Head) error {
 	var b []byte
-	if err := r.Scan(&h.Log, &b, &h.Signed, &h.Checkpoint); err != nil {
+	var public int64
+	if err := r.Scan(&h.Log, &b, &h.Signed, &h.Checkpoint, &public); err != nil {
 		return err
 	}
+	h.Public = public != 0
 	var f ledger.Frontier
 	if err := f.UnmarshalBinary(b); err != nil {
 		return err
@@ -95,12 +99,12 @@ func scanHead(r row, h *provider.Head) error {
 
 // Heads implements provider.Log.
 func (d *DB) Heads(ctx context.Context) ([]provider.Head, error) {
-	return collect(ctx, d, scanHead, `SELECT log, frontier, signed, checkpoint FROM logs ORDER BY log`)
+	return collect(ctx, d, scanHead, `SELECT `+headColumns+` FROM logs ORDER BY log`)
 }
 
 // GrownHeads implements provider.Log.
 func (d *DB) GrownHeads(ctx context.Context) ([]provider.Head, error) {
-	return collect(ctx, d, scanHead, `SELECT log, frontier, signed, checkpoint FROM logs WHERE size > signed ORDER BY log`)
+	return collect(ctx, d, scanHead, `SELECT `+headColumns+` FROM logs WHERE size > signed ORDER BY log`)
 }
 
 // SaveCheckpoint implements provider.Log.

@@ -71,7 +71,7 @@ func (v verbs) bad(code int, text, command string) {
 func (v verbs) run(command string) world.Result {
 	v.Helper()
 	args := strings.Fields(strings.ReplaceAll(command, "@", v.w.Dir))
-	if args[0] == "cradle" && !strings.Contains(command, "--context") && !strings.Contains(command, "audit verify") && !strings.Contains(command, "--data") {
+	if args[0] == "cradle" && !strings.Contains(command, "--context") && !strings.Contains(command, "audit verify") && !strings.Contains(command, "witness init") && !strings.Contains(command, "--data") {
 		args = append(args, "--data", v.w.Data)
 	}
 	return v.w.Run(args[0], args[1:]...)
@@ -216,6 +216,24 @@ func TestVerbs(t *testing.T) {
 	}
 	key := checkpointKey(v)
 	v.one("cradle audit verify @/audit.jsonl --key " + key)
+	wkey := v.one("cradle audit witness init witness.example.com/1 --out @/witness.key", "key")["key"].(string)
+	v.files(w.Dir, 0o600, "witness.key")
+	v.bad(1, "exists already", "cradle audit witness init witness.example.com/1 --out @/witness.key")
+	v.one("cradle audit witness add "+wkey+" --account acme", "name", "added_at")
+	v.one("cradle audit export --account acme --out @/audit2.jsonl")
+	v.one("cradle audit verify @/audit2.jsonl --previous @/audit.jsonl --key " + key + " --cosign @/witness.key --out @/cosigned")
+	v.one("cradle audit cosign @/cosigned --account acme", "log", "added")
+	v.ok("cradle audit witness list --account acme", "name", "key")
+	v.one("cradle audit export --account acme --out @/audit3.jsonl")
+	v.one("cradle audit verify @/audit3.jsonl --previous @/cosigned --witness " + wkey)
+	if r := v.run("cradle audit verify @/audit2.jsonl --json --witness " + wkey); r.Code != 1 || !strings.Contains(r.Stdout, "witness-missing") {
+		t.Errorf("an export without the cosignature: exit %d, %s", r.Code, r.Stdout)
+	}
+	v.bad(2, "go together", "cradle audit verify @/audit3.jsonl --out @/cosigned")
+	v.bad(2, "needs --key", "cradle audit verify @/audit3.jsonl --cosign @/witness.key --out @/cosigned")
+	v.one("cradle audit publish --account acme", "url")
+	v.one("cradle audit publish --account acme --off")
+	v.one("cradle audit witness remove witness.example.com/1 --account acme", "removed")
 	w.Write("seen", strings.Repeat("ab", 32)+"\n")
 	if r := v.run("cradle audit verify @/audit.jsonl --json --seen @/seen"); r.Code != 1 || len(world.Decode[struct{ Findings []any }](t, r.Stdout).Findings) != 1 {
 		t.Errorf("a certificate that a hub saw and the log does not have: exit %d, %s", r.Code, r.Stdout)
