@@ -24,6 +24,7 @@ type Store interface {
 	Revocations
 	Log
 	Audit
+	Operators
 }
 
 // Setup keeps what the first start makes.

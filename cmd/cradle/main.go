@@ -5,7 +5,7 @@
 //	cradle order create ...           act two: the customization instructions to the OEM
 //	cradle attestation register ...   act three: the operational CA at the provisioning service
 //
-// and the verbs to look at and change what there is: status, anchors, account, tpm-maker, oem, order, lot,
+// and the verbs to look at and change what there is: status, anchors, account, operator, tpm-maker, oem, order, lot,
 // device, hub, audit, service-key. Every verb has --json. Exit status: 0 done, 1 refused or failed, 2
 // wrong usage.
 //
@@ -30,6 +30,11 @@ type commands struct {
 		Create AccountCreateCmd `cmd:"" help:"Act one: make an account."`
 		Show   AccountShowCmd   `cmd:"" help:"Show an account's EST labels, CAs and profiles."`
 	} `cmd:"" help:"Accounts of solution builders."`
+	Operator struct {
+		Add    OperatorAddCmd    `cmd:"" help:"Make a token for somebody."`
+		List   OperatorListCmd   `cmd:"" help:"List operators."`
+		Remove OperatorRemoveCmd `cmd:"" help:"End somebody's token."`
+	} `cmd:"" help:"Who may use the admin API."`
 	TPMMaker struct {
 		Import MakerImportCmd `cmd:"" help:"Trust a TPM maker's CA certificates."`
 	} `cmd:"" name:"tpm-maker" help:"TPM makers whose endorsement keys are believed."`

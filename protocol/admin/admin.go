@@ -81,20 +81,6 @@ func StatusOf(k cradle.Kind) int {
 	return http.StatusInternalServerError
 }
 
-// Role is what an operator may do; each but Line includes the rights of those before it.
-type Role string
-
-// The roles.
-const (
-	Line     Role = "oem-line" // see how orders and lots stand
-	Auditor  Role = "auditor"  // see everything, change nothing
-	Operator Role = "operator" // the day's work: orders, lots, devices, approvals
-	Owner    Role = "owner"    // whatever decides who is trusted
-)
-
-// Roles lists the roles, least first.
-var Roles = []Role{Line, Auditor, Operator, Owner}
-
 // Service is one row of the status.
 type Service struct {
 	Service string `json:"service"`

@@ -26,3 +26,18 @@ func Decoders() []func([]byte) (any, error) {
 	}
 	return out
 }
+
+// Route is an op for tests, in words.
+type Route struct{ Pattern, Need, Scope string }
+
+// Routes are those that need a token.
+func Routes() []Route {
+	var out []Route
+	for _, o := range New(Config{}).ops {
+		if o.need != anyone {
+			out = append(out, Route{o.pattern, [...]string{know: "know", follow: "follow", view: "view", work: "work", own: "own"}[o.need],
+				[...]string{everywhere: "everywhere", installation: "installation", named: "named", found: "found"}[o.scope]})
+		}
+	}
+	return out
+}

@@ -20,6 +20,7 @@ func (s *Server) routes() {
 			cs, err := s.ServiceKey(c.ctx(), c.path("service"))
 			return admin.ServiceKey{ConnectionString: cs}, err
 		})
+	s.operatorRoutes()
 	s.accountRoutes()
 	s.orderRoutes()
 	s.deviceRoutes()

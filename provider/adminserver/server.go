@@ -81,22 +81,22 @@ func tokenMAC(key []byte, account cradle.AccountID) []byte {
 	return m.Sum(nil)
 }
 
+// caller authenticates: a token of the installation or an account (cradle1), or an operator's (cradle2).
 func (s *Server) caller(r *http.Request) (caller, error) {
-	refuse := cradle.Errorf(cradle.Unauthorized, "the token is missing or wrong").WithHint("use the context.json that was written for you, with --context")
 	tok, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok || len(tok) > 512 {
-		return caller{}, refuse
+		tok = ""
 	}
 	part := strings.Split(tok, ".")
-	if len(part) != 3 || part[0] != "cradle1" {
-		return caller{}, refuse
+	if len(part) == 3 && part[0] == "cradle1" {
+		name, err1 := base64.RawURLEncoding.Strict().DecodeString(part[1])
+		mac, err2 := base64.RawURLEncoding.Strict().DecodeString(part[2])
+		if err1 == nil && err2 == nil && hmac.Equal(mac, tokenMAC(s.Key, cradle.AccountID(name))) {
+			return caller{role: admin.Owner, account: cradle.AccountID(name)}, nil
+		}
 	}
-	name, err1 := base64.RawURLEncoding.DecodeString(part[1])
-	mac, err2 := base64.RawURLEncoding.DecodeString(part[2])
-	if err1 != nil || err2 != nil || !hmac.Equal(mac, tokenMAC(s.Key, cradle.AccountID(name))) {
-		return caller{}, refuse
-	}
-	return caller{role: admin.Owner, account: cradle.AccountID(name)}, nil
+	o, err := s.Provider.Authenticate(r.Context(), tok)
+	return caller{name: o.Name, role: o.Role, account: o.Account}, err
 }
 
 // refuse answers with a Problem.

@@ -30,6 +30,12 @@ var tokenKey = []byte("0123456789abcdef0123456789abcdef")
 
 func server(t *testing.T) (*httptest.Server, *provider.Provider) {
 	t.Helper()
+	s, p, _ := serverOn(t)
+	return s, p
+}
+
+func serverOn(t *testing.T) (*httptest.Server, *provider.Provider, provider.Store) {
+	t.Helper()
 	vault, err := filekey.OpenVault(filepath.Join(t.TempDir(), "kek"))
 	if err != nil {
 		t.Fatal(err)
@@ -45,11 +51,13 @@ func server(t *testing.T) (*httptest.Server, *provider.Provider) {
 		t.Fatal(err)
 	}
 	s := httptest.NewServer(adminserver.New(adminserver.Config{Provider: p, Key: tokenKey, Log: log,
-		Public:     adminserver.Public{URL: "https://example.com", ESTHost: func(a cradle.AccountID) string { return string(a) + ".est.example.com" }},
-		Status:     func(context.Context) admin.Status { return admin.Status{IDScope: "0ne1"} },
+		Public: adminserver.Public{URL: "https://example.com", ESTHost: func(a cradle.AccountID) string { return string(a) + ".est.example.com" }},
+		Status: func(context.Context) admin.Status {
+			return admin.Status{IDScope: "0ne1", Checkpoint: []admin.Checkpoint{{Log: "acme"}, {Log: "other"}, {Log: "provider"}}}
+		},
 		ServiceKey: func(_ context.Context, s string) (string, error) { return "key of " + s, nil }}))
 	t.Cleanup(s.Close)
-	return s, p
+	return s, p, db
 }
 
 func client(s *httptest.Server, account cradle.AccountID) *admin.Client {
