@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/keys/keystore"
+	"github.com/cradle-iot/cradle/keys/p11key"
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/ca"
 )
@@ -86,6 +88,48 @@ func TestKeyAlgorithms(t *testing.T) {
 			r.check()
 		})
 	}
+}
+
+// Every issuing key in a PKCS#11 token: a device's life, a restart, and the token away and back.
+func TestToken(t *testing.T) {
+	hsm := testenv.SoftHSM(t, "cradle")
+	keys, err := p11key.Open(hsm.URI(), hsm.PINFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRigWith(t, filepath.Join(t.TempDir(), "p.db"), provider.CAs{Key: keystore.P384}, keys)
+	o := r.order(nil)
+	u := r.active(o, r.station(o), "SN0001")
+	_, cas, err := r.p.Account(t.Context(), "acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range cas {
+		if !strings.HasPrefix(a.Key.Ref, "pkcs11:token=cradle;object=acme") || len(a.Key.Sealed) > 0 {
+			t.Errorf("the key of the %s CA is at %q", a.Kind, a.Key.Ref)
+		}
+	}
+	r.p = r.replica(r.db) // which finds the keys in the token
+	renewed, err := r.renew(u, u.op)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, err := r.db.Credential(t.Context(), ca.Digest(renewed.Raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := r.p.Chain(row.Cert)
+	verifies(t, renewed, chain[1], chain[0])
+
+	restore := hsm.Unplug(t)
+	_, err = r.renew(u, renewed)
+	refused(t, err, cradle.Busy, "PKCS#11 token cradle")
+	restore()
+	time.Sleep(1100 * time.Millisecond) // the token is asked once a second
+	if _, err := r.renew(u, renewed); err != nil {
+		t.Errorf("with the token back: %v", err)
+	}
+	r.check()
 }
 
 func TestKeyAlgorithmsRefused(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/keys/filekey"
+	"github.com/cradle-iot/cradle/keys/keystore"
 	"github.com/cradle-iot/cradle/keys/softkey"
 	"github.com/cradle-iot/cradle/protocol/custody"
 	"github.com/cradle-iot/cradle/protocol/evidence"
@@ -36,6 +37,7 @@ type rig struct {
 	t       *testing.T
 	url     string
 	vault   *filekey.Vault
+	keys    keystore.Store
 	db      provider.Store
 	p       *provider.Provider
 	offset  atomic.Int64 // of the clock, nanoseconds
@@ -74,12 +76,16 @@ func newRig(t *testing.T, url string) *rig {
 	return newRigWith(t, url, provider.CAs{})
 }
 
-func newRigWith(t *testing.T, url string, cas provider.CAs) *rig {
+// newRigWith is newRig with other choices about CAs; keys are kept in a store, if one is given, else in files.
+func newRigWith(t *testing.T, url string, cas provider.CAs, keys ...keystore.Store) *rig {
 	t.Helper()
 	r := &rig{t: t, url: url, account: newKey(t), oemKey: newKey(t), lotKey: newKey(t)}
 	var err error
 	if r.vault, err = filekey.OpenVault(filepath.Join(t.TempDir(), "kek")); err != nil {
 		t.Fatal(err)
+	}
+	if len(keys) > 0 {
+		r.keys = keys[0]
 	}
 	db, err := providerdb.Open(t.Context(), url)
 	if err != nil {
@@ -110,7 +116,7 @@ func newRigWith(t *testing.T, url string, cas provider.CAs) *rig {
 // replica opens a further provider over the same store.
 func (r *rig) replica(db provider.Store) *provider.Provider {
 	r.t.Helper()
-	p, err := provider.New(r.t.Context(), provider.Config{Store: db, Vault: r.vault, Replica: "r", Now: r.now, Log: slog.New(slog.DiscardHandler)})
+	p, err := provider.New(r.t.Context(), provider.Config{Store: db, Vault: r.vault, Keys: r.keys, Replica: "r", Now: r.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		r.t.Fatal(err)
 	}

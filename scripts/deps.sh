@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the demo and the tests run beside Go: real TPMs (swtpm), their tools, PostgreSQL, and a C
-# compiler for the race detector. Quiet when nothing is missing.
+# Installs what the demo and the tests run beside Go: real TPMs (swtpm), their tools, PostgreSQL, a PKCS#11 token
+# (SoftHSM), and a C compiler for the race detector. Quiet when nothing is missing.
 set -eu
 missing=
 need() { # command package
@@ -14,6 +14,7 @@ need gcc gcc
 need curl curl
 need openssl openssl
 need mosquitto_pub mosquitto-clients
+need softhsm2-util softhsm2
 [ -e /usr/lib/x86_64-linux-gnu/libtss2-tcti-swtpm.so.0 ] || [ -e /usr/lib/aarch64-linux-gnu/libtss2-tcti-swtpm.so.0 ] || missing="$missing libtss2-tcti-swtpm0"
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"

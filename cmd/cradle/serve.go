@@ -54,15 +54,16 @@ import (
 
 // ServeCmd runs the services.
 type ServeCmd struct {
-	Data     string   `help:"Folder for keys, context.json and (without --db) the databases. Made if missing." default:"cradle-data" type:"path"`
-	Listen   string   `help:"Address of the one TLS port: EST, admin, provisioning, hub (HTTPS and MQTT). Port 0 picks a free one." default:"127.0.0.1:8443"`
-	MQTT     []string `name:"mqtt-listen" help:"Further addresses for MQTT, for example 0.0.0.0:8883." placeholder:"HOST:PORT"`
-	Role     []string `help:"Which services run in this process." default:"provider,provisioning,hub" enum:"provider,provisioning,hub"`
-	DB       string   `help:"PostgreSQL URL; one schema per service. Default: embedded SQLite in the data folder." placeholder:"URL"`
-	Region   string   `help:"Data region of the accounts made here." default:"local"`
-	Host     string   `help:"Public name of this installation; the services are est.HOST, dps.HOST, HUB.HOST beside it." default:"localhost"`
-	LogLevel string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
-	Pprof    string   `help:"Address at which this process's profiles are served." hidden:"" placeholder:"HOST:PORT"`
+	Data   string   `help:"Folder for keys, context.json and (without --db) the databases. Made if missing." default:"cradle-data" type:"path"`
+	Listen string   `help:"Address of the one TLS port: EST, admin, provisioning, hub (HTTPS and MQTT). Port 0 picks a free one." default:"127.0.0.1:8443"`
+	MQTT   []string `name:"mqtt-listen" help:"Further addresses for MQTT, for example 0.0.0.0:8883." placeholder:"HOST:PORT"`
+	Role   []string `help:"Which services run in this process." default:"provider,provisioning,hub" enum:"provider,provisioning,hub"`
+	DB     string   `help:"PostgreSQL URL; one schema per service. Default: embedded SQLite in the data folder." placeholder:"URL"`
+	Region string   `help:"Data region of the accounts made here." default:"local"`
+	Host   string   `help:"Public name of this installation; the services are est.HOST, dps.HOST, HUB.HOST beside it." default:"localhost"`
+	Keystores
+	LogLevel string `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+	Pprof    string `help:"Address at which this process's profiles are served." hidden:"" placeholder:"HOST:PORT"`
 }
 
 // firstHub is made by the first start.
@@ -212,12 +213,16 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err != nil {
 		return nil, err
 	}
+	keys, err := in.cmd.Keystores.open(vault)
+	if err != nil {
+		return nil, err
+	}
 	pdb, err := providerdb.Open(ctx, in.store("provider"))
 	if err != nil {
 		return nil, fmt.Errorf("provider's store: %w", err)
 	}
 	in.close = append(in.close, pdb.Close)
-	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: vault, Replica: replica, Region: in.cmd.Region, Origin: in.cmd.Host, Log: in.log}); err != nil {
+	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: vault, Keys: keys, Replica: replica, Region: in.cmd.Region, Origin: in.cmd.Host, Log: in.log}); err != nil {
 		return nil, err
 	}
 	if err := in.prov.Recover(ctx); err != nil {

@@ -120,10 +120,21 @@ func (s Stores) Generate(ctx context.Context, label string, a Algorithm) (crypto
 // Open implements Store.
 func (s Stores) Open(ctx context.Context, k Key, pub crypto.PublicKey) (crypto.Signer, error) {
 	scheme, _, _ := strings.Cut(k.Ref, ":")
+	var elsewhere error // of the same kind of store: two tokens, for example
 	for _, st := range s {
-		if st.Scheme() == scheme {
-			return st.Open(ctx, k, pub)
+		if st.Scheme() != scheme {
+			continue
 		}
+		key, err := st.Open(ctx, k, pub)
+		if err == nil {
+			return key, nil
+		}
+		if elsewhere == nil {
+			elsewhere = err
+		}
+	}
+	if elsewhere != nil {
+		return nil, elsewhere
 	}
 	return nil, cradle.Errorf(cradle.NotFound, "an issuing key is kept in a %s store, which is not configured here", scheme).
 		WithHint("start serve with the --keys that it was made with")

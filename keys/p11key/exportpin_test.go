@@ -1,0 +1,4 @@
+package p11key
+
+// ReadPIN is readPIN.
+var ReadPIN = readPIN
