@@ -28,6 +28,9 @@ var (
 	PolicyKeyProved = oid(".1.2.1")
 	// PolicyKeyNotProved says that nothing proved where the certified key lives.
 	PolicyKeyNotProved = oid(".1.2.2")
+	// PolicyKeyActivated stands beside PolicyKeyNotProved: the certificate was readable only by the TPM that holds its
+	// key (tpmenroll), and nothing else speaks for where the key lives.
+	PolicyKeyActivated = oid(".1.2.3")
 	// OIDActivation types the nonce's reqInfo and respInfo and the CSR statement that carries the challenge back.
 	OIDActivation = oid(".2.1")
 )
@@ -46,5 +49,5 @@ func ClassPolicies(c Class, proved bool) []x509.OID {
 	if proved {
 		return append(out, PolicyKeyProved)
 	}
-	return append(out, PolicyKeyNotProved)
+	return append(out, PolicyKeyNotProved, PolicyKeyActivated)
 }

@@ -39,7 +39,7 @@ func (p *Provider) newAuthority(ctx context.Context, alg keystore.Algorithm, r r
 	}
 	now := p.now().Truncate(time.Second)
 	spec := ca.Authority{Organization: org, CommonName: name, Class: r.class, PathLen: pathLen,
-		NotBefore: now.Add(-ca.Backdate), NotAfter: ca.Forever}
+		Unproved: r.kind == UnprovedCA, NotBefore: now.Add(-ca.Backdate), NotAfter: ca.Forever}
 	if years > 0 {
 		spec.NotAfter = now.AddDate(years, 0, 0)
 	}

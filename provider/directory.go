@@ -23,6 +23,7 @@ type directory struct {
 	byID     map[string]*authority
 	byRole   map[role]*authority
 	anchors  *attest.AnchorSet
+	clients  clientProfiles
 	count    int // anchors
 }
 
@@ -81,6 +82,9 @@ func (p *Provider) reload(ctx context.Context) error {
 		return err
 	}
 	d.count = len(anchors)
+	if d.clients, err = p.readClients(ctx); err != nil {
+		return fmt.Errorf("reading clients: %w", err)
+	}
 	p.dir.Store(d)
 	return nil
 }
@@ -166,7 +170,11 @@ func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, order
 		if err != nil {
 			return nil, err
 		}
-		cas = append(cas, root.Authority, onboarding.Authority, operational.Authority)
+		unproved, err := p.newAuthority(ctx, c.Key, role{UnprovedCA, id, "", class}, name("unproved CA"), string(id), 0, 30, root)
+		if err != nil {
+			return nil, err
+		}
+		cas = append(cas, root.Authority, onboarding.Authority, operational.Authority, unproved.Authority)
 	}
 	a := Account{ID: id, Region: p.region, OrderKey: orderKey, Profiles: pr, CAs: c, Created: p.now()}
 	leaf, err := p.leafBy(ctx, string(id), ledger.KindAccount, map[string]any{"account": id, "region": a.Region,

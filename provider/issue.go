@@ -67,6 +67,9 @@ func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 			if a := d.byRole[role{kind, e.Account, "", class}]; a != nil {
 				out = append(out, a.issuer.Cert)
 			}
+			if a := d.byRole[role{UnprovedCA, e.Account, "", class}]; a != nil && p.clients(e) != nil {
+				out = append(out, a.issuer.Cert)
+			}
 		default:
 			for r, a := range d.byRole {
 				if r.kind == IDevIDCA && r.account == e.Account && r.class == class {
@@ -91,7 +94,7 @@ func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 //   - after FinishIssue: certificate and leaf are there; the client asks again and gets this very certificate.
 func (p *Provider) Enroll(ctx context.Context, r Request) (*Issued, error) {
 	out, err := p.enroll(ctx, r)
-	if err != nil && r.Client.Peer != nil {
+	if err != nil {
 		p.logRefusal(ctx, r, err)
 	}
 	return out, err
@@ -107,15 +110,22 @@ func (p *Provider) enroll(ctx context.Context, r Request) (*Issued, error) {
 
 // judge is the first half of enroll: who asks, and whether what is asked for may be had.
 func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
-	c, err := p.authenticate(ctx, r.Endpoint, r.Client.Peer)
+	pt, err := p.identify(ctx, r.Endpoint, r.Client)
 	if err != nil {
 		return nil, err
 	}
-	if err := authorize(r.Endpoint, r.Operation, c); err != nil {
-		return nil, err
-	}
-	if c.Cert.Slot == Superseded {
-		return nil, p.quarantine(ctx, r, c)
+	c := &pt.Credential
+	switch {
+	case pt.issued():
+		if err := authorize(r.Endpoint, r.Operation, c); err != nil {
+			return nil, err
+		}
+		if c.Cert.Slot == Superseded {
+			return nil, p.quarantine(ctx, r, c)
+		}
+	case r.Operation == Reenroll:
+		return nil, cradle.Errorf(cradle.Forbidden, "simplereenroll is authenticated by the certificate that is to be renewed (RFC 7030 §4.2.2)").
+			WithHint("enrol by simpleenroll first")
 	}
 	csr, err := evidence.ParseCSR(r.CSR)
 	if err != nil {
@@ -130,9 +140,8 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 			return nil, err
 		}
 	}
-	if csr.Bundle == nil || len(csr.Bundle.Challenge) == 0 {
-		return nil, cradle.Errorf(cradle.Forbidden, "the CSR carries no evidence").
-			WithHint("ask /.well-known/est/%s/nonce first and put the evidence into the CSR", r.Label)
+	if csr.Bundle == nil || len(csr.Bundle.Challenge) == 0 || !pt.issued() {
+		return p.judgeUnproved(ctx, r, pt, csr, wishes)
 	}
 	st, err := p.openChallenge(csr.Bundle.Challenge)
 	if err != nil {
@@ -166,7 +175,7 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 	if err := v.Err(); err != nil {
 		return nil, err
 	}
-	if c.Quarantined && c.Cert.Profile == r.Profile {
+	if c.Quarantined && c.Cert.Profile == r.Profile && c.Cert.Proved() {
 		return nil, cradle.Errorf(cradle.Forbidden, "the %s credentials of %s are in quarantine: a superseded certificate was used", r.Profile, dev.ID).
 			WithHint("attest afresh: enrol with the LDevID or IDevID")
 	}
@@ -178,15 +187,20 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &decision{c, csr, wishes, dev, birth, auth}, nil
+	return &decision{cred: c, csr: csr, wishes: wishes, dev: dev, birth: birth, auth: auth, lineage: string(r.Profile)}, nil
 }
 
 // issue is the second half of enroll: everything about the request was found right.
 func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, error) {
 	now, c := p.now(), d.cred
 	in := &Intent{ID: newID(), Account: r.Account, Device: d.dev.ID, Profile: r.Profile, Operation: r.Operation, Authority: d.auth.ID,
-		AuthCert: c.Cert.Digest, AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(d.csr.SPKI), Challenge: hexDigest(d.csr.Bundle.Challenge),
-		Serial: ca.SerialString(ca.NewSerial()), Epoch: d.dev.Epoch, Created: now, Replica: p.replica}
+		AuthCert: c.Cert.Digest, AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(d.csr.SPKI),
+		Serial: ca.SerialString(ca.NewSerial()), Epoch: d.dev.Epoch, Created: now, Replica: p.replica, Lineage: d.lineage}
+	if d.proved() {
+		in.Challenge = hexDigest(d.csr.Bundle.Challenge)
+	} else {
+		in.AuthCert, in.Challenge, in.ReplayAfter = d.client, onceFor(r, d), now.Add(-p.replayWindow(r.Endpoint))
+	}
 	var b *Birth
 	if d.birth {
 		b = &Birth{d.dev}
@@ -200,8 +214,10 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 		return nil, err
 	}
 	if begun.Replay != nil {
-		if err := p.replayable(begun.Replay, now); err != nil {
-			return nil, err
+		if d.proved() {
+			if err := p.replayable(begun.Replay, now); err != nil {
+				return nil, err
+			}
 		}
 		return answered(begun.Replay, d.wishes)
 	}
@@ -224,10 +240,11 @@ func answered(c *Certificate, w ca.Wishes) (*Issued, error) {
 	return &Issued{Cert: cert, Replaced: w.Replaced(cert)}, nil
 }
 
-func (p *Provider) leafFor(r Request, csr *evidence.CSR, dev Device, auth *authority, now time.Time) ca.Leaf {
+func (p *Provider) leafFor(r Request, d *decision, now time.Time) ca.Leaf {
+	dev, auth := d.dev, d.auth
 	ek, _ := hex.DecodeString(dev.EKDigest)
-	l := ca.Leaf{Profile: r.Profile, Account: r.Account, Device: dev.ID, Serial: dev.Serial, Tier: dev.Tier, Proved: true, EKDigest: ek,
-		Public: csr.Request.PublicKey, SPKI: csr.SPKI, NotBefore: now.Add(-ca.Backdate).Truncate(time.Second), NotAfter: ca.Forever}
+	l := ca.Leaf{Profile: r.Profile, Account: r.Account, Device: dev.ID, Serial: dev.Serial, Tier: dev.Tier, Proved: d.proved(), EKDigest: ek,
+		Public: d.csr.Request.PublicKey, SPKI: d.csr.SPKI, NotBefore: now.Add(-ca.Backdate).Truncate(time.Second), NotAfter: ca.Forever}
 	if nb := auth.issuer.Cert.NotBefore; l.NotBefore.Before(nb) {
 		l.NotBefore = nb
 	}
@@ -243,6 +260,17 @@ func (p *Provider) leafFor(r Request, csr *evidence.CSR, dev Device, auth *autho
 
 // replayFor is how long a lost reply is answered again (DESIGN §4.7).
 const replayFor = 10 * time.Minute
+
+// replayWindow is how long a request without a challenge is answered again with the same certificate: never beyond
+// the certificate's renewal threshold.
+func (p *Provider) replayWindow(e Endpoint) time.Duration {
+	pr := p.dir.Load().accounts[e.Account].Profiles
+	life := pr.OperationalValidity
+	if e.Profile == cradle.LDevID {
+		life = pr.LDevIDValidity
+	}
+	return min(replayFor, time.Duration(float64(life)*pr.RenewalThreshold))
+}
 
 // replayable refuses to answer a request again unless its certificate is unused, unrevoked and before its
 // renewal threshold. The caller has authorised the request anew.
@@ -272,6 +300,9 @@ func sameSubject(csr *evidence.CSR, c *Credential) error {
 // quarantine answers a superseded certificate that shows up again: somebody else has its key, or the
 // device went back in time. With evidence the device heals by attesting afresh with its LDevID or IDevID.
 func (p *Provider) quarantine(ctx context.Context, r Request, c *Credential) error {
+	if err := p.justSuperseded(c); err != nil {
+		return err
+	}
 	leaf, err := p.leaf(string(r.Account), ledger.KindRefusal, map[string]any{"device": c.Device.ID, "certificate": c.Cert.Digest,
 		"profile": c.Cert.Profile, "reason": "superseded certificate used; quarantined"})
 	if err != nil {
@@ -281,22 +312,32 @@ func (p *Provider) quarantine(ctx context.Context, r Request, c *Credential) err
 		return err
 	}
 	p.feed.notify()
-	return cradle.Errorf(cradle.Forbidden, "the client certificate was superseded by a newer one of %s", c.Device.ID).
-		WithHint("its credentials are in quarantine; attest afresh: enrol with the LDevID or IDevID")
+	refuse := cradle.Errorf(cradle.Forbidden, "the client certificate was superseded by a newer one of %s", c.Device.ID)
+	if !c.Cert.Proved() {
+		return refuse.WithHint("its credentials are in quarantine until the account's operator lifts it: cradle device heal %s", c.Device.ID)
+	}
+	return refuse.WithHint("its credentials are in quarantine; attest afresh: enrol with the LDevID or IDevID")
 }
 
 // logRefusal makes a refused enrolment a leaf of the log, when its client is one of ours (an
 // unknown client must not be able to fill the log). Nothing else changes.
 func (p *Provider) logRefusal(ctx context.Context, r Request, cause error) {
 	switch cradle.KindOf(cause) {
-	case cradle.Busy, cradle.Internal, cradle.Unauthorized, cradle.NotFound:
+	case cradle.Busy, cradle.Internal, cradle.Unauthorized, cradle.NotFound, cradle.Pending:
 		return
 	}
 	if !p.refusal.allow(p.now()) {
 		return
 	}
+	client := ""
+	switch {
+	case r.Client.Peer != nil:
+		client = ca.Digest(r.Client.Peer.Raw)
+	case r.Client.Basic != nil: // right, else the refusal were Unauthorized
+		client = "basic/" + r.Client.Basic.User
+	}
 	leaf, err := p.leaf(string(r.Account), ledger.KindRefusal, map[string]any{"label": r.Label, "operation": r.Operation,
-		"authenticated_by": ca.Digest(r.Client.Peer.Raw), "csr": hexDigest(r.CSR), "reason": cause.Error()})
+		"authenticated_by": client, "csr": hexDigest(r.CSR), "reason": cause.Error()})
 	if err == nil {
 		err = p.store.Append(context.WithoutCancel(ctx), leaf)
 	}

@@ -216,7 +216,7 @@ func (p *Provider) AcceptOrder(ctx context.Context, id cradle.OrderID, r order.A
 		return nil, err
 	}
 	c := Certificate{Digest: ca.Digest(cert.Raw), Serial: ca.SerialString(cert.SerialNumber), Account: row.Account, Device: cradle.DeviceID(id),
-		Profile: StationProfile, Authority: station.ID, DER: cert.Raw, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Issued: now}
+		Profile: StationProfile, Lineage: string(StationProfile), Authority: station.ID, DER: cert.Raw, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Issued: now}
 	if leaf, err = p.leaf(string(row.Account), ledger.KindStation, map[string]any{"order": id, "certificate": c.Digest, "serial": c.Serial}); err != nil {
 		return nil, err
 	}
@@ -277,7 +277,7 @@ func (p *Provider) Account(ctx context.Context, id cradle.AccountID) (*Account, 
 	var cas []Authority
 	d := p.dir.Load()
 	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
-		for _, k := range []AuthorityKind{RootCA, OnboardingCA, OperationalCA} {
+		for _, k := range []AuthorityKind{RootCA, OnboardingCA, OperationalCA, UnprovedCA} {
 			if x := d.byRole[role{k, id, "", class}]; x != nil {
 				cas = append(cas, x.Authority)
 			}

@@ -100,6 +100,14 @@ const StationProfile cradle.Profile = "station"
 var issuers = map[cradle.Profile]AuthorityKind{cradle.IDevID: IDevIDCA, cradle.IAK: IDevIDCA, cradle.LDevID: OnboardingCA,
 	cradle.Operational: OperationalCA, StationProfile: StationCA}
 
+// issuerOf is the kind of CA that signed a certificate.
+func issuerOf(c *Certificate) AuthorityKind {
+	if !c.Proved() {
+		return UnprovedCA
+	}
+	return issuers[c.Profile]
+}
+
 // signed verifies that a recorded certificate was signed by its recorded issuer. Certificates that were
 // verified are remembered: the connection of a device asks several times.
 func (p *Provider) signed(ctx context.Context, peer *x509.Certificate, c *Certificate) error {
@@ -110,7 +118,7 @@ func (p *Provider) signed(ctx context.Context, peer *x509.Certificate, c *Certif
 		}
 		a = p.dir.Load().byID[c.Authority]
 	}
-	fits := a != nil && a.Kind == issuers[c.Profile] && (a.Kind == StationCA || a.Account == c.Account)
+	fits := a != nil && a.Kind == issuerOf(c) && (a.Kind == StationCA || a.Account == c.Account)
 	if fits && p.verified.has(c.Digest) {
 		return nil
 	}

@@ -66,14 +66,15 @@ type Provider struct {
 	timeKey   crypto.Signer
 	timeChain [][]byte
 
-	ekCache  *attest.Cache
-	eks      ekVerdicts
-	verified verifiedCerts
-	dir      atomic.Pointer[directory]
-	dirMu    sync.Mutex // one reload at a time
-	orders   orderCache
-	refusal  limiter
-	feed     feedSignal
+	ekCache   *attest.Cache
+	eks       ekVerdicts
+	verified  verifiedCerts
+	dir       atomic.Pointer[directory]
+	dirMu     sync.Mutex // one reload at a time
+	orders    orderCache
+	refusal   limiter
+	passwords passwords
+	feed      feedSignal
 }
 
 // New opens the provider over its store, making on the first start what is missing: challenge key, feed
@@ -124,6 +125,7 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 		return nil, err
 	}
 	p.feed.init()
+	p.passwords.init()
 	return p, p.reload(ctx)
 }
 

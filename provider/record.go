@@ -40,6 +40,7 @@ const (
 	OEMRootCA     AuthorityKind = "oem-root"    // per OEM and class, self-signed: the OEM's IDevID CA
 	IDevIDCA      AuthorityKind = "idevid"      // per OEM, account and class: IDevID and IAK
 	StationCA     AuthorityKind = "station"     // per OEM: stations of its lines
+	UnprovedCA    AuthorityKind = "unproved"    // per account and class: certificates of keys that nothing proved
 	ServicesCA    AuthorityKind = "services"    // per installation: TLS of the services, time statements
 )
 
@@ -125,6 +126,7 @@ type Device struct {
 	IAK        []byte // TPMT_PUBLIC
 	IDevIDCert string // SHA-256 of the IDevID certificate, hexadecimal; empty before it exists
 	IAKCert    string // the same for the IAK certificate
+	Origin     string // the credential by which it came: basic/USER or ca/ID/UNIT; empty: an order
 	State      cradle.DeviceState
 	Epoch      int64 // moves at every change of State by an operator
 	Reason     string
@@ -160,7 +162,14 @@ type Certificate struct {
 	Issued    time.Time
 	Revoked   time.Time // zero if not
 	Reason    string
+	// Lineage is the slot that the certificate belongs to: of proved keys the profile's name, else one for each kind
+	// of request (docs/decisions/0015).
+	Lineage    string
+	Superseded time.Time // zero if not
 }
+
+// Proved reports whether the key was proved to live in the device's TPM.
+func (c *Certificate) Proved() bool { return c.Lineage == string(c.Profile) }
 
 // Operation is which EST call asked.
 type Operation string
@@ -189,7 +198,13 @@ type Intent struct {
 	Epoch       int64 // of the device; the finishing transaction holds it
 	Created     time.Time
 	Replica     string // which process is at it
+	Lineage     string // of the certificate to be
+	// ReplayAfter: a request without a challenge is answered again when its certificate is younger.
+	ReplayAfter time.Time
 }
+
+// Proved reports whether the request has evidence.
+func (i *Intent) Proved() bool { return i.Lineage == string(i.Profile) }
 
 // Lot is a closed lot of an order.
 type Lot struct {

@@ -36,7 +36,13 @@ type decision struct {
 	dev    Device
 	birth  bool
 	auth   *authority
+
+	lineage string // of the certificate to be
+	client  string // without evidence: what the intent names as the authenticating party
 }
+
+// proved reports whether the request had evidence.
+func (d *decision) proved() bool { return d.client == "" }
 
 // inProcess is the signer of the default install: it believes its own provider's decision.
 type inProcess struct{ p *Provider }
@@ -53,15 +59,19 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 	if err != nil {
 		return nil, err
 	}
-	cert, err := ca.Issue(d.auth.issuer, ca.NewPermit(in.ID, serial), p.leafFor(r, d.csr, d.dev, d.auth, now))
+	cert, err := ca.Issue(d.auth.issuer, ca.NewPermit(in.ID, serial), p.leafFor(r, d, now))
 	if err != nil {
 		return nil, errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
 	}
 	row := Certificate{Digest: ca.Digest(cert.Raw), Serial: in.Serial, Account: in.Account, Device: in.Device, Profile: in.Profile, Authority: d.auth.ID,
-		DER: cert.Raw, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Intent: in.ID, Issued: now}
-	leaf, err := p.leaf(string(in.Account), ledger.KindIssuance, map[string]any{"certificate": row.Digest, "serial": row.Serial, "device": in.Device,
+		DER: cert.Raw, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Intent: in.ID, Issued: now, Lineage: in.Lineage}
+	body := map[string]any{"certificate": row.Digest, "serial": row.Serial, "device": in.Device,
 		"profile": in.Profile, "order": d.dev.Order, "unit": d.dev.Serial, "ek": d.dev.EKDigest, "intent": in.ID, "authenticated_by": in.AuthCert,
-		"csr": in.CSR, "tier": d.dev.Tier, "maker": d.dev.Maker, "proved": true, "replaced": d.wishes.Replaced(cert)})
+		"csr": in.CSR, "tier": d.dev.Tier, "maker": d.dev.Maker, "proved": d.proved(), "replaced": d.wishes.Replaced(cert)}
+	if d.dev.Origin != "" {
+		body["origin"] = d.dev.Origin
+	}
+	leaf, err := p.leaf(string(in.Account), ledger.KindIssuance, body)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ type Store interface {
 	Issuance
 	Devices
 	Revocations
+	Clients
 	Log
 	Audit
 	Operators

@@ -85,7 +85,7 @@ func TestAccountsAreApart(t *testing.T) {
 		if err := owner.Call(t.Context(), http.MethodPost, "/accounts", admin.CreateAccount{Name: name, OrderKey: orderKey(t)}, &a); err != nil {
 			t.Fatal(err)
 		}
-		if a.Token != adminserver.Token(tokenKey, name) || len(a.Authorities) != 6 || len(a.Labels) != 4 {
+		if a.Token != adminserver.Token(tokenKey, name) || len(a.Authorities) != 8 || len(a.Labels) != 4 {
 			t.Errorf("account %s: %d authorities, %d labels", name, len(a.Authorities), len(a.Labels))
 		}
 	}

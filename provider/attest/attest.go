@@ -50,7 +50,10 @@ func (r Reasons) Has(code Code) bool {
 }
 
 // Err returns nil, or the reasons as a cradle.Forbidden error with the hint of the first.
-func (r Reasons) Err() error {
+func (r Reasons) Err() error { return r.Refuse(cradle.Forbidden, "evidence") }
+
+// Refuse returns nil, or the reasons as an error of that kind about what was refused.
+func (r Reasons) Refuse(kind cradle.Kind, what string) error {
 	if r.OK() {
 		return nil
 	}
@@ -58,7 +61,7 @@ func (r Reasons) Err() error {
 	for i, x := range r {
 		texts[i] = x.String()
 	}
-	err := cradle.Errorf(cradle.Forbidden, "evidence refused: %s", strings.Join(texts, "; "))
+	err := cradle.Errorf(kind, "%s refused: %s", what, strings.Join(texts, "; "))
 	if h := hints[r[0].Code]; h != "" {
 		err = err.WithHint("%s", h)
 	}

@@ -115,6 +115,24 @@ const (
 	FirmwareTooOld     Code = "firmware-too-old"    // below the order's minimum
 )
 
+// About a client that authenticates by another CA's certificate, and a CSR without evidence.
+const (
+	ClientMissing   Code = "client-missing"   // no certificate
+	ClientOversize  Code = "client-oversize"  // chain over the limits
+	ClientIsCA      Code = "client-is-ca"     // a CA certificate
+	ClientUsage     Code = "client-usage"     // key usage without digitalSignature
+	ClientKey       Code = "client-key"       // weak key
+	ClientCritical  Code = "client-critical"  // critical extension that is not understood
+	ClientValidity  Code = "client-validity"  // not yet or no longer valid
+	ClientUntrusted Code = "client-untrusted" // leads to no registered CA
+	ClientPath      Code = "client-path"      // path against RFC 5280 §6
+	ClientOurs      Code = "client-ours"      // signed by a CA of ours, but not on record
+	ClientCAKey     Code = "client-ca-key"    // an issuer's key is weak
+	POPAlgorithm    Code = "pop-algorithm"    // weak or foreign signature algorithm of a CSR
+	POPKey          Code = "pop-key"          // weak key in a CSR
+	POPSignature    Code = "pop-signature"    // CSR not signed by its key
+)
+
 // hints say what to do about the refusals that a person can do something about.
 var hints = map[Code]string{
 	EKUntrusted:       "import the TPM maker's CA certificates: cradle tpm-maker import",
@@ -127,5 +145,6 @@ var hints = map[Code]string{
 	ChallengeClient:   "send both requests with the same client certificate",
 	EvidenceMissing:   "POST to the nonce resource first, then send the TPM's statement in the CSR",
 	FirmwareTooOld:    "update the TPM's firmware",
+	ClientUntrusted:   "register the CA: cradle account trust-ca, or send the intermediates along",
 	ChallengeNoSecret: "send EK certificate and attestation key in the nonce request",
 }

@@ -17,6 +17,7 @@ type Authority struct {
 	Organization string // the account or OEM; leaves must carry the same
 	CommonName   string
 	Class        cradle.Class // empty: no policies (stations, services)
+	Unproved     bool         // signs keys that nothing proved
 	PathLen      int          // CAs below it; 0 signs leaves only
 	NotBefore    time.Time
 	NotAfter     time.Time
@@ -46,7 +47,7 @@ func SignAuthority(parent *Issuer, pub crypto.PublicKey, a Authority, key crypto
 		SubjectKeyId:          keyID(spki),
 	}
 	if a.Class != "" {
-		t.Policies = cradle.ClassPolicies(a.Class, true)
+		t.Policies = cradle.ClassPolicies(a.Class, !a.Unproved)
 	}
 	issuer, signer := t, key
 	if parent != nil {

@@ -72,6 +72,9 @@ func (v *verification) issued(name string, b Body) {
 	if c != nil && c.device != b.Device {
 		v.find(CertificateChanged, "certificate "+b.Certificate, "the row says device %s, %s says %s", c.device, name, b.Device)
 	}
+	if c != nil && c.unproved == b.Proved {
+		v.find(CertificateForged, "certificate "+b.Certificate, "%s says proved: %t, its authority says otherwise", name, b.Proved)
+	}
 	dev := v.devices[b.Device]
 	if dev == nil {
 		v.find(DeviceMissing, "device "+b.Device, "%s issues to it", name)
@@ -82,7 +85,7 @@ func (v *verification) issued(name string, b Body) {
 	}
 	for _, f := range [...]struct{ what, row, leaf string }{
 		{"order", dev.row.Order, b.Order}, {"serial", dev.row.Serial, b.Unit}, {"TPM", dev.row.EK, b.EK},
-		{"tier", dev.row.Tier, b.Tier}, {"TPM maker", dev.row.Maker, b.Maker},
+		{"tier", dev.row.Tier, b.Tier}, {"TPM maker", dev.row.Maker, b.Maker}, {"origin", dev.row.Origin, b.Origin},
 	} {
 		if f.row != f.leaf {
 			v.find(DeviceChanged, "device "+b.Device, "the row says %s %q, %s says %q", f.what, f.row, name, f.leaf)

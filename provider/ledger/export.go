@@ -77,7 +77,8 @@ type DeviceRow struct {
 	Serial     string `json:"serial"`
 	Tier       string `json:"tier"`
 	Maker      string `json:"maker"`
-	EK         string `json:"ek"` // SHA-256 of the EK's SPKI
+	EK         string `json:"ek"`               // SHA-256 of the EK's SPKI; empty where none is known
+	Origin     string `json:"origin,omitempty"` // the credential by which it came; then it has no order
 	State      string `json:"state"`
 	IDevIDCert string `json:"idevid_cert,omitempty"`
 	IAKCert    string `json:"iak_cert,omitempty"`

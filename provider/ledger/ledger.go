@@ -101,6 +101,8 @@ type Body struct {
 	Intent      string   `json:"intent,omitempty"`
 	Tier        string   `json:"tier,omitempty"`
 	Maker       string   `json:"maker,omitempty"`
+	Origin      string   `json:"origin,omitempty"` // the credential by which the device came without an order
+	Proved      bool     `json:"proved,omitempty"` // evidence said where the key lives
 }
 
 // NewLeaf encodes an entry. body is a map or struct whose JSON is an object; its members are

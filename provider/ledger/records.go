@@ -14,6 +14,9 @@ import (
 // station is the profile of the certificates of line stations.
 const station = "station"
 
+// unproved is the kind of authority that signs keys that nothing proved, of every profile of devices but those of birth.
+const unproved = "unproved"
+
 // issuer says which kind of authority signs a profile.
 var issuer = map[string]string{
 	string(cradle.IDevID):      "idevid",
@@ -70,6 +73,7 @@ type certRecord struct {
 	revoked                 bool
 	notAfter                time.Time
 	leaves                  int
+	unproved                bool               // by its authority
 	standing                cradle.DeviceState // by the leaves that speak of it alone
 	ended                   time.Time          // when they revoked it
 }
@@ -201,10 +205,13 @@ func (v *verification) device(r *DeviceRow) {
 	v.sum.Devices++
 	v.devices[r.ID] = &deviceRecord{row: *r}
 	v.own(name, r.Account)
-	if other, there := v.eks[r.EK]; there {
+	if other, there := v.eks[r.EK]; there && r.EK != "" {
 		v.find(UnitDuplicate, name, "device %s has the same TPM", other)
 	}
 	v.eks[r.EK] = r.ID
+	if r.Origin != "" && r.Order == "" && r.IDevIDCert == "" && r.IAKCert == "" {
+		return // it came by a credential, which its leaves name
+	}
 	o := v.orders[r.Order]
 	if o == nil {
 		v.find(DeviceOutside, name, "its order %q does not exist", r.Order)
@@ -259,11 +266,11 @@ func (v *verification) certificate(r *CertificateRow) {
 		c.device = r.Device
 		v.find(DeviceMissing, name, "its device %q does not exist", r.Device)
 	}
-	v.der(name, r)
+	v.der(name, r, c)
 }
 
 // der compares a row with the certificate in it and verifies the certificate.
-func (v *verification) der(name string, r *CertificateRow) {
+func (v *verification) der(name string, r *CertificateRow, c *certRecord) {
 	if got := hexDigest(r.DER); got != r.Digest {
 		v.find(CertificateChanged, name, "the stored certificate has the digest %s", got)
 		return
@@ -286,12 +293,18 @@ func (v *verification) der(name string, r *CertificateRow) {
 	switch {
 	case a == nil:
 		v.find(CertificateForged, name, "its authority %q does not exist", r.Authority)
-	case issuer[r.Profile] == "" || a.kind != issuer[r.Profile]:
-		v.find(CertificateForged, name, "a %s authority does not issue %s certificates", a.kind, r.Profile)
-	case a.cert != nil:
+	case a.kind == unproved && r.Profile != station && issuer[r.Profile] != "idevid":
+		c.unproved = true
+		fallthrough
+	case issuer[r.Profile] != "" && a.kind == issuer[r.Profile]:
+		if a.cert == nil {
+			break
+		}
 		if err := cert.CheckSignatureFrom(a.cert); err != nil {
 			v.find(CertificateForged, name, "its authority %s did not sign it: %v", r.Authority, err)
 		}
+	default:
+		v.find(CertificateForged, name, "a %s authority does not issue %s certificates", a.kind, r.Profile)
 	}
 }
 

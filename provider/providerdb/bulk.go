@@ -44,13 +44,16 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 			v.IDevIDCert, v.IAKCert, v.State, v.Epoch, v.Reason, micros(v.Created)})
 		for _, is := range units[i].Issued {
 			c, n := &is.Certificate, &is.Intent
+			if c.Lineage == "" {
+				c.Lineage, n.Lineage = string(c.Profile), string(c.Profile)
+			}
 			if c.Account != account || c.Device != v.ID || c.Intent != n.ID || is.Leaf.Log != string(account) {
 				return cradle.Errorf(cradle.Invalid, "certificate %s does not belong to device %s, its intent and its leaf", c.Digest, v.ID)
 			}
 			certs = append(certs, []any{c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter),
-				c.Slot, c.Intent, micros(c.Issued), micros(c.Revoked), c.Reason})
+				c.Slot, c.Intent, micros(c.Issued), micros(c.Revoked), c.Reason, c.Lineage})
 			intents = append(intents, []any{n.ID, n.Account, n.Device, n.Profile, n.Operation, n.Authority, n.AuthCert, n.AuthProfile, n.CSR, n.SPKI,
-				n.Challenge, n.Serial, n.Epoch, "done", c.Digest, "", micros(n.Created), n.Replica})
+				n.Challenge, n.Serial, n.Epoch, "done", c.Digest, "", micros(n.Created), n.Replica, n.Lineage})
 			leaves = append(leaves, is.Leaf)
 		}
 	}
@@ -70,9 +73,9 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 			{"devices", []string{"account", "id", "oem", "order_id", "lot", "serial", "tier", "maker", "anchor", "ek_digest", "ek_cert", "iak",
 				"idevid_cert", "iak_cert", "state", "epoch", "reason", "created"}, devices},
 			{"certificates", []string{"digest", "serial", "account", "device", "profile", "authority", "der", "not_before", "not_after", "slot", "intent",
-				"issued", "revoked", "reason"}, certs},
+				"issued", "revoked", "reason", "lineage"}, certs},
 			{"intents", []string{"id", "account", "device", "profile", "operation", "authority", "auth_cert", "auth_profile", "csr", "spki", "challenge",
-				"serial", "epoch", "state", "certificate", "reason", "created", "replica"}, intents},
+				"serial", "epoch", "state", "certificate", "reason", "created", "replica", "lineage"}, intents},
 		} {
 			if err := tx.InsertMany(t.table, t.columns, t.rows); err != nil {
 				return fmt.Errorf("loading %s: %w", t.table, err)

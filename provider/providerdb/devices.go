@@ -13,11 +13,11 @@ import (
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
-const deviceColumns = `d.account, d.id, d.oem, d.order_id, d.lot, d.serial, d.tier, d.maker, d.anchor, d.ek_digest, d.ek_cert, d.iak, d.idevid_cert, d.iak_cert, d.state, d.epoch, d.reason, d.created`
+const deviceColumns = `d.account, d.id, d.oem, d.order_id, d.lot, d.serial, d.tier, d.maker, d.anchor, d.ek_digest, d.ek_cert, d.iak, d.idevid_cert, d.iak_cert, d.state, d.epoch, d.reason, d.created, d.origin`
 
 func deviceFields(v *provider.Device, created *int64) []any {
 	return []any{&v.Account, &v.ID, &v.OEM, &v.Order, &v.Lot, &v.Serial, &v.Tier, &v.Maker, &v.Anchor, &v.EKDigest, &v.EKCert, &v.IAK,
-		&v.IDevIDCert, &v.IAKCert, &v.State, &v.Epoch, &v.Reason, created}
+		&v.IDevIDCert, &v.IAKCert, &v.State, &v.Epoch, &v.Reason, created, &v.Origin}
 }
 
 func scanDevice(r row, v *provider.Device) error {
@@ -40,7 +40,7 @@ func (d *DB) Credential(ctx context.Context, digest string) (provider.Credential
 		fields, done := certFields(&out.Cert)
 		fields = append(append(fields, deviceFields(&v, &created)...), &quarantined)
 		err := tx.QueryRow(`SELECT `+certColumns+`, `+deviceColumns+`,
-			CASE WHEN EXISTS (SELECT 1 FROM quarantines q WHERE q.account = c.account AND q.device = c.device AND q.profile = c.profile) THEN 1 ELSE 0 END
+			CASE WHEN EXISTS (SELECT 1 FROM quarantines q WHERE q.account = c.account AND q.device = c.device AND q.lineage = c.lineage) THEN 1 ELSE 0 END
 			FROM certificates c JOIN devices d ON d.account = c.account AND d.id = c.device WHERE c.digest = ?`, digest).Scan(fields...)
 		if errors.Is(err, sql.ErrNoRows) { // a station's has no device
 			return scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.digest = ?`, digest), &out.Cert)
@@ -145,7 +145,7 @@ func (d *DB) Quarantine(ctx context.Context, c provider.Credential, at time.Time
 		if err := tx.QueryRow(`SELECT count(*) FROM feed WHERE account = ? AND device = ? AND certificate = ?`, c.Cert.Account, c.Cert.Device, c.Cert.Digest).Scan(&seen); err != nil || seen > 0 {
 			return err
 		}
-		if _, err := tx.Exec(`INSERT INTO quarantines (account, device, profile) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, c.Cert.Account, c.Cert.Device, c.Cert.Profile); err != nil {
+		if _, err := tx.Exec(`INSERT INTO quarantines (account, device, lineage) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, c.Cert.Account, c.Cert.Device, c.Cert.Lineage); err != nil {
 			return err
 		}
 		ev := provider.FeedEvent{Account: c.Cert.Account, Device: c.Cert.Device, State: c.Device.State, Epoch: c.Device.Epoch,

@@ -12,14 +12,14 @@ import (
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
-const certColumns = `c.digest, c.serial, c.account, c.device, c.profile, c.authority, c.der, c.not_before, c.not_after, c.slot, c.intent, c.issued, c.revoked, c.reason`
+const certColumns = `c.digest, c.serial, c.account, c.device, c.profile, c.authority, c.der, c.not_before, c.not_after, c.slot, c.intent, c.issued, c.revoked, c.reason, c.lineage, c.superseded`
 
 // certFields are the places that certColumns fill; done converts the times afterwards.
 func certFields(c *provider.Certificate) (fields []any, done func()) {
-	t := new([4]int64)
-	return []any{&c.Digest, &c.Serial, &c.Account, &c.Device, &c.Profile, &c.Authority, &c.DER, &t[0], &t[1], &c.Slot, &c.Intent, &t[2], &t[3], &c.Reason},
+	t := new([5]int64)
+	return []any{&c.Digest, &c.Serial, &c.Account, &c.Device, &c.Profile, &c.Authority, &c.DER, &t[0], &t[1], &c.Slot, &c.Intent, &t[2], &t[3], &c.Reason, &c.Lineage, &t[4]},
 		func() {
-			c.NotBefore, c.NotAfter, c.Issued, c.Revoked = fromMicros(t[0]), fromMicros(t[1]), fromMicros(t[2]), fromMicros(t[3])
+			c.NotBefore, c.NotAfter, c.Issued, c.Revoked, c.Superseded = fromMicros(t[0]), fromMicros(t[1]), fromMicros(t[2]), fromMicros(t[3]), fromMicros(t[4])
 		}
 }
 
@@ -32,14 +32,15 @@ func scanCert(r row, c *provider.Certificate) error {
 
 // spend inserts the intent, which spends its challenge. It reports false when the challenge was spent before.
 func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
-	n, err := tx.Exec(`INSERT INTO intents (id, account, device, profile, operation, authority, auth_cert, auth_profile, csr, spki, challenge, serial, epoch, state, certificate, reason, created, replica)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', '', '', ?, ?) ON CONFLICT (challenge) DO NOTHING`,
-		i.ID, i.Account, i.Device, i.Profile, i.Operation, i.Authority, i.AuthCert, i.AuthProfile, i.CSR, i.SPKI, i.Challenge, i.Serial, i.Epoch, micros(i.Created), i.Replica)
+	n, err := tx.Exec(`INSERT INTO intents (id, account, device, profile, operation, authority, auth_cert, auth_profile, csr, spki, challenge, serial, epoch, state, certificate, reason, created, replica, lineage)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', '', '', ?, ?, ?) ON CONFLICT (challenge) DO NOTHING`,
+		i.ID, i.Account, i.Device, i.Profile, i.Operation, i.Authority, i.AuthCert, i.AuthProfile, i.CSR, i.SPKI, i.Challenge, i.Serial, i.Epoch, micros(i.Created), i.Replica, i.Lineage)
 	return n == 1, err
 }
 
 // respend looks at who spent the challenge: the same request gets its certificate again, or, when its
-// intent was voided, the right to go on under the new intent.
+// intent was voided, the right to go on under the new intent. A request without a challenge whose certificate is
+// older than i.ReplayAfter, or no longer good, is a new one.
 func respend(tx *sqldb.Tx, i *provider.Intent, out *provider.Begun) error {
 	var id, state, cert string
 	var old provider.Intent
@@ -51,7 +52,7 @@ func respend(tx *sqldb.Tx, i *provider.Intent, out *provider.Begun) error {
 	if err != nil {
 		return err
 	}
-	if old.Account != i.Account || old.Device != i.Device || old.Profile != i.Profile || old.Operation != i.Operation || old.AuthCert != i.AuthCert || old.CSR != i.CSR {
+	if old.Account != i.Account || old.Device != i.Device || old.Profile != i.Profile || old.Operation != i.Operation || old.AuthCert != i.AuthCert || old.CSR != i.CSR && i.Proved() {
 		return cradle.Errorf(cradle.Conflict, "the challenge was spent by another request").WithHint("ask for a fresh nonce")
 	}
 	switch state {
@@ -59,10 +60,24 @@ func respend(tx *sqldb.Tx, i *provider.Intent, out *provider.Begun) error {
 		return cradle.Errorf(cradle.Busy, "this very request is being worked on").WithHint("send it again in a moment")
 	case "done":
 		out.Replay = new(provider.Certificate)
-		return scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.digest = ?`, cert), out.Replay)
+		if err := scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.digest = ?`, cert), out.Replay); err != nil {
+			return err
+		}
+		if r := out.Replay; i.Proved() || r.Issued.After(i.ReplayAfter) && r.Revoked.IsZero() && r.Slot != provider.Superseded {
+			return nil
+		}
+		out.Replay = nil
+		if _, err := tx.Exec(`UPDATE intents SET challenge = ? WHERE id = ?`, "over/"+id, id); err != nil {
+			return err
+		}
+		fresh, err := spend(tx, i)
+		if err == nil && !fresh {
+			err = cradle.Errorf(cradle.Busy, "this very request is being worked on").WithHint("send it again in a moment")
+		}
+		return err
 	}
-	_, err = tx.Exec(`UPDATE intents SET id = ?, authority = ?, auth_profile = ?, spki = ?, serial = ?, epoch = ?, state = 'open', reason = '', created = ?, replica = ? WHERE id = ?`,
-		i.ID, i.Authority, i.AuthProfile, i.SPKI, i.Serial, i.Epoch, micros(i.Created), i.Replica, id)
+	_, err = tx.Exec(`UPDATE intents SET id = ?, authority = ?, auth_profile = ?, csr = ?, spki = ?, serial = ?, epoch = ?, state = 'open', reason = '', created = ?, replica = ?, lineage = ? WHERE id = ?`,
+		i.ID, i.Authority, i.AuthProfile, i.CSR, i.SPKI, i.Serial, i.Epoch, micros(i.Created), i.Replica, i.Lineage, id)
 	return err
 }
 
@@ -73,12 +88,18 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 	err := d.update(ctx, string(i.Account), func(tx *sqldb.Tx) error {
 		out = provider.Begun{}
 		*i = want
-		if birth != nil {
+		switch {
+		case birth != nil && birth.Device.Origin != "":
+			if err := arrive(tx, birth.Device, &out); err != nil {
+				return err
+			}
+			i.Epoch = out.Device.Epoch
+		case birth != nil:
 			if err := reserve(tx, birth.Device, &out); err != nil {
 				return err
 			}
 			i.Epoch = out.Device.Epoch
-		} else {
+		default:
 			err := scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE`, i.Account, i.Device), &out.Device)
 			if errors.Is(err, sql.ErrNoRows) {
 				return notFound("device", i.Device)
@@ -96,6 +117,11 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 		if s := out.Device.State; s.Blocked() {
 			return cradle.Errorf(cradle.Forbidden, "device %s is %s", i.Device, s)
 		}
+		if !i.Proved() {
+			if err := unproved(tx, i); err != nil {
+				return err
+			}
+		}
 		fresh, err := spend(tx, i)
 		if err != nil {
 			return err
@@ -105,11 +131,11 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 				return err
 			}
 		}
-		if birth != nil {
+		if birth != nil && birth.Device.Origin == "" {
 			return existing(tx, i, &out)
 		}
 		if promote != "" {
-			return promoteCert(tx, promote)
+			return promoteCert(tx, promote, i.Created)
 		}
 		return nil
 	})
@@ -117,14 +143,14 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 }
 
 // promoteCert makes the certificate in slot next current, and the former current superseded: it was seen in use.
-func promoteCert(tx *sqldb.Tx, digest string) error {
+func promoteCert(tx *sqldb.Tx, digest string, at time.Time) error {
 	var c provider.Certificate
 	err := scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.digest = ?`, digest), &c)
 	if err != nil || c.Slot != provider.Next {
 		return err
 	}
-	if _, err := tx.Exec(`UPDATE certificates SET slot = ? WHERE account = ? AND device = ? AND profile = ? AND slot = ?`,
-		provider.Superseded, c.Account, c.Device, c.Profile, provider.Current); err != nil {
+	if _, err := tx.Exec(`UPDATE certificates SET slot = ?, superseded = ? WHERE account = ? AND device = ? AND lineage = ? AND slot = ?`,
+		provider.Superseded, micros(at), c.Account, c.Device, c.Lineage, provider.Current); err != nil {
 		return err
 	}
 	_, err = tx.Exec(`UPDATE certificates SET slot = ? WHERE digest = ?`, provider.Current, digest)
@@ -140,7 +166,7 @@ func reserve(tx *sqldb.Tx, want provider.Device, out *provider.Begun) error {
 	if o.State != provider.OrderOpen {
 		return cradle.Errorf(cradle.Forbidden, "order %s is %s", o.ID, o.State)
 	}
-	err = scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.ek_digest = ? FOR UPDATE`, want.EKDigest), &out.Device)
+	err = scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.ek_digest = ? AND d.ek_digest <> '' FOR UPDATE`, want.EKDigest), &out.Device)
 	switch {
 	case err == nil:
 		h := &out.Device
@@ -255,26 +281,29 @@ func place(tx *sqldb.Tx, c *provider.Certificate, dev *provider.Device, authProf
 			return err
 		}
 	default:
-		if err := tx.Queue(`UPDATE certificates SET slot = ? WHERE account = ? AND device = ? AND profile = ? AND slot = ?`,
-			provider.Superseded, c.Account, c.Device, c.Profile, provider.Next); err != nil {
-			return err
-		}
-		if authProfile != c.Profile { // attested afresh
-			if err := tx.Queue(`DELETE FROM quarantines WHERE account = ? AND device = ? AND profile = ?`, c.Account, c.Device, c.Profile); err != nil {
-				return err
-			}
-		}
 		if c.Profile == cradle.LDevID && dev.State == cradle.Accepted {
 			if err := tx.Queue(`UPDATE devices SET state = ? WHERE account = ? AND id = ? AND state = ?`,
 				cradle.Active, c.Account, c.Device, cradle.Accepted); err != nil {
 				return err
 			}
 		}
+		if !c.Proved() { // which of several is in use is known only when it is seen (docs/decisions/0015)
+			break
+		}
+		if err := tx.Queue(`UPDATE certificates SET slot = ?, superseded = ? WHERE account = ? AND device = ? AND lineage = ? AND slot = ?`,
+			provider.Superseded, micros(c.Issued), c.Account, c.Device, c.Lineage, provider.Next); err != nil {
+			return err
+		}
+		if authProfile != c.Profile { // attested afresh
+			if err := tx.Queue(`DELETE FROM quarantines WHERE account = ? AND device = ? AND lineage = ?`, c.Account, c.Device, c.Lineage); err != nil {
+				return err
+			}
+		}
 	}
 	// The first certificate of a device and profile is current at once; a later one waits to be seen in use.
-	return tx.Queue(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, slot, intent, issued, revoked, reason)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN EXISTS (SELECT 1 FROM certificates WHERE account = ? AND device = ? AND profile = ?) THEN 'next' ELSE 'current' END, ?, ?, 0, '')`,
-		c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), c.Account, c.Device, c.Profile, c.Intent, micros(c.Issued))
+	return tx.Queue(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, slot, intent, issued, revoked, reason, lineage)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN EXISTS (SELECT 1 FROM certificates WHERE account = ? AND device = ? AND lineage = ?) THEN 'next' ELSE 'current' END, ?, ?, 0, '', ?)`,
+		c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), c.Account, c.Device, c.Lineage, c.Intent, micros(c.Issued), c.Lineage)
 }
 
 // VoidIssue implements provider.Issuance.
@@ -300,9 +329,9 @@ func (d *DB) StoreStation(ctx context.Context, order cradle.OrderID, c provider.
 		if _, err := lockOrder(tx, order); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, slot, intent, issued, revoked, reason)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', ?, 0, '')`,
-			c.Digest, c.Serial, c.Account, order, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), provider.Current, micros(c.Issued)); err != nil {
+		if _, err := tx.Exec(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, slot, intent, issued, revoked, reason, lineage)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', ?, 0, '', ?)`,
+			c.Digest, c.Serial, c.Account, order, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), provider.Current, micros(c.Issued), c.Lineage); err != nil {
 			return err
 		}
 		return appendLeaf(tx, leaf)

@@ -171,7 +171,7 @@ func exportOrders(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 func exportDevices(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 	err := each(tx, scanDevice, func(v *provider.Device) error {
 		return w.Device(ledger.DeviceRow{ID: string(v.ID), Account: string(v.Account), OEM: string(v.OEM), Order: string(v.Order), Lot: string(v.Lot),
-			Serial: v.Serial, Tier: string(v.Tier), Maker: string(v.Maker), EK: v.EKDigest, State: string(v.State), IDevIDCert: v.IDevIDCert, IAKCert: v.IAKCert})
+			Serial: v.Serial, Tier: string(v.Tier), Maker: string(v.Maker), EK: v.EKDigest, Origin: v.Origin, State: string(v.State), IDevIDCert: v.IDevIDCert, IAKCert: v.IAKCert})
 	}, `SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? ORDER BY d.id`, log)
 	if err != nil {
 		return err

@@ -1,0 +1,158 @@
+package provider
+
+import (
+	"context"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/provider/ledger"
+)
+
+// BasicUser is a user of HTTP Basic at one profile of an account.
+type BasicUser struct {
+	Account  cradle.AccountID
+	Profile  cradle.Profile
+	Name     string
+	Password string      // slow hash (basic.go)
+	Names    string      // pattern of the device names it may ask for; empty: any
+	Tier     cradle.Tier // of the devices that come by it
+	Disabled bool
+	Created  time.Time
+}
+
+// ClientCA is another CA whose certificates authenticate clients at one profile of an account.
+type ClientCA struct {
+	ID       string // SHA-256 of its first certificate with the account and profile, shortened
+	Account  cradle.AccountID
+	Profile  cradle.Profile
+	Certs    [][]byte // DER: anchors and intermediates
+	Tier     cradle.Tier
+	OEM      cradle.OEMID // admits the units of this OEM's accepted lots
+	Names    string       // pattern of the names that a unit without one may ask for
+	Disabled bool
+	Created  time.Time
+}
+
+// ClientUnit is a line of a manifest.
+type ClientUnit struct {
+	Unit string          // kind and value: "id:", "sn:" (subject serialNumber) or "sha256:" (of the certificate)
+	Name cradle.DeviceID // empty: the client's wish
+}
+
+// Clients keeps who may enrol without evidence.
+type Clients interface {
+	// SetBasicUser stores a user, in place of one of the same account, profile and name.
+	SetBasicUser(ctx context.Context, u BasicUser, leaf ledger.Leaf) error
+	BasicUser(ctx context.Context, account cradle.AccountID, profile cradle.Profile, name string) (BasicUser, error) // NotFound
+	BasicUsers(ctx context.Context, account cradle.AccountID) ([]BasicUser, error)
+	// BasicProfiles lists the accounts and profiles that have a user who is not disabled; nothing else is filled in.
+	BasicProfiles(ctx context.Context) ([]BasicUser, error)
+	// SetClientCA stores a CA with its manifest, in place of what was stored under its ID.
+	SetClientCA(ctx context.Context, c ClientCA, units []ClientUnit, leaf ledger.Leaf) error
+	ClientCAs(ctx context.Context, account cradle.AccountID) ([]ClientCA, error) // without an account: all
+	// ClientUnit finds the first of units in the CA's manifest (NotFound).
+	ClientUnit(ctx context.Context, id string, units []string) (ClientUnit, error)
+	// UnitsOf returns the devices of an OEM's accepted lots in the account with that serial number.
+	UnitsOf(ctx context.Context, account cradle.AccountID, oem cradle.OEMID, serial string) ([]Device, error)
+	// Heal lifts the quarantine of all lineages of a device that began without evidence; it returns how many.
+	Heal(ctx context.Context, account cradle.AccountID, id cradle.DeviceID, leaf ledger.Leaf) (int64, error)
+}
+
+// clientProfiles says which profiles of an account admit clients without evidence, because an operator
+// registered a user or a CA there.
+type clientProfiles map[clientKey]*clientsOf
+
+type clientKey struct {
+	account cradle.AccountID
+	profile cradle.Profile
+}
+
+type clientsOf struct {
+	basic bool
+	cas   []*clientCA
+}
+
+func (p *Provider) readClients(ctx context.Context) (clientProfiles, error) {
+	out := clientProfiles{}
+	at := func(a cradle.AccountID, pr cradle.Profile) *clientsOf {
+		k := clientKey{a, pr}
+		if out[k] == nil {
+			out[k] = new(clientsOf)
+		}
+		return out[k]
+	}
+	users, err := p.store.BasicProfiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range users {
+		at(u.Account, u.Profile).basic = true
+	}
+	cas, err := p.store.ClientCAs(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range cas {
+		if c.Disabled {
+			continue
+		}
+		open, err := openClientCA(c)
+		if err != nil {
+			return nil, err
+		}
+		k := at(c.Account, c.Profile)
+		k.cas = append(k.cas, open)
+	}
+	return out, nil
+}
+
+// clients returns who may come to the endpoint without evidence; nil for nobody.
+func (p *Provider) clients(e Endpoint) *clientsOf {
+	return p.dir.Load().clients[clientKey{e.Account, e.Profile}]
+}
+
+// checkClient checks what users and client CAs have in common. IDevID and IAK never take clients without
+// evidence: they are born under an order.
+func (p *Provider) checkClient(ctx context.Context, account cradle.AccountID, profile cradle.Profile, names string, tier *cradle.Tier) error {
+	if _, err := p.account(ctx, account); err != nil {
+		return err
+	}
+	if _, err := p.Endpoint(cradle.Label(account, profile)); err != nil {
+		return cradle.Errorf(cradle.NotFound, "account %s has no profile %q", account, profile)
+	}
+	if profile == cradle.IDevID || profile == cradle.IAK {
+		return cradle.Errorf(cradle.Invalid, "profile %s is for devices on the line alone: evidence is never optional there", profile).
+			WithHint("choose ldevid, operational or a profile of the account's own")
+	}
+	if _, err := path.Match(names, "x"); err != nil || len(names) > 128 {
+		return cradle.Errorf(cradle.Invalid, "%q is no pattern of names", names).WithHint("write it like gw-*")
+	}
+	if *tier == "" {
+		*tier = cradle.SoftwareKey
+	}
+	_, err := cradle.ParseTier(string(*tier))
+	return err
+}
+
+func nameAllowed(pattern string, id cradle.DeviceID) bool {
+	if pattern == "" {
+		return true
+	}
+	ok, err := path.Match(pattern, string(id))
+	return err == nil && ok
+}
+
+// wishedName is the device that a CSR names, or "".
+func wishedName(cn string) (cradle.DeviceID, error) {
+	if cn == "" {
+		return "", nil
+	}
+	id := strings.ToLower(cn)
+	if err := cradle.CheckID("device", id); err != nil {
+		return "", cradle.Errorf(cradle.Invalid, "the common name %.80q of the CSR is no device name: %v", cn, err).
+			WithHint("use 1 to %d of a-z, 0-9 and inner '-', '.', '_'", cradle.MaxIDLen)
+	}
+	return cradle.DeviceID(id), nil
+}

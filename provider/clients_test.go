@@ -1,0 +1,400 @@
+package provider_test
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"math/big"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ca"
+)
+
+const password = "correct horse battery"
+
+// plainCSR is a CSR as a client without evidence makes it; with clientAuth it wishes for that usage.
+func plainCSR(t *testing.T, cn string, key crypto.Signer, clientAuth bool) []byte {
+	t.Helper()
+	tmpl := &x509.CertificateRequest{}
+	if cn != "" {
+		tmpl.Subject = pkix.Name{CommonName: cn}
+	}
+	if clientAuth {
+		eku, err := asn1.Marshal([]asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 2}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tmpl.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 37}, Value: eku}}
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, tmpl, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+func (r *rig) plain(profile cradle.Profile, op provider.Operation, c provider.Client, csr []byte) (*x509.Certificate, error) {
+	r.t.Helper()
+	ep, err := r.p.Endpoint(cradle.Label("acme", profile))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	out, err := r.p.Enroll(r.t.Context(), provider.Request{Endpoint: ep, Operation: op, Client: c, CSR: csr})
+	if err != nil {
+		return nil, err
+	}
+	return out.Cert, nil
+}
+
+func (r *rig) basicUser(profile cradle.Profile, name, names string) {
+	r.t.Helper()
+	if _, err := r.p.SetBasicUser(r.t.Context(), provider.BasicUser{Account: "acme", Profile: profile, Name: name, Names: names}, password); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func byBasic(user string) provider.Client {
+	return provider.Client{Basic: &provider.Basic{User: user, Password: password}}
+}
+
+func byCert(c *x509.Certificate, chain ...*x509.Certificate) provider.Client {
+	return provider.Client{Peer: c, Chain: append([]*x509.Certificate{c}, chain...)}
+}
+
+func must[T any](t *testing.T) func(v T, err error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// TestBasic: a password gets a device its first certificate, which says that nothing proves its key, and which
+// renews by itself.
+func TestBasic(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		ok := must[*x509.Certificate](t)
+		_, err := r.plain(cradle.Operational, provider.Enroll, byBasic("line"), plainCSR(t, "gw-1", newKey(t), false))
+		refused(t, err, cradle.Unauthorized, "no TLS client certificate")
+		r.basicUser(cradle.Operational, "line", "gw-*")
+		first := plainCSR(t, "gw-1", newKey(t), false)
+		c := ok(r.plain(cradle.Operational, provider.Enroll, byBasic("line"), first))
+		if c.Subject.CommonName != "gw-1" || len(c.Policies) != 2 || !c.Policies[0].Equal(cradle.TierPolicy(cradle.SoftwareKey)) || !c.Policies[1].Equal(cradle.PolicyKeyNotProved) {
+			t.Errorf("certificate of %s with policies %v", c.Subject, c.Policies)
+		}
+		if c.Issuer.CommonName != "acme evaluation unproved CA" {
+			t.Errorf("issued by %s", c.Issuer)
+		}
+		d, err := r.p.Device(t.Context(), "acme", "gw-1")
+		if err != nil || d.Origin != "basic/line" || d.State != cradle.Active || d.Tier != cradle.SoftwareKey {
+			t.Errorf("device %+v, %v", d, err)
+		}
+		if again := ok(r.plain(cradle.Operational, provider.Enroll, byBasic("line"), first)); !again.Equal(c) {
+			t.Error("the same request again got another certificate")
+		}
+		r.advance(11 * time.Minute)
+		if later := ok(r.plain(cradle.Operational, provider.Enroll, byBasic("line"), first)); later.Equal(c) {
+			t.Error("the request was answered with the old certificate after ten minutes")
+		}
+		renewed := ok(r.plain(cradle.Operational, provider.Reenroll, byCert(c), reCSR(t, c)))
+		ok(r.plain(cradle.Operational, provider.Reenroll, byCert(renewed), reCSR(t, renewed)))
+
+		bad := provider.Client{Basic: &provider.Basic{User: "line", Password: "wrong password"}}
+		for _, c := range []struct {
+			name   string
+			client provider.Client
+			op     provider.Operation
+			cn     string
+			kind   cradle.Kind
+			part   string
+		}{
+			{"wrong password", bad, provider.Enroll, "gw-2", cradle.Unauthorized, "user or password"},
+			{"unknown user", byBasic("nobody"), provider.Enroll, "gw-2", cradle.Unauthorized, "user or password"},
+			{"a name outside the pattern", byBasic("line"), provider.Enroll, "other", cradle.Forbidden, "may not ask for the name"},
+			{"no name", byBasic("line"), provider.Enroll, "", cradle.Invalid, "names no device"},
+			{"no canonical name", byBasic("line"), provider.Enroll, "gw 1!", cradle.Invalid, "no device name"},
+			{"re-enrolment by password", byBasic("line"), provider.Reenroll, "gw-1", cradle.Forbidden, "certificate that is to be renewed"},
+		} {
+			_, err := r.plain(cradle.Operational, c.op, c.client, plainCSR(t, c.cn, newKey(t), false))
+			t.Run(c.name, func(t *testing.T) { refused(t, err, c.kind, c.part) })
+		}
+		_, err = r.plain(cradle.LDevID, provider.Enroll, byBasic("line"), plainCSR(t, "gw-1", newKey(t), false))
+		refused(t, err, cradle.Unauthorized, "no TLS client certificate")
+
+		if _, err := r.p.DisableBasicUser(t.Context(), "acme", cradle.Operational, "line"); err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.plain(cradle.Operational, provider.Enroll, byBasic("line"), plainCSR(t, "gw-3", newKey(t), false))
+		refused(t, err, cradle.Unauthorized, "")
+		now := ok(r.plain(cradle.Operational, provider.Reenroll, byCert(renewed), reCSR(t, renewed))) // not locked out
+		if _, err := r.p.ChangeState(t.Context(), "acme", "gw-1", provider.Suspend, "test"); err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.plain(cradle.Operational, provider.Reenroll, byCert(now), reCSR(t, now))
+		refused(t, err, cradle.Forbidden, "suspended")
+		r.check()
+	})
+}
+
+func reCSR(t *testing.T, c *x509.Certificate) []byte {
+	t.Helper()
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{RawSubject: c.RawSubject}, newKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// TestNamesAreNotTaken: a password or another CA never gets the name of a device that came otherwise.
+func TestNamesAreNotTaken(t *testing.T) {
+	r := newRig(t, filepath.Join(t.TempDir(), "provider.db"))
+	ok := must[*x509.Certificate](t)
+	o := r.order(nil)
+	u := r.active(o, r.station(o), "SN0001")
+	r.basicUser(cradle.Operational, "one", "")
+	r.basicUser(cradle.Operational, "two", "")
+	ok(r.plain(cradle.Operational, provider.Enroll, byBasic("one"), plainCSR(t, "gw-1", newKey(t), false)))
+	for _, name := range []string{"acme-sn0001", "ACME-SN0001", "gw-1"} {
+		_, err := r.plain(cradle.Operational, provider.Enroll, byBasic("two"), plainCSR(t, name, newKey(t), false))
+		refused(t, err, cradle.Forbidden, "did not come by this credential")
+	}
+	// The device of the order has operational certificates with evidence: it gets none without, by whichever credential.
+	for _, peer := range []*x509.Certificate{u.op, u.ldevid, u.idevid} {
+		_, err := r.plain(cradle.Operational, provider.Enroll, byCert(peer), plainCSR(t, "acme-sn0001", newKey(t), false))
+		refused(t, err, cradle.Forbidden, "evidence")
+	}
+	_, err := r.plain(cradle.Operational, provider.Reenroll, byCert(u.op), reCSR(t, u.op))
+	refused(t, err, cradle.Forbidden, "evidence")
+	r.check()
+}
+
+// TestWrongPasswords: an account that sees too many wrong passwords answers Busy, but who was right before gets in.
+func TestWrongPasswords(t *testing.T) {
+	testenv.Long(t) // slow hashes
+	r := newRig(t, filepath.Join(t.TempDir(), "provider.db"))
+	r.basicUser(cradle.Operational, "line", "")
+	must[*x509.Certificate](t)(r.plain(cradle.Operational, provider.Enroll, byBasic("line"), plainCSR(t, "gw-1", newKey(t), false)))
+	bad := provider.Client{Basic: &provider.Basic{User: "line", Password: "wrong password"}}
+	csr := plainCSR(t, "gw-1", newKey(t), false)
+	busy := false
+	for range 40 {
+		_, err := r.plain(cradle.Operational, provider.Enroll, bad, csr)
+		if busy = cradle.KindOf(err) == cradle.Busy; busy {
+			break
+		}
+		refused(t, err, cradle.Unauthorized, "")
+	}
+	if !busy {
+		t.Error("40 wrong passwords were looked at")
+	}
+	must[*x509.Certificate](t)(r.plain(cradle.Operational, provider.Enroll, byBasic("line"), plainCSR(t, "gw-2", newKey(t), false)))
+}
+
+// otherCA is a CA that is not ours, with a subordinate.
+type otherCA struct {
+	root, sub       *x509.Certificate
+	rootKey, subKey crypto.Signer
+}
+
+func newOtherCA(t *testing.T) *otherCA {
+	t.Helper()
+	o := &otherCA{rootKey: newKey(t), subKey: newKey(t)}
+	make := func(name string, key crypto.Signer, parent *x509.Certificate, by crypto.Signer) *x509.Certificate {
+		tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: ca.Forever,
+			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, SubjectKeyId: []byte(name)}
+		if parent == nil {
+			parent = tmpl
+		}
+		return signed(t, tmpl, parent, key, by)
+	}
+	o.root = make("Other root", o.rootKey, nil, o.rootKey)
+	o.sub = make("Other IDevID CA", o.subKey, o.root, o.rootKey)
+	return o
+}
+
+func signed(t *testing.T, tmpl, parent *x509.Certificate, key, by crypto.Signer) *x509.Certificate {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, key.Public(), by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// idevid is a certificate as 802.1AR has it: no end, no extended key usage.
+func (o *otherCA) idevid(t *testing.T, cn, serial string) *x509.Certificate {
+	t.Helper()
+	return signed(t, &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: cn, SerialNumber: serial},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: ca.Forever, KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true}, o.sub, newKey(t), o.subKey)
+}
+
+// TestOtherCA: units of a manifest enrol by another CA's certificate, under the name that the manifest gives.
+func TestOtherCA(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r, o := newRig(t, url), newOtherCA(t)
+		ok := must[*x509.Certificate](t)
+		third := o.idevid(t, "box", "")
+		manifest, err := provider.ParseManifest("# first lot\ngw-1\nsn:SN-7 gw-7\nsha256:" + ca.Digest(third.Raw) + "\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := provider.ClientCA{Account: "acme", Profile: cradle.LDevID, Certs: [][]byte{o.root.Raw}, Names: "gw-*"}
+		if set, err = r.p.SetClientCA(t.Context(), set, manifest); err != nil {
+			t.Fatal(err)
+		}
+		one := byCert(o.idevid(t, "gw-1", ""), o.sub)
+		c := ok(r.plain(cradle.LDevID, provider.Enroll, one, plainCSR(t, "gw-1", newKey(t), false)))
+		if d, err := r.p.Device(t.Context(), "acme", "gw-1"); err != nil || d.Origin != "ca/"+set.ID+"/id:gw-1" {
+			t.Errorf("device %+v, %v", d, err)
+		}
+		if c7 := ok(r.plain(cradle.LDevID, provider.Enroll, byCert(o.idevid(t, "whatever", "SN-7"), o.sub), plainCSR(t, "", newKey(t), false))); c7.Subject.CommonName != "gw-7" {
+			t.Errorf("the unit of serial SN-7 became %s", c7.Subject)
+		}
+		ok(r.plain(cradle.LDevID, provider.Enroll, byCert(third, o.sub), plainCSR(t, "gw-9", newKey(t), false)))
+		ok(r.plain(cradle.LDevID, provider.Enroll, one, plainCSR(t, "gw-1", newKey(t), false))) // the bootstrap once more
+		ok(r.plain(cradle.LDevID, provider.Reenroll, byCert(c), reCSR(t, c)))
+
+		stranger, forged := newOtherCA(t), o.idevid(t, "gw-1", "")
+		for _, x := range []struct {
+			name    string
+			profile cradle.Profile
+			op      provider.Operation
+			client  provider.Client
+			cn      string
+			kind    cradle.Kind
+			part    string
+		}{
+			{"not in the manifest", cradle.LDevID, provider.Enroll, byCert(o.idevid(t, "gw-2", ""), o.sub), "gw-2", cradle.Forbidden, "no unit that is let in"},
+			{"another unit's name", cradle.LDevID, provider.Enroll, one, "gw-7", cradle.Forbidden, `this client is "gw-1"`},
+			{"a free name, but taken by another unit", cradle.LDevID, provider.Enroll, byCert(third, o.sub), "gw-7", cradle.Forbidden, "did not come by this credential"},
+			{"a name outside the pattern", cradle.LDevID, provider.Enroll, byCert(third, o.sub), "x-9", cradle.Forbidden, "may not ask"},
+			{"another CA of the same name", cradle.LDevID, provider.Enroll, byCert(stranger.idevid(t, "gw-1", ""), stranger.sub), "gw-1", cradle.Unauthorized, "client-"},
+			{"no path: intermediate not sent", cradle.LDevID, provider.Enroll, byCert(forged), "gw-1", cradle.Unauthorized, "client-untrusted"},
+			{"another profile", cradle.Operational, provider.Enroll, one, "gw-1", cradle.Unauthorized, "not issued here"},
+			{"re-enrolment: not one of our issued", cradle.LDevID, provider.Reenroll, one, "gw-1", cradle.Forbidden, "to be renewed"},
+		} {
+			t.Run(x.name, func(t *testing.T) {
+				_, err := r.plain(x.profile, x.op, x.client, plainCSR(t, x.cn, newKey(t), false))
+				refused(t, err, x.kind, x.part)
+			})
+		}
+		// Our own CA cannot be registered as another's: its certificates have records and can be revoked.
+		_, err = r.p.SetClientCA(t.Context(), provider.ClientCA{Account: "acme", Profile: cradle.LDevID, Certs: [][]byte{r.root(cradle.Evaluation).Raw}}, manifest)
+		refused(t, err, cradle.Invalid, "CA of this installation")
+		_, err = r.p.SetClientCA(t.Context(), provider.ClientCA{Account: "acme", Profile: cradle.IDevID, Certs: [][]byte{o.root.Raw}}, manifest)
+		refused(t, err, cradle.Invalid, "never optional")
+		if _, err := r.p.RemoveClientCA(t.Context(), "acme", set.ID); err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.plain(cradle.LDevID, provider.Enroll, one, plainCSR(t, "gw-1", newKey(t), false))
+		refused(t, err, cradle.Unauthorized, "not issued here")
+		r.check()
+	})
+}
+
+// TestOtherCAOfAcceptedLot: an OEM's own IDevID CA admits the units of that OEM's accepted lots as the devices they are.
+func TestOtherCAOfAcceptedLot(t *testing.T) {
+	r, o := newRig(t, filepath.Join(t.TempDir(), "provider.db")), newOtherCA(t)
+	ord := r.order(nil)
+	station := r.station(ord)
+	u := r.unit(ord, "SN0001")
+	if err := r.birth(u, station); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.p.SetClientCA(t.Context(), provider.ClientCA{Account: "acme", Profile: cradle.LDevID, Certs: [][]byte{o.root.Raw, o.sub.Raw}, OEM: "maker1"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	own := byCert(o.idevid(t, "x", "SN0001"))
+	_, err := r.plain(cradle.LDevID, provider.Enroll, own, plainCSR(t, "", newKey(t), false))
+	refused(t, err, cradle.Forbidden, "no unit that is let in") // its lot is open
+	if _, err := r.p.CloseLot(t.Context(), ord.ID, r.report(ord, u)); err != nil {
+		t.Fatal(err)
+	}
+	c := must[*x509.Certificate](t)(r.plain(cradle.LDevID, provider.Enroll, own, plainCSR(t, "", newKey(t), false)))
+	if c.Subject.CommonName != "acme-sn0001" || !c.Policies[1].Equal(cradle.PolicyKeyNotProved) {
+		t.Errorf("%s, %v", c.Subject, c.Policies)
+	}
+	_, err = r.plain(cradle.LDevID, provider.Enroll, byCert(o.idevid(t, "x", "SN0002")), plainCSR(t, "", newKey(t), false))
+	refused(t, err, cradle.Forbidden, "no unit that is let in")
+	r.check()
+}
+
+// TestIoTIdentityService plays Azure IoT Identity Service for some years: est-id from a bootstrap certificate, device-id
+// by est-id with the same name at the same label, both renewed by simpleenroll with new keys, the bootstrap used
+// again when est-id is lost. None of it is taken for theft.
+func TestIoTIdentityService(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r, o := newRig(t, url), newOtherCA(t)
+		ok := must[*x509.Certificate](t)
+		manifest, err := provider.ParseManifest("sn:SN-1 gw-0001\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.p.SetClientCA(t.Context(), provider.ClientCA{Account: "acme", Profile: cradle.Operational, Certs: [][]byte{o.root.Raw}}, manifest); err != nil {
+			t.Fatal(err)
+		}
+		bootstrap := byCert(o.idevid(t, "bootstrap", "SN-1"), o.sub)
+		enroll := func(c provider.Client, eku bool) *x509.Certificate {
+			t.Helper()
+			return ok(r.plain(cradle.Operational, provider.Enroll, c, plainCSR(t, "gw-0001", newKey(t), eku)))
+		}
+		estID := enroll(bootstrap, true)
+		enroll(byCert(estID), false)
+		for year := range 3 {
+			for range 4 {
+				r.advance(20 * time.Minute)
+				old := estID
+				enroll(byCert(old), false) // device-id-temp, on its way while est-id renews
+				estID = enroll(byCert(old), true)
+				if year == 1 { // the answer of est-id's renewal is lost: the old one asks again, with a new key
+					estID = enroll(byCert(old), true)
+				}
+				enroll(byCert(old), false)
+				enroll(byCert(estID), false) // from here on the old one has been replaced
+			}
+			estID = enroll(bootstrap, true) // est-id was lost
+			enroll(byCert(estID), false)
+		}
+		certs, err := r.p.Certificates(t.Context(), "acme", "gw-0001")
+		if err != nil {
+			t.Fatal(err)
+		}
+		lineages := map[string]int{}
+		for _, c := range certs {
+			lineages[c.Lineage]++
+		}
+		if len(lineages) != 2 {
+			t.Errorf("lineages %v, want one of est-id and one of device-id", lineages)
+		}
+		// Theft is seen all the same: an est-id that was replaced comes again, long after.
+		stolen := estID
+		estID = enroll(byCert(stolen), true)
+		enroll(byCert(estID), false)
+		_, err = r.plain(cradle.Operational, provider.Enroll, byCert(stolen), plainCSR(t, "gw-0001", newKey(t), true))
+		refused(t, err, cradle.Conflict, "a moment ago")
+		r.advance(2 * time.Minute)
+		_, err = r.plain(cradle.Operational, provider.Enroll, byCert(stolen), plainCSR(t, "gw-0001", newKey(t), true))
+		refused(t, err, cradle.Forbidden, "superseded")
+		_, err = r.plain(cradle.Operational, provider.Enroll, bootstrap, plainCSR(t, "gw-0001", newKey(t), true))
+		refused(t, err, cradle.Forbidden, "quarantine")
+		if n, err := r.p.Heal(t.Context(), "acme", "gw-0001", "seen on the bench"); n != 1 || err != nil {
+			t.Errorf("healed %d lineages, %v", n, err)
+		}
+		enroll(bootstrap, true)
+		r.check()
+	})
+}
