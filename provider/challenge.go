@@ -43,7 +43,7 @@ func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate
 	st := challenge{ChallengeState: attest.ChallengeState{Account: e.Account, Label: e.Label, AuthCert: auth[:], Nonce: nonce, Expiry: now.Add(challengeLife)}}
 	out := &NonceReply{Nonce: nonce, Expires: challengeLife}
 	if e.Profile == cradle.IAK || e.Profile == cradle.IDevID {
-		if err := authorize(e, Enroll, c); err != nil {
+		if err := p.authorize(e, Enroll, c); err != nil {
 			return nil, err
 		}
 		if err := p.claimUnit(ctx, now, c, claim, &st, &out.Challenge); err != nil {

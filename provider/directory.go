@@ -6,7 +6,6 @@ import (
 	"crypto/elliptic"
 	"crypto/x509"
 	"fmt"
-	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/keys/keystore"
@@ -19,6 +18,7 @@ import (
 // directory is a snapshot of what changes seldom; replaced whole by reload.
 type directory struct {
 	accounts map[cradle.AccountID]*Account
+	profiles map[cradle.AccountID]Profiles
 	oems     map[cradle.OEMID]*OEM
 	byID     map[string]*authority
 	byRole   map[role]*authority
@@ -43,7 +43,7 @@ func (p *Provider) reload(ctx context.Context) error {
 	p.dirMu.Lock()
 	defer p.dirMu.Unlock()
 	old := p.dir.Load()
-	d := &directory{accounts: map[cradle.AccountID]*Account{}, oems: map[cradle.OEMID]*OEM{},
+	d := &directory{accounts: map[cradle.AccountID]*Account{}, profiles: map[cradle.AccountID]Profiles{}, oems: map[cradle.OEMID]*OEM{},
 		byID: map[string]*authority{}, byRole: map[role]*authority{}}
 	accounts, err := p.store.Accounts(ctx)
 	if err != nil {
@@ -51,6 +51,7 @@ func (p *Provider) reload(ctx context.Context) error {
 	}
 	for i := range accounts {
 		d.accounts[accounts[i].ID] = &accounts[i]
+		d.profiles[accounts[i].ID] = p.readProfiles(&accounts[i], old)
 	}
 	oems, err := p.store.OEMs(ctx)
 	if err != nil {
@@ -140,10 +141,10 @@ func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, order
 	if string(id) == InstallationLog {
 		return nil, cradle.Errorf(cradle.Invalid, "account name %q is reserved", id)
 	}
-	if err := pr.check(); err != nil {
+	pr, err := pr.complete()
+	if err != nil {
 		return nil, err
 	}
-	var err error
 	if c.Key, err = keystore.ParseAlgorithm(string(c.Key)); err != nil {
 		return nil, err
 	}
@@ -176,9 +177,9 @@ func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, order
 		}
 		cas = append(cas, root.Authority, onboarding.Authority, operational.Authority, unproved.Authority)
 	}
-	a := Account{ID: id, Region: p.region, OrderKey: orderKey, Profiles: pr, CAs: c, Created: p.now()}
+	a := Account{ID: id, Region: p.region, OrderKey: orderKey, Profiles: pr.texts(), CAs: c, Created: p.now()}
 	leaf, err := p.leafBy(ctx, string(id), ledger.KindAccount, map[string]any{"account": id, "region": a.Region,
-		"order_key": hexDigest(orderKey), "authorities": digests(cas)})
+		"order_key": hexDigest(orderKey), "authorities": digests(cas), "profiles": pr.digests()})
 	if err != nil {
 		return nil, err
 	}
@@ -191,32 +192,6 @@ func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, order
 // AccountExists is the refusal of a second account of that name.
 func AccountExists(id cradle.AccountID) error {
 	return cradle.Errorf(cradle.Conflict, "account %q exists already", id).WithHint("choose another name, or look at it: cradle account show %s", id)
-}
-
-func (pr *Profiles) check() error {
-	for _, f := range []struct {
-		name     string
-		v        *time.Duration
-		def      time.Duration
-		min, max time.Duration
-	}{
-		{"LDevID validity", &pr.LDevIDValidity, 365 * 24 * time.Hour, time.Hour, 25 * 365 * 24 * time.Hour},
-		{"operational validity", &pr.OperationalValidity, 24 * time.Hour, time.Minute, 2 * 365 * 24 * time.Hour},
-	} {
-		if *f.v == 0 {
-			*f.v = f.def
-		}
-		if *f.v < f.min || *f.v > f.max {
-			return cradle.Errorf(cradle.Invalid, "%s %v is outside %v to %v", f.name, *f.v, f.min, f.max)
-		}
-	}
-	if pr.RenewalThreshold == 0 {
-		pr.RenewalThreshold = 0.6
-	}
-	if pr.RenewalThreshold < 0.1 || pr.RenewalThreshold > 0.95 {
-		return cradle.Errorf(cradle.Invalid, "renewal threshold %v is outside 0.1 to 0.95", pr.RenewalThreshold)
-	}
-	return nil
 }
 
 // CreateOEM registers a device maker by its public keys and makes its IDevID CAs and station CA.

@@ -38,32 +38,14 @@ type Issued struct {
 	Replaced []string
 }
 
-// Endpoint finds what a label stands for.
-func (p *Provider) Endpoint(label string) (Endpoint, error) {
-	for _, pr := range []cradle.Profile{cradle.IDevID, cradle.IAK, cradle.LDevID, cradle.Operational} {
-		suffix := "-" + string(pr)
-		if n := len(label) - len(suffix); n > 0 && label[n:] == suffix {
-			if a := p.dir.Load().accounts[cradle.AccountID(label[:n])]; a != nil {
-				return Endpoint{a.ID, pr, label}, nil
-			}
-		}
-	}
-	return Endpoint{}, cradle.Errorf(cradle.NotFound, "no such EST label %q", label).
-		WithHint("labels are <account>-<profile>; cradle account show lists them")
-}
-
 // CACerts returns what chains an endpoint's certificates to the account's roots (RFC 7030 §4.1.3): for each
 // class the issuing CA, then the root.
 func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 	d := p.dir.Load()
 	var out []*x509.Certificate
 	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
-		switch e.Profile {
-		case cradle.LDevID, cradle.Operational:
-			kind := OnboardingCA
-			if e.Profile == cradle.Operational {
-				kind = OperationalCA
-			}
+		switch kind := issuerKinds[p.kindOf(e.Account, e.Profile)]; kind {
+		case OnboardingCA, OperationalCA:
 			if a := d.byRole[role{kind, e.Account, "", class}]; a != nil {
 				out = append(out, a.issuer.Cert)
 			}
@@ -110,6 +92,14 @@ func (p *Provider) enroll(ctx context.Context, r Request) (*Issued, error) {
 
 // judge is the first half of enroll: who asks, and whether what is asked for may be had.
 func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
+	rules, err := p.profile(r.Account, r.Profile)
+	if err != nil {
+		return nil, err
+	}
+	if rules.Closed {
+		return nil, cradle.Errorf(cradle.Forbidden, "profile %s of account %s is closed", r.Profile, r.Account).
+			WithHint("the account's operator closed it; cradle account profile show %s", r.Account)
+	}
 	pt, err := p.identify(ctx, r.Endpoint, r.Client)
 	if err != nil {
 		return nil, err
@@ -117,7 +107,7 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 	c := &pt.Credential
 	switch {
 	case pt.issued():
-		if err := authorize(r.Endpoint, r.Operation, c); err != nil {
+		if err := p.authorize(r.Endpoint, r.Operation, c); err != nil {
 			return nil, err
 		}
 		if c.Cert.Slot == Superseded {
@@ -141,14 +131,14 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 		}
 	}
 	if csr.Bundle == nil || len(csr.Bundle.Challenge) == 0 || !pt.issued() {
-		return p.judgeUnproved(ctx, r, pt, csr, wishes)
+		return p.judgeUnproved(ctx, r, rules, pt, csr, wishes)
 	}
 	st, err := p.openChallenge(csr.Bundle.Challenge)
 	if err != nil {
 		return nil, err
 	}
 	now := p.now()
-	birth := r.Profile == cradle.IAK || r.Profile == cradle.IDevID
+	birth := rules.Kind.Birth()
 	in := attest.Request{Profile: r.Profile, Account: r.Account, Label: r.Label, CSR: csr, AuthCert: r.Client.Peer.Raw, Anchors: p.dir.Load().anchors}
 	dev := c.Device
 	if birth {
@@ -183,7 +173,7 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 	if birth {
 		oem = dev.OEM
 	}
-	auth, err := p.authority(issuers[r.Profile], r.Account, oem, dev.Class())
+	auth, err := p.authority(issuerKinds[rules.Kind], r.Account, oem, dev.Class())
 	if err != nil {
 		return nil, err
 	}
@@ -193,6 +183,9 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 // issue is the second half of enroll: everything about the request was found right.
 func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, error) {
 	now, c := p.now(), d.cred
+	if _, err := p.leafFor(r, d, now); err != nil { // before the challenge is spent
+		return nil, err
+	}
 	in := &Intent{ID: newID(), Account: r.Account, Device: d.dev.ID, Profile: r.Profile, Operation: r.Operation, Authority: d.auth.ID,
 		AuthCert: c.Cert.Digest, AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(d.csr.SPKI),
 		Serial: ca.SerialString(ca.NewSerial()), Epoch: d.dev.Epoch, Created: now, Replica: p.replica, Lineage: d.lineage}
@@ -240,22 +233,28 @@ func answered(c *Certificate, w ca.Wishes) (*Issued, error) {
 	return &Issued{Cert: cert, Replaced: w.Replaced(cert)}, nil
 }
 
-func (p *Provider) leafFor(r Request, d *decision, now time.Time) ca.Leaf {
-	dev, auth := d.dev, d.auth
-	ek, _ := hex.DecodeString(dev.EKDigest)
-	l := ca.Leaf{Profile: r.Profile, Account: r.Account, Device: dev.ID, Serial: dev.Serial, Tier: dev.Tier, Proved: d.proved(), EKDigest: ek,
-		Public: d.csr.Request.PublicKey, SPKI: d.csr.SPKI, NotBefore: now.Add(-ca.Backdate).Truncate(time.Second), NotAfter: ca.Forever}
-	if nb := auth.issuer.Cert.NotBefore; l.NotBefore.Before(nb) {
-		l.NotBefore = nb
+// leafFor is the certificate that was decided on, with what the profile grants of the CSR's wishes; it refuses those
+// that the profile refuses.
+func (p *Provider) leafFor(r Request, d *decision, now time.Time) (ca.Leaf, error) {
+	rules, err := p.profile(r.Account, r.Profile)
+	if err != nil {
+		return ca.Leaf{}, err
 	}
-	pr := p.dir.Load().accounts[r.Account].Profiles
-	switch r.Profile {
-	case cradle.LDevID:
-		l.NotAfter = now.Add(pr.LDevIDValidity).Truncate(time.Second)
-	case cradle.Operational:
-		l.NotAfter = now.Add(pr.OperationalValidity).Truncate(time.Second)
+	ek, _ := hex.DecodeString(d.dev.EKDigest)
+	l := ca.Leaf{Profile: r.Profile, Rules: rules, Account: r.Account, Device: d.dev.ID, Serial: d.dev.Serial, Order: d.dev.Order, OEM: d.dev.OEM,
+		Tier: d.dev.Tier, Maker: d.dev.Maker, Proved: d.proved(), EKDigest: ek, Public: d.csr.Request.PublicKey, SPKI: d.csr.SPKI,
+		NotBefore: now.Add(-ca.Backdate).Truncate(time.Second), NotAfter: ca.Forever}
+	iss := d.auth.issuer.Cert
+	if l.NotBefore.Before(iss.NotBefore) {
+		l.NotBefore = iss.NotBefore
 	}
-	return l
+	if rules.Validity != ca.Endless {
+		l.NotAfter = now.Add(time.Duration(rules.Validity)).Truncate(time.Second)
+		if l.NotAfter.After(iss.NotAfter) {
+			l.NotAfter = iss.NotAfter
+		}
+	}
+	return l, d.wishes.Grant(&l)
 }
 
 // replayFor is how long a lost reply is answered again (DESIGN §4.7).
@@ -264,21 +263,23 @@ const replayFor = 10 * time.Minute
 // replayWindow is how long a request without a challenge is answered again with the same certificate: never beyond
 // the certificate's renewal threshold.
 func (p *Provider) replayWindow(e Endpoint) time.Duration {
-	pr := p.dir.Load().accounts[e.Account].Profiles
-	life := pr.OperationalValidity
-	if e.Profile == cradle.LDevID {
-		life = pr.LDevIDValidity
+	rules, err := p.profile(e.Account, e.Profile)
+	if err != nil {
+		return 0
 	}
-	return min(replayFor, time.Duration(float64(life)*pr.RenewalThreshold))
+	return min(replayFor, time.Duration(float64(rules.Validity)*rules.RenewalThreshold))
 }
 
 // replayable refuses to answer a request again unless its certificate is unused, unrevoked and before its
 // renewal threshold. The caller has authorised the request anew.
 func (p *Provider) replayable(c *Certificate, now time.Time) error {
 	life := c.NotAfter.Sub(c.Issued)
-	threshold := p.dir.Load().accounts[c.Account].Profiles.RenewalThreshold
-	birth := c.Profile == cradle.IDevID || c.Profile == cradle.IAK
-	due := !birth && now.After(c.Issued.Add(time.Duration(float64(life)*threshold)))
+	rules, err := p.profile(c.Account, c.Profile)
+	if err != nil {
+		return err
+	}
+	threshold := rules.RenewalThreshold
+	due := !rules.Kind.Birth() && now.After(c.Issued.Add(time.Duration(float64(life)*threshold)))
 	if now.Sub(c.Issued) > replayFor || !c.Revoked.IsZero() || c.Slot == Superseded || due {
 		return cradle.Errorf(cradle.Conflict, "the challenge was spent on %s", c.Issued.Format(time.RFC3339)).WithHint("ask for a fresh nonce")
 	}

@@ -57,32 +57,33 @@ func blockedError(d *Device) error {
 }
 
 // authorize says who may ask for what with which certificate (the table in DESIGN §2).
-func authorize(e Endpoint, op Operation, c *Credential) error {
+func (p *Provider) authorize(e Endpoint, op Operation, c *Credential) error {
 	have := c.Cert.Profile
 	refuse := func(want string) error {
 		return cradle.Errorf(cradle.Forbidden, "a %s certificate does not authenticate %s at label %s", have, op, e.Label).
 			WithHint("authenticate with %s", want)
 	}
+	kind, haveKind := p.kindOf(e.Account, e.Profile), p.kindOf(e.Account, have)
 	if op == Reenroll {
-		if have != e.Profile || (have != cradle.LDevID && have != cradle.Operational) {
+		if have != e.Profile || kind == "" || kind.Birth() {
 			return refuse("the certificate that is to be renewed (RFC 7030 §4.2.2)")
 		}
 		return nil
 	}
-	switch e.Profile {
-	case cradle.IDevID, cradle.IAK:
+	switch kind {
+	case ca.KindIDevID, ca.KindIAK:
 		if have != StationProfile {
 			return refuse("the station's certificate of the order")
 		}
 		return nil
-	case cradle.LDevID:
+	case ca.KindLDevID:
 		if have != cradle.IDevID && have != cradle.LDevID {
 			return refuse("the device's IDevID")
 		}
-	case cradle.Operational:
+	default:
 		// The LDevID at first and after expiry, else the IDevID (DESIGN §2); the certificate itself as some
-		// clients renew by simpleenroll.
-		if have != cradle.LDevID && have != cradle.Operational && have != cradle.IDevID {
+		// clients renew by simpleenroll, or another of the device's, as one that is for EST alone.
+		if haveKind == "" || haveKind == ca.KindIAK {
 			return refuse("the device's LDevID")
 		}
 	}
@@ -96,16 +97,15 @@ func authorize(e Endpoint, op Operation, c *Credential) error {
 // StationProfile marks the certificate of a line's station.
 const StationProfile cradle.Profile = "station"
 
-// issuers of each profile.
-var issuers = map[cradle.Profile]AuthorityKind{cradle.IDevID: IDevIDCA, cradle.IAK: IDevIDCA, cradle.LDevID: OnboardingCA,
-	cradle.Operational: OperationalCA, StationProfile: StationCA}
-
 // issuerOf is the kind of CA that signed a certificate.
-func issuerOf(c *Certificate) AuthorityKind {
-	if !c.Proved() {
+func (p *Provider) issuerOf(c *Certificate) AuthorityKind {
+	switch {
+	case c.Profile == StationProfile:
+		return StationCA
+	case !c.Proved():
 		return UnprovedCA
 	}
-	return issuers[c.Profile]
+	return issuerKinds[p.kindOf(c.Account, c.Profile)]
 }
 
 // signed verifies that a recorded certificate was signed by its recorded issuer. Certificates that were
@@ -118,7 +118,7 @@ func (p *Provider) signed(ctx context.Context, peer *x509.Certificate, c *Certif
 		}
 		a = p.dir.Load().byID[c.Authority]
 	}
-	fits := a != nil && a.Kind == issuerOf(c) && (a.Kind == StationCA || a.Account == c.Account)
+	fits := a != nil && a.Kind == p.issuerOf(c) && (a.Kind == StationCA || a.Account == c.Account)
 	if fits && p.verified.has(c.Digest) {
 		return nil
 	}

@@ -11,8 +11,8 @@ import (
 type Account struct {
 	ID       cradle.AccountID
 	Region   string
-	OrderKey []byte // SPKI DER of the key that signs the account's orders
-	Profiles Profiles
+	OrderKey []byte                    // SPKI DER of the key that signs the account's orders
+	Profiles map[cradle.Profile]string // TOML, as stored; Provider.Profiles reads them
 	CAs      CAs
 	Created  time.Time
 }
@@ -20,13 +20,6 @@ type Account struct {
 // CAs are an account's choices about its certification authorities.
 type CAs struct {
 	Key keystore.Algorithm `json:"key,omitempty"` // of the keys made for it; empty: keystore.P256
-}
-
-// Profiles are an account's choices about what is issued. The zero value of a field means its default.
-type Profiles struct {
-	LDevIDValidity      time.Duration `json:"ldevid_validity"`      // default 365 days; 1 hour to 25 years
-	OperationalValidity time.Duration `json:"operational_validity"` // default 24 hours; 1 minute to 2 years
-	RenewalThreshold    float64       `json:"renewal_threshold"`    // fraction of life after which a certificate counts as due; default 0.6
 }
 
 // AuthorityKind is what an issuing key may sign.

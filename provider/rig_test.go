@@ -95,7 +95,7 @@ func newRigWith(t *testing.T, url string, cas provider.CAs, keys ...keystore.Sto
 	r.db = db
 	r.p = r.replica(db)
 	r.account = newKey(t)
-	if _, err := r.p.CreateAccount(t.Context(), "acme", spki(t, r.account), provider.Profiles{OperationalValidity: time.Hour}, cas); err != nil {
+	if _, err := r.p.CreateAccount(t.Context(), "acme", spki(t, r.account), provider.Profiles{cradle.Operational: {Validity: ca.Duration(time.Hour)}}, cas); err != nil {
 		t.Fatal(err)
 	}
 	r.oem = order.OEMPublic{Order: &r.oemKey.PublicKey, Lot: &r.lotKey.PublicKey}

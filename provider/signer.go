@@ -59,7 +59,11 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 	if err != nil {
 		return nil, err
 	}
-	cert, err := ca.Issue(d.auth.issuer, ca.NewPermit(in.ID, serial), p.leafFor(r, d, now))
+	l, err := p.leafFor(r, d, now)
+	if err != nil {
+		return nil, errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
+	}
+	cert, err := ca.Issue(d.auth.issuer, ca.NewPermit(in.ID, serial), l)
 	if err != nil {
 		return nil, errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
 	}

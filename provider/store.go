@@ -18,6 +18,7 @@ import (
 type Store interface {
 	Setup
 	Directory
+	ProfileStore
 	Orders
 	Issuance
 	Devices

@@ -60,7 +60,7 @@ func TestTamperedStore(t *testing.T) {
 		name, sql string
 		names     string // in the finding
 	}{
-		{"certificate planted without an order", `INSERT INTO certificates SELECT 'ab' || substr(digest, 3), 'f' || serial, account, 'acme-sn0099', profile, authority, der, not_before, not_after, slot, intent, issued, 0, '', lineage, 0 FROM certificates WHERE profile = 'operational'`, "acme-sn0099"},
+		{"certificate planted without an order", `INSERT INTO certificates SELECT substr(digest, 3) || substr(digest, 1, 2), 'f' || serial, account, 'acme-sn0099', profile, authority, der, not_before, not_after, slot, intent, issued, 0, '', lineage, 0 FROM certificates WHERE profile = 'operational'`, "acme-sn0099"},
 		{"certificate removed", `DELETE FROM certificates WHERE profile = 'operational'`, "acme-sn0001"},
 		{"certificate moved to another device", `UPDATE certificates SET device = 'acme-sn0002' WHERE profile = 'operational'`, "acme-sn0002"},
 		{"certificate exchanged", `UPDATE certificates SET der = x'3000' WHERE profile = 'ldevid'`, "certificate"},

@@ -80,19 +80,19 @@ func (p *Provider) Passwords(e Endpoint) bool {
 	return c != nil && c.basic
 }
 
-// judgeUnproved decides on a CSR without evidence. It is allowed where an operator registered other clients for the
-// profile and in a lineage that began so. Whether the device has a lineage with evidence,
+// judgeUnproved decides on a CSR without evidence. It is allowed where the profile says so or an operator registered other
+// clients for it, and in a lineage that began so. Whether the device has a lineage with evidence,
 // which never continues without, is looked at again in the intent's transaction.
-func (p *Provider) judgeUnproved(ctx context.Context, r Request, pt *party, csr *evidence.CSR, w ca.Wishes) (*decision, error) {
+func (p *Provider) judgeUnproved(ctx context.Context, r Request, rules *ca.Profile, pt *party, csr *evidence.CSR, w ca.Wishes) (*decision, error) {
 	refuse := cradle.Errorf(cradle.Forbidden, "the CSR carries no evidence").
 		WithHint("ask /.well-known/est/%s/nonce first and put the evidence into the CSR", r.Label)
 	continues := pt.issued() && pt.Cert.Profile == r.Profile
 	switch {
-	case r.Profile == cradle.IAK || r.Profile == cradle.IDevID:
+	case rules.Kind.Birth():
 		return nil, refuse
 	case continues && pt.Cert.Proved():
 		return nil, refuse.WithHint("the certificate began with evidence: ask /.well-known/est/%s/nonce and put it into the CSR again", r.Label)
-	case continues || p.clients(r.Endpoint) != nil:
+	case continues || p.clients(r.Endpoint) != nil || rules.Evidence != ca.EvidenceRequired:
 	default:
 		return nil, refuse
 	}

@@ -29,7 +29,8 @@ func (e estProvider) Resolve(serverName, label string) (estserver.Endpoint, erro
 			return estserver.Endpoint{}, cradle.Errorf(cradle.NotFound, "no account is known by the server name %q", serverName).
 				WithHint("give a label, /.well-known/est/<account>-<profile>/, or use the account's own host name")
 		}
-		label = cradle.Label(cradle.AccountID(account), cradle.Operational)
+		ep, err := e.p.DefaultEndpoint(cradle.AccountID(account))
+		return estserver.Endpoint{Account: ep.Account, Profile: ep.Profile, Label: ep.Label}, err
 	}
 	ep, err := e.p.Endpoint(label)
 	return estserver.Endpoint{Account: ep.Account, Profile: ep.Profile, Label: ep.Label}, err

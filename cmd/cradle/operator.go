@@ -247,11 +247,11 @@ func printAccount(w io.Writer, a *admin.Account) {
 	for _, l := range a.Labels {
 		for _, p := range a.Profiles {
 			if p.Profile == l.Profile {
-				rows = append(rows, []string{string(l.Profile), l.Label, l.URL, p.Validity})
+				rows = append(rows, []string{string(l.Profile), l.Label, l.URL, p.Validity, p.Evidence, strings.Join(p.Keys, " ")})
 			}
 		}
 	}
-	cli.Table(w, []string{"profile", "label", "url", "validity"}, rows)
+	cli.Table(w, []string{"profile", "label", "url", "validity", "evidence", "keys"}, rows)
 	rows = nil
 	for _, c := range a.Authorities {
 		rows = append(rows, []string{string(c.Class), c.Kind, c.Fingerprint})

@@ -142,11 +142,38 @@ type Label struct {
 	URL     string         `json:"url"`
 }
 
-// Profile says how long certificates live and what authenticates a request for one.
+// Profile is what certificates of one kind hold.
 type Profile struct {
 	Profile  cradle.Profile `json:"profile"`
+	Kind     string         `json:"kind"`
 	Validity string         `json:"validity"`
-	Evidence bool           `json:"evidence"`
+	Evidence string         `json:"evidence"` // required, optional, none
+	Keys     []string       `json:"keys"`
+	Default  bool           `json:"default,omitempty"`
+	Closed   bool           `json:"closed,omitempty"`
+	Digest   string         `json:"digest"` // SHA-256 of toml, as in the log
+	TOML     string         `json:"toml"`
+}
+
+// SetProfiles asks for profiles of an account to be what TOML says.
+type SetProfiles struct {
+	TOML   string `json:"toml"` // a table each
+	DryRun bool   `json:"dry_run,omitempty"`
+}
+
+// ProfileChanges says what a SetProfiles changes.
+type ProfileChanges struct {
+	Account cradle.AccountID `json:"account"`
+	Changes []ProfileChange  `json:"changes"`
+	DryRun  bool             `json:"dry_run,omitempty"`
+}
+
+// ProfileChange is one field.
+type ProfileChange struct {
+	Profile cradle.Profile `json:"profile"`
+	Field   string         `json:"field"`
+	Old     string         `json:"old,omitempty"` // TOML
+	New     string         `json:"new,omitempty"`
 }
 
 // Authority is a CA certificate.

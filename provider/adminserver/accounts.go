@@ -4,13 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/pem"
-	"time"
+	"maps"
+	"slices"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/keys/keystore"
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/protocol/order"
 	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ca"
 )
 
 // accountRoutes are accounts and those that an account meets: OEMs and TPM makers.
@@ -19,24 +21,26 @@ func (s *Server) accountRoutes() {
 	handle(s, op{pattern: "GET /accounts/{account}", does: "An account: EST labels, CAs, profiles.", need: view, scope: named}, func(c *call, _ none) (*admin.Account, error) {
 		return s.account(c.ctx(), c.account())
 	})
+	s.profileRoutes()
 	handle(s, op{pattern: "POST /oems", does: "Register a device maker by its public keys.", need: own, scope: installation}, s.createOEM)
 	handle(s, op{pattern: "POST /tpm-makers", does: "Trust a TPM maker's CA certificates.", need: own, scope: installation}, s.importMaker)
 }
 
 func (s *Server) createAccount(c *call, in admin.CreateAccount) (*admin.Account, error) {
-	var err error
-	var pr provider.Profiles
+	pr := provider.Profiles{}
 	for _, f := range []struct {
-		text string
-		to   *time.Duration
-	}{{in.OperationalValidity, &pr.OperationalValidity}, {in.LDevIDValidity, &pr.LDevIDValidity}} {
+		profile cradle.Profile
+		text    string
+	}{{cradle.Operational, in.OperationalValidity}, {cradle.LDevID, in.LDevIDValidity}} {
 		if f.text != "" {
-			if *f.to, err = time.ParseDuration(f.text); err != nil {
+			var v ca.Duration
+			if err := v.UnmarshalText([]byte(f.text)); err != nil {
 				return nil, cradle.Errorf(cradle.Invalid, "validity %q: %v", f.text, err).WithHint("write it like 24h or 10m")
 			}
+			pr[f.profile] = ca.Profile{Validity: v}
 		}
 	}
-	_, err = s.Provider.CreateAccount(c.ctx(), in.Name, in.OrderKey, pr, provider.CAs{Key: keystore.Algorithm(in.CAKey)})
+	_, err := s.Provider.CreateAccount(c.ctx(), in.Name, in.OrderKey, pr, provider.CAs{Key: keystore.Algorithm(in.CAKey)})
 	if cradle.KindOf(err) == cradle.Conflict {
 		// The builder who holds the account's order key asks again: the answer, with the token, was lost.
 		if a, _, aerr := s.Provider.Account(c.ctx(), in.Name); aerr == nil && bytes.Equal(a.OrderKey, in.OrderKey) {
@@ -60,15 +64,14 @@ func (s *Server) account(ctx context.Context, id cradle.AccountID) (*admin.Accou
 		return nil, err
 	}
 	out := &admin.Account{Name: id, Region: a.Region, ESTHost: s.Public.ESTHost(id), Created: a.Created, Authorities: authorities(cas)}
-	for _, pr := range []cradle.Profile{cradle.IDevID, cradle.IAK, cradle.LDevID, cradle.Operational} {
-		label := cradle.Label(id, pr)
-		out.Labels = append(out.Labels, admin.Label{Profile: pr, Label: label, URL: s.Public.URL + "/.well-known/est/" + label})
+	profiles, err := s.Provider.Profiles(ctx, id)
+	if err != nil {
+		return nil, err
 	}
-	out.Profiles = []admin.Profile{
-		{Profile: cradle.IDevID, Validity: "no end (99991231235959Z)", Evidence: true},
-		{Profile: cradle.IAK, Validity: "no end (99991231235959Z)", Evidence: true},
-		{Profile: cradle.LDevID, Validity: a.Profiles.LDevIDValidity.String(), Evidence: true},
-		{Profile: cradle.Operational, Validity: a.Profiles.OperationalValidity.String(), Evidence: true},
+	for _, name := range slices.SortedFunc(maps.Keys(profiles), builtInFirst) {
+		label, p := cradle.Label(id, name), profiles[name]
+		out.Labels = append(out.Labels, admin.Label{Profile: name, Label: label, URL: s.Public.URL + "/.well-known/est/" + label})
+		out.Profiles = append(out.Profiles, profileMessage(name, p))
 	}
 	return out, nil
 }

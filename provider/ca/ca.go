@@ -9,12 +9,9 @@ package ca
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
 	"fmt"
 	"math/big"
@@ -90,122 +87,53 @@ func NewPermit(intent string, serial *big.Int) *Permit {
 	return &Permit{Intent: intent, Serial: serial}
 }
 
-// Leaf says what a device's certificate holds.
+// Leaf is what a device's certificate is made of: its profile and the facts about the device.
 type Leaf struct {
 	Profile   cradle.Profile
+	Rules     *Profile // complete
 	Account   cradle.AccountID
 	Device    cradle.DeviceID
-	Serial    string // the unit's serial number; in IDevID and IAK
+	Serial    string // the unit's serial number
+	Order     cradle.OrderID
+	OEM       cradle.OEMID
 	Tier      cradle.Tier
+	Maker     cradle.MakerID
 	Proved    bool // the key was proved to live in the device's TPM
 	EKDigest  []byte
+	Names     []string // alternative names that were granted (Wishes.Grant)
+	Usages    []string // extended key usages that were granted
 	Public    crypto.PublicKey
 	SPKI      []byte // DER of Public as it stood in the CSR
 	NotBefore time.Time
 	NotAfter  time.Time
 }
 
-// Issue lints the leaf, spends the permit and signs. The error of a lint is of kind Invalid and leaves
-// the permit unspent.
+// Issue makes the draft of a certificate, lints it, spends the permit and signs. A refusal is of kind Invalid and
+// leaves the permit unspent.
 func Issue(iss *Issuer, p *Permit, l Leaf) (*x509.Certificate, error) {
-	if err := lint(iss, p, l); err != nil {
-		return nil, err
-	}
-	tmpl, err := template(l)
+	d, err := newDraft(iss, p, &l)
 	if err != nil {
+		return nil, cradle.Errorf(cradle.Invalid, "certificate would be wrong: %v", err)
+	}
+	if err := d.lint(); err != nil {
 		return nil, err
 	}
-	tmpl.SerialNumber = p.Serial
 	if p.used.Swap(true) {
 		return nil, fmt.Errorf("internal error: permit of intent %s used twice", p.Intent)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, iss.Cert, l.Public, iss.Key)
+	der, err := x509.CreateCertificate(rand.Reader, d.template, iss.Cert, l.Public, iss.Key)
 	if err != nil {
 		return nil, fmt.Errorf("signing for intent %s: %w", p.Intent, err)
 	}
 	return x509.ParseCertificate(der)
 }
 
-func template(l Leaf) (*x509.Certificate, error) {
-	t := &x509.Certificate{
-		Subject:               pkix.Name{Organization: []string{string(l.Account)}, CommonName: string(l.Device)},
-		NotBefore:             l.NotBefore,
-		NotAfter:              l.NotAfter,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		BasicConstraintsValid: true,
-		SubjectKeyId:          keyID(l.SPKI),
-		Policies:              leafPolicies(l),
-	}
-	switch l.Profile {
-	case cradle.IDevID, cradle.IAK:
-		// No extended key usage: 802.1AR-2018 §8.10.5 leaves an IDevID open to every use; who accepts it
-		// decides. The device's serial number stands in the subject, the TPM in the alternative name.
-		t.Subject.SerialNumber = l.Serial
-		ext, err := hardwareSAN(l.EKDigest)
-		if err != nil {
-			return nil, err
-		}
-		t.ExtraExtensions = append(t.ExtraExtensions, ext)
-	case cradle.LDevID, cradle.Operational:
-		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	default:
-		return nil, cradle.Errorf(cradle.Invalid, "no such profile %q", l.Profile)
-	}
-	return t, nil
-}
-
-func leafPolicies(l Leaf) []x509.OID {
+func leafPolicies(l *Leaf) []x509.OID {
 	p := cradle.PolicyKeyNotProved
 	if l.Proved {
 		p = cradle.PolicyKeyProved
 	}
 	return []x509.OID{cradle.TierPolicy(l.Tier), p}
-}
-
-// lint checks a leaf before it is signed: what RFC 5280 asks of it and what our issuers may sign.
-func lint(iss *Issuer, p *Permit, l Leaf) error {
-	bad := func(format string, args ...any) error {
-		return cradle.Errorf(cradle.Invalid, "certificate would be wrong: "+format, args...)
-	}
-	if p.Serial == nil || p.Serial.Sign() <= 0 || p.Serial.BitLen() > 159 {
-		return bad("serial number out of bounds")
-	}
-	if err := cradle.CheckID("device", string(l.Device)); err != nil {
-		return err
-	}
-	if !l.NotBefore.Before(l.NotAfter) {
-		return bad("notBefore %v is not before notAfter %v", l.NotBefore, l.NotAfter)
-	}
-	if l.NotBefore.Before(iss.Cert.NotBefore) || l.NotAfter.After(iss.Cert.NotAfter) {
-		return bad("validity reaches beyond the issuer's")
-	}
-	if org := iss.Cert.Subject.Organization; len(org) != 1 || org[0] != string(l.Account) {
-		return bad("issuer belongs to %v, not to account %s", org, l.Account)
-	}
-	for _, want := range leafPolicies(l) { // the class of the issuer: evaluation never signs for production
-		found := false
-		for _, have := range iss.Cert.Policies {
-			found = found || have.Equal(want)
-		}
-		if !found {
-			return bad("issuer %q does not sign under policy %s", iss.Cert.Subject.CommonName, want)
-		}
-	}
-	switch k := l.Public.(type) {
-	case *ecdsa.PublicKey:
-		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
-			return bad("curve %s is not allowed", k.Curve.Params().Name)
-		}
-		if pub, ok := iss.Cert.PublicKey.(*ecdsa.PublicKey); ok && pub.Equal(k) {
-			return bad("the key is the issuer's own")
-		}
-	default:
-		return bad("a %T is not allowed, use EC P-256 or P-384", l.Public)
-	}
-	if len(l.SPKI) == 0 {
-		return bad("no SubjectPublicKeyInfo")
-	}
-	return nil
 }
 
 // keyID is a subject key identifier by RFC 7093 §2 method 1: the leftmost 160 bits of SHA-256.

@@ -5,7 +5,9 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cradle-iot/cradle"
 )
@@ -29,6 +31,140 @@ func ReadWishes(csr *x509.CertificateRequest) (Wishes, error) {
 		}
 	}
 	return w, nil
+}
+
+// Grant looks at the wishes of a CSR for l's certificate: names and usages that the profile allows are added to l; others
+// are left for Replaced to tell, or refused where the profile says so. The error names the field.
+func (w Wishes) Grant(l *Leaf) error {
+	rules := &l.Rules.Wishes
+	refuse := func(o Outside, field, format string, args ...any) error {
+		if o != Refuse {
+			return nil
+		}
+		return cradle.Errorf(cradle.Invalid, "the CSR's %s: %s", field, fmt.Sprintf(format, args...)).
+			WithHint("ask for nothing there, or for what the profile has: cradle account profile show %s", l.Account)
+	}
+	if w.Subject != nil {
+		own, err := l.subject()
+		if err != nil {
+			return cradle.Errorf(cradle.Invalid, "subject: %v", err)
+		}
+		der, err := asn1.Marshal(own)
+		if err != nil {
+			return err
+		}
+		if !sameName(w.Subject, der) {
+			if err := refuse(rules.Subject, "subject", "the name is %q", own.String()); err != nil {
+				return err
+			}
+		}
+	}
+	for _, e := range w.Extensions {
+		if err := w.grant(l, e, refuse); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w Wishes) grant(l *Leaf, e pkix.Extension, refuse func(o Outside, field, format string, args ...any) error) error {
+	rules := &l.Rules.Wishes
+	switch name := extensionName(e.Id); {
+	case e.Id.Equal(oidSAN):
+		names, err := readNames(e.Value)
+		if err != nil {
+			return err
+		}
+		own, err := l.names()
+		if err != nil {
+			return cradle.Errorf(cradle.Invalid, "subjectAltName: %v", err)
+		}
+		for _, n := range names {
+			ok, err := l.allows(n)
+			switch {
+			case err != nil:
+				return err
+			case slices.Contains(own, n):
+			case ok:
+				l.Names = append(l.Names, n)
+			default:
+				if err := refuse(rules.SubjectAltName, name, "%q is not allowed", n); err != nil {
+					return err
+				}
+			}
+		}
+	case e.Id.Equal(oidKeyUsage):
+		var bits asn1.BitString
+		if rest, err := asn1.Unmarshal(e.Value, &bits); err != nil || len(rest) > 0 {
+			return cradle.Errorf(cradle.Invalid, "the CSR's keyUsage is not DER")
+		}
+		var u x509.KeyUsage
+		for i := range 9 {
+			u |= x509.KeyUsage(bits.At(i)) << i
+		}
+		if u&caUsages != 0 {
+			return refuse(rules.CA, name, "keyCertSign and cRLSign are for CAs")
+		}
+		if u != l.keyUsage() {
+			return refuse(rules.KeyUsage, name, "it is %s", strings.Join(l.Rules.KeyUsage, ", "))
+		}
+	case e.Id.Equal(oidExtKeyUsage):
+		var ids []asn1.ObjectIdentifier
+		if rest, err := asn1.Unmarshal(e.Value, &ids); err != nil || len(rest) > 0 || len(ids) == 0 {
+			return cradle.Errorf(cradle.Invalid, "the CSR's extendedKeyUsage is not DER of at least one usage")
+		}
+		for _, id := range ids {
+			switch u := extKeyUsageName(id); {
+			case slices.Contains(l.Rules.ExtendedKeyUsage, u):
+			case slices.Contains(rules.AllowUsages, u):
+				l.Usages = append(l.Usages, u)
+			default:
+				if err := refuse(rules.ExtendedKeyUsage, name, "%s is not allowed", u); err != nil {
+					return err
+				}
+			}
+		}
+	case e.Id.Equal(oidBasicConstraints):
+		if isCA(e.Value) {
+			return refuse(rules.CA, name, "CA certificates are not for devices")
+		}
+	case e.Id.Equal(oidSubjectKeyID): // the CA makes it, and who proposes one means no harm
+	default:
+		return refuse(rules.Extensions, name, "the profile has no such extension")
+	}
+	return nil
+}
+
+// allows reports whether an alternative name fits a pattern of the profile.
+func (l *Leaf) allows(name string) (bool, error) {
+	for _, t := range l.Rules.Wishes.AllowNames {
+		pattern, err := l.expand(t)
+		if err != nil {
+			return false, cradle.Errorf(cradle.Invalid, "subjectAltName: %v", err)
+		}
+		if glob(pattern, name) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// glob matches * with any text, all else with itself.
+func glob(pattern, s string) bool {
+	head, rest, star := strings.Cut(pattern, "*")
+	if !star {
+		return pattern == s
+	}
+	s, ok := strings.CutPrefix(s, head)
+	if !ok {
+		return false
+	}
+	for i := 0; i <= len(s); i++ {
+		if glob(rest, s[i:]) {
+			return true
+		}
+	}
+	return false
 }
 
 // Replaced names the wishes that cert does not fulfil, by the field names of RFC 5280 and, of an

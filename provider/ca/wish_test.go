@@ -107,3 +107,37 @@ func request(t *testing.T, tmpl *x509.CertificateRequest) *x509.CertificateReque
 	}
 	return csr
 }
+
+// wish is what a CSR of the tests asks for.
+type wish struct {
+	cn  string
+	dns []string
+	eku string // of clientAuth, serverAuth, codeSigning
+	ku  byte
+	ca  bool
+	ext bool
+}
+
+var p256 = elliptic.P256()
+
+func (w wish) csr(t *testing.T) *x509.CertificateRequest {
+	t.Helper()
+	c := &x509.CertificateRequest{Subject: pkix.Name{CommonName: w.cn}, DNSNames: w.dns}
+	add := func(id asn1.ObjectIdentifier, v any) {
+		c.ExtraExtensions = append(c.ExtraExtensions, extension(t, id, v))
+	}
+	if w.eku != "" {
+		id := map[string]asn1.ObjectIdentifier{"clientAuth": clientAuth, "serverAuth": serverAuth, "codeSigning": {1, 3, 6, 1, 5, 5, 7, 3, 3}}[w.eku]
+		add(oidExtKeyUsage, []asn1.ObjectIdentifier{id})
+	}
+	if w.ku != 0 {
+		add(oidKeyUsage, asn1.BitString{Bytes: []byte{w.ku}, BitLength: 8})
+	}
+	if w.ca {
+		add(oidBasicConstraints, basicConstraints{true})
+	}
+	if w.ext {
+		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: []int{1, 2, 3}, Value: []byte{5, 0}})
+	}
+	return c
+}

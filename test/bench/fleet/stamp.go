@@ -51,7 +51,11 @@ func newStamp(iss *ca.Issuer, p cradle.Profile, key *softkey.Key, now, end time.
 	if nb := iss.Cert.NotBefore; begin.Before(nb) {
 		begin = nb
 	}
-	c, err := ca.Issue(iss, ca.NewPermit("fleet", n), ca.Leaf{Profile: p, Account: plant.Account, Device: cradle.DeviceID(s.device), Serial: s.unit,
+	rules := ca.DefaultProfile(p)
+	if !rules.Kind.Birth() {
+		rules.Validity = ca.Duration(end.Sub(begin))
+	}
+	c, err := ca.Issue(iss, ca.NewPermit("fleet", n), ca.Leaf{Profile: p, Rules: &rules, Account: plant.Account, Device: cradle.DeviceID(s.device), Serial: s.unit,
 		Tier: cradle.Simulator, Proved: true, EKDigest: ek, Public: key.Public(), SPKI: spki, NotBefore: begin, NotAfter: end})
 	if err != nil {
 		return nil, err

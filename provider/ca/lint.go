@@ -1,0 +1,257 @@
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// draft is a certificate before it is signed.
+type draft struct {
+	*Leaf
+	iss      *Issuer
+	permit   *Permit
+	template *x509.Certificate
+	subject  pkix.RDNSequence
+	names    []string
+	usages   []asn1.ObjectIdentifier
+}
+
+// newDraft fills the facts of the leaf into its profile.
+func newDraft(iss *Issuer, p *Permit, l *Leaf) (*draft, error) {
+	d := &draft{Leaf: l, iss: iss, permit: p}
+	if l.Rules == nil {
+		return nil, fmt.Errorf("no such profile %q", l.Profile)
+	}
+	var err error
+	if d.subject, err = l.subject(); err != nil {
+		return nil, err
+	}
+	if d.names, err = l.names(); err != nil {
+		return nil, err
+	}
+	if d.usages, err = l.extKeyUsage(); err != nil {
+		return nil, err
+	}
+	d.template = &x509.Certificate{
+		SerialNumber:          p.Serial,
+		NotBefore:             l.NotBefore,
+		NotAfter:              l.NotAfter,
+		KeyUsage:              l.keyUsage(),
+		UnknownExtKeyUsage:    d.usages,
+		BasicConstraintsValid: true,
+		SubjectKeyId:          keyID(l.SPKI),
+		Policies:              leafPolicies(l),
+	}
+	if d.template.RawSubject, err = asn1.Marshal(d.subject); err != nil {
+		return nil, err
+	}
+	if len(d.names) > 0 {
+		san, err := subjectAltName(d.names, len(d.subject) == 0)
+		if err != nil {
+			return nil, err
+		}
+		d.template.ExtraExtensions = append(d.template.ExtraExtensions, san)
+	}
+	for _, e := range l.Rules.Extensions {
+		id, err := parseOID(e.OID)
+		if err != nil {
+			return nil, err
+		}
+		der, err := l.extension(e)
+		if err != nil {
+			return nil, err
+		}
+		d.template.ExtraExtensions = append(d.template.ExtraExtensions, pkix.Extension{Id: id, Critical: e.Critical, Value: der})
+	}
+	return d, nil
+}
+
+// lint runs every check over the draft. The error is of kind Invalid and names the clause.
+func (d *draft) lint() error {
+	for _, c := range checks {
+		if why := c.refuse(d); why != "" {
+			return cradle.Errorf(cradle.Invalid, "certificate would be wrong: %s (%s)", why, c.clause)
+		}
+	}
+	return nil
+}
+
+// checks are what RFC 5280, 802.1AR and our own rules ask of a leaf before it is signed. Each is pure and
+// returns what is wrong, or nothing.
+var checks = []struct {
+	clause string
+	refuse func(*draft) string
+}{
+	{"RFC 5280 §4.1.2.2", func(d *draft) string {
+		n := d.permit.Serial
+		return unless(n != nil && n.Sign() > 0 && n.BitLen() <= 159, "serial number out of bounds")
+	}},
+	{"802.1AR-2018 §8.3", func(d *draft) string {
+		return unless(d.permit.Serial.BitLen() >= 64, "serial number has less than 64 bits")
+	}},
+	{"device ids", func(d *draft) string {
+		if err := cradle.CheckID("device", string(d.Device)); err != nil {
+			return err.Error()
+		}
+		return ""
+	}},
+	{"RFC 5280 §4.1.2.5", func(d *draft) string {
+		return unless(d.NotBefore.Before(d.NotAfter), fmt.Sprintf("notBefore %v is not before notAfter %v", d.NotBefore, d.NotAfter))
+	}},
+	{"RFC 5280 §4.1.2.5.2", func(d *draft) string {
+		return unless(d.NotBefore.Nanosecond() == 0 && d.NotAfter.Nanosecond() == 0, "validity has fractions of seconds")
+	}},
+	{"RFC 5280 §6.1", func(d *draft) string {
+		ok := !d.NotBefore.Before(d.iss.Cert.NotBefore) && !d.NotAfter.After(d.iss.Cert.NotAfter)
+		return unless(ok, "validity reaches beyond the issuer's")
+	}},
+	{"profile: validity", func(d *draft) string {
+		if d.Rules.Validity == Endless {
+			return unless(d.NotAfter.Equal(Forever), "notAfter is not 99991231235959Z")
+		}
+		return unless(d.NotAfter.Sub(d.NotBefore) <= time.Duration(d.Rules.Validity)+2*Backdate, "validity is longer than the profile's")
+	}},
+	{"RFC 5280 §4.2.1.9", func(d *draft) string {
+		c := d.iss.Cert
+		return unless(c.IsCA && c.BasicConstraintsValid && c.KeyUsage&x509.KeyUsageCertSign != 0, fmt.Sprintf("issuer %q is no CA", c.Subject.CommonName))
+	}},
+	{"an account's CA signs for it alone", func(d *draft) string {
+		org := d.iss.Cert.Subject.Organization
+		return unless(len(org) == 1 && org[0] == string(d.Account), fmt.Sprintf("issuer belongs to %v, not to account %s", org, d.Account))
+	}},
+	{"evaluation never signs for production", func(d *draft) string {
+		for _, want := range d.template.Policies {
+			if !slices.ContainsFunc(d.iss.Cert.Policies, want.Equal) {
+				return fmt.Sprintf("issuer %q does not sign under policy %s", d.iss.Cert.Subject.CommonName, want)
+			}
+		}
+		return ""
+	}},
+	{"RFC 5280 appendix A.1", lintSubject},
+	{"RFC 5280 §4.1.2.6", func(d *draft) string {
+		return unless(len(d.subject) > 0 || len(d.names) > 0, "neither subject nor subjectAltName")
+	}},
+	{"RFC 5280 §4.2.1.6", func(d *draft) string {
+		if len(d.subject) > 0 {
+			return ""
+		}
+		ok := slices.ContainsFunc(d.template.ExtraExtensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSAN) && e.Critical })
+		return unless(ok, "the subject is empty and subjectAltName is not critical")
+	}},
+	{"RFC 5280 §4.2", func(d *draft) string {
+		for i, e := range d.template.ExtraExtensions {
+			if slices.ContainsFunc(d.template.ExtraExtensions[:i], func(x pkix.Extension) bool { return x.Id.Equal(e.Id) }) {
+				return fmt.Sprintf("extension %s stands twice", extensionName(e.Id))
+			}
+		}
+		return ""
+	}},
+	{"RFC 5280 §4.2.1.3", func(d *draft) string {
+		u := d.template.KeyUsage
+		switch {
+		case u == 0:
+			return fmt.Sprintf("no key usage is left for a key of %s", KeyTypeOf(d.Public))
+		case u&caUsages != 0:
+			return "key usages of a CA"
+		case u&(x509.KeyUsageEncipherOnly|x509.KeyUsageDecipherOnly) != 0 && u&x509.KeyUsageKeyAgreement == 0:
+			return "encipherOnly or decipherOnly without keyAgreement"
+		}
+		return ""
+	}},
+	{"RFC 3279 §2.3.1, RFC 8813 §3, RFC 8410 §5", func(d *draft) string {
+		return unless(d.template.KeyUsage&^keyUsageOf(d.Public) == 0, fmt.Sprintf("a key of %s cannot be used so", KeyTypeOf(d.Public)))
+	}},
+	{"RFC 5280 §4.2.1.12", func(d *draft) string {
+		for _, id := range d.usages {
+			u, known := extKeyUsages[extKeyUsageName(id)]
+			if known && u.needs&d.template.KeyUsage == 0 {
+				return fmt.Sprintf("extended key usage %s does not go with the key usage", extKeyUsageName(id))
+			}
+		}
+		return ""
+	}},
+	{"802.1AR-2018 §8", func(d *draft) string {
+		if !d.Rules.Kind.Birth() {
+			return ""
+		}
+		switch {
+		case !d.NotAfter.Equal(Forever):
+			return "notAfter of an IDevID is not 99991231235959Z"
+		case d.Serial == "":
+			return "an IDevID without the device's serial number"
+		case len(d.EKDigest) != 32:
+			return "an IDevID without the digest of the endorsement key"
+		}
+		return ""
+	}},
+	{"profile: keys", func(d *draft) string { return d.Rules.checkKeyType(d.Public) }},
+	{"own key", func(d *draft) string {
+		pub, ok := d.iss.Cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+		return unless(!ok || !pub.Equal(d.Public), "the key is the issuer's own")
+	}},
+	{"RFC 5280 §4.1.2.7", func(d *draft) string {
+		spki, err := x509.MarshalPKIXPublicKey(d.Public)
+		if err != nil {
+			return "no SubjectPublicKeyInfo"
+		}
+		// What was looked at is what will be signed: a compressed point or odd parameters would hide a key from
+		// the search for doubles.
+		return unless(bytes.Equal(spki, d.SPKI), "SubjectPublicKeyInfo is not in its usual encoding")
+	}},
+	{"RFC 5480 §2.2", func(d *draft) string {
+		k, ok := d.Public.(*ecdsa.PublicKey)
+		if !ok {
+			return ""
+		}
+		_, err := k.ECDH() // says whether it is a point of the curve
+		return unless(err == nil, "the key is not a point of its curve")
+	}},
+}
+
+// lintSubject holds each attribute to its upper bound and alphabet.
+func lintSubject(d *draft) string {
+	for _, rdn := range d.subject {
+		for _, v := range rdn {
+			for typ, a := range attributes {
+				if !a.id.Equal(v.Type) {
+					continue
+				}
+				s, ok := v.Value.(string)
+				if raw, isRaw := v.Value.(asn1.RawValue); isRaw {
+					s, ok = string(raw.Bytes), true
+				}
+				switch n := len([]rune(s)); {
+				case !ok || n == 0 || n > a.max:
+					return fmt.Sprintf("%s %q must have 1 to %d characters", typ, s, a.max)
+				case a.syntax == asn1.TagPrintableString && !isPrintable(s):
+					return fmt.Sprintf("%s %q is no PrintableString", typ, s)
+				case a.syntax == asn1.TagIA5String && !isASCII(s):
+					return fmt.Sprintf("%s %q is no IA5String", typ, s)
+				case typ == "C" && (n != 2 || s[0] < 'A' || s[0] > 'Z' || s[1] < 'A' || s[1] > 'Z'):
+					return fmt.Sprintf("C %q is no country code", s)
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// isPrintable tells the characters of PrintableString (X.680 §41.4).
+func isPrintable(s string) bool {
+	for _, c := range []byte(s) {
+		alnum := c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z'
+		if !alnum && !bytes.ContainsRune([]byte(" '()+,-./:=?"), rune(c)) {
+			return false
+		}
+	}
+	return true
+}
