@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/provider/ca"
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
@@ -113,16 +114,23 @@ func (p *Provider) clients(e Endpoint) *clientsOf {
 	return p.dir.Load().clients[clientKey{e.Account, e.Profile}]
 }
 
+// unprovedHere reports whether the endpoint issues certificates whose key nothing proved.
+func (p *Provider) unprovedHere(e Endpoint) bool {
+	rules, err := p.profile(e.Account, e.Profile)
+	return err == nil && !rules.Kind.Birth() && (rules.Evidence != ca.EvidenceRequired || p.clients(e) != nil)
+}
+
 // checkClient checks what users and client CAs have in common. IDevID and IAK never take clients without
 // evidence: they are born under an order.
 func (p *Provider) checkClient(ctx context.Context, account cradle.AccountID, profile cradle.Profile, names string, tier *cradle.Tier) error {
 	if _, err := p.account(ctx, account); err != nil {
 		return err
 	}
-	if _, err := p.Endpoint(cradle.Label(account, profile)); err != nil {
-		return cradle.Errorf(cradle.NotFound, "account %s has no profile %q", account, profile)
+	rules, err := p.profile(account, profile)
+	if err != nil {
+		return err
 	}
-	if profile == cradle.IDevID || profile == cradle.IAK {
+	if rules.Kind.Birth() {
 		return cradle.Errorf(cradle.Invalid, "profile %s is for devices on the line alone: evidence is never optional there", profile).
 			WithHint("choose ldevid, operational or a profile of the account's own")
 	}
@@ -132,7 +140,7 @@ func (p *Provider) checkClient(ctx context.Context, account cradle.AccountID, pr
 	if *tier == "" {
 		*tier = cradle.SoftwareKey
 	}
-	_, err := cradle.ParseTier(string(*tier))
+	_, err = cradle.ParseTier(string(*tier))
 	return err
 }
 

@@ -3,6 +3,7 @@ package provider_test
 import (
 	"crypto"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -348,9 +349,23 @@ func TestIoTIdentityService(t *testing.T) {
 			t.Fatal(err)
 		}
 		bootstrap := byCert(o.idevid(t, "bootstrap", "SN-1"), o.sub)
+		var rsaKeys []crypto.Signer // a few: they take long to make
+		for range 3 {
+			k, err := rsa.GenerateKey(rand.Reader, 2048)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rsaKeys = append(rsaKeys, k)
+		}
+		n := 0
 		enroll := func(c provider.Client, eku bool) *x509.Certificate {
 			t.Helper()
-			return ok(r.plain(cradle.Operational, provider.Enroll, c, plainCSR(t, "gw-0001", newKey(t), eku)))
+			n++
+			key := rsaKeys[n%len(rsaKeys)] // device-id
+			if eku {                       // est-id
+				key = newKey(t)
+			}
+			return ok(r.plain(cradle.Operational, provider.Enroll, c, plainCSR(t, "gw-0001", key, eku)))
 		}
 		estID := enroll(bootstrap, true)
 		enroll(byCert(estID), false)

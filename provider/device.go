@@ -40,6 +40,9 @@ type Happening struct {
 // History tells a device's life from its records, oldest first.
 func (p *Provider) History(ctx context.Context, d Device) ([]Happening, error) {
 	out := []Happening{{d.Created, "made", "order " + string(d.Order) + ", serial " + d.Serial}}
+	if d.Origin != "" {
+		out[0] = Happening{d.Created, "came", d.Origin}
+	}
 	if d.Lot != "" {
 		l, err := p.store.Lot(ctx, d.Lot)
 		if err != nil {

@@ -49,7 +49,7 @@ func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 			if a := d.byRole[role{kind, e.Account, "", class}]; a != nil {
 				out = append(out, a.issuer.Cert)
 			}
-			if a := d.byRole[role{UnprovedCA, e.Account, "", class}]; a != nil && p.clients(e) != nil {
+			if a := d.byRole[role{UnprovedCA, e.Account, "", class}]; a != nil && p.unprovedHere(e) {
 				out = append(out, a.issuer.Cert)
 			}
 		default:
@@ -130,7 +130,7 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 			return nil, err
 		}
 	}
-	if csr.Bundle == nil || len(csr.Bundle.Challenge) == 0 || !pt.issued() {
+	if csr.Bundle == nil || len(csr.Bundle.Challenge) == 0 || !pt.issued() || rules.Evidence == ca.EvidenceNone {
 		return p.judgeUnproved(ctx, r, rules, pt, csr, wishes)
 	}
 	st, err := p.openChallenge(csr.Bundle.Challenge)

@@ -92,7 +92,7 @@ func (p *Provider) judgeUnproved(ctx context.Context, r Request, rules *ca.Profi
 		return nil, refuse
 	case continues && pt.Cert.Proved():
 		return nil, refuse.WithHint("the certificate began with evidence: ask /.well-known/est/%s/nonce and put it into the CSR again", r.Label)
-	case continues || p.clients(r.Endpoint) != nil || rules.Evidence != ca.EvidenceRequired:
+	case continues || p.unprovedHere(r.Endpoint):
 	default:
 		return nil, refuse
 	}

@@ -81,7 +81,7 @@ func (c *DeviceShowCmd) Run(ctx context.Context, out *cli.Out) error {
 	}
 	return out.Print(&d, func(w io.Writer) {
 		cli.Fields(w, "device", string(d.ID), "account", string(d.Account), "state", string(d.State), "reason", d.Reason, "serial", d.Serial,
-			"tier", string(d.Tier), "TPM maker", string(d.Maker), "EK digest", d.EKDigest, "OEM", string(d.OEM), "order", string(d.Order), "lot", string(d.Lot), "made", when(d.Created))
+			"tier", string(d.Tier), "TPM maker", string(d.Maker), "EK digest", d.EKDigest, "OEM", string(d.OEM), "order", string(d.Order), "lot", string(d.Lot), "came by", d.Origin, "made", when(d.Created))
 		var rows [][]string
 		for _, k := range d.Credentials {
 			state := k.Slot

@@ -27,8 +27,10 @@ type commands struct {
 	Status  StatusCmd  `cmd:"" help:"Show the services and their health."`
 	Anchors AnchorsCmd `cmd:"" help:"Write the services CA: what a TLS client must trust."`
 	Account struct {
-		Create AccountCreateCmd `cmd:"" help:"Act one: make an account."`
-		Show   AccountShowCmd   `cmd:"" help:"Show an account's EST labels, CAs and profiles."`
+		Create  AccountCreateCmd  `cmd:"" help:"Act one: make an account."`
+		Show    AccountShowCmd    `cmd:"" help:"Show an account's EST labels, CAs and profiles."`
+		Basic   AccountBasicCmd   `cmd:"" help:"Let clients without evidence in by HTTP Basic at one profile."`
+		TrustCA AccountTrustCACmd `cmd:"" name:"trust-ca" help:"Let units with certificates of another CA in at one profile."`
 	} `cmd:"" help:"Accounts of solution builders."`
 	Operator struct {
 		Add    OperatorAddCmd    `cmd:"" help:"Make a token for somebody."`
@@ -58,6 +60,7 @@ type commands struct {
 		Show    DeviceShowCmd   `cmd:"" help:"Show a device, its credentials and chain."`
 		Suspend DeviceChangeCmd `cmd:"" help:"Refuse a device until it is released."`
 		Release DeviceChangeCmd `cmd:"" help:"Let a suspended device work again."`
+		Heal    DeviceHealCmd   `cmd:"" help:"Lift the quarantine of credentials that began without evidence."`
 		Revoke  DeviceChangeCmd `cmd:"" help:"Revoke a device for good."`
 		Retire  DeviceChangeCmd `cmd:"" help:"Take a device out of service for good."`
 	} `cmd:"" help:"Devices."`

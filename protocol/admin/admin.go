@@ -258,6 +258,7 @@ type Device struct {
 	OEM         cradle.OEMID       `json:"oem"`
 	Order       cradle.OrderID     `json:"order"`
 	Lot         cradle.LotID       `json:"lot,omitempty"`
+	Origin      string             `json:"origin,omitempty"` // the credential by which it came without an order: basic/USER or ca/ID/UNIT
 	Serial      string             `json:"serial"`
 	State       cradle.DeviceState `json:"state"`
 	Tier        cradle.Tier        `json:"tier"`
@@ -283,6 +284,7 @@ type Credential struct {
 	Serial      cradle.CertSerial `json:"serial"`
 	Fingerprint string            `json:"fingerprint"` // SHA-256
 	Slot        string            `json:"slot"`
+	Proved      bool              `json:"proved"` // the key was proved to live in the device's TPM
 	NotBefore   time.Time         `json:"not_before"`
 	NotAfter    time.Time         `json:"not_after"`
 	Issued      time.Time         `json:"issued_at"`

@@ -3,7 +3,6 @@ package adminserver
 import (
 	"bytes"
 	"context"
-	"encoding/pem"
 	"maps"
 	"slices"
 
@@ -97,16 +96,9 @@ func (s *Server) createOEM(c *call, in admin.CreateOEM) (out admin.OEM, err erro
 }
 
 func (s *Server) importMaker(c *call, in admin.ImportMaker) (out admin.Maker, err error) {
-	var certs [][]byte
-	for rest := []byte(in.PEM); ; {
-		var b *pem.Block
-		if b, rest = pem.Decode(rest); b == nil {
-			break
-		}
-		if b.Type != "CERTIFICATE" {
-			return out, cradle.Errorf(cradle.Invalid, "the bundle holds a PEM block %q; only CERTIFICATE is wanted", b.Type)
-		}
-		certs = append(certs, b.Bytes)
+	certs, err := pemCerts(in.PEM)
+	if err != nil {
+		return out, err
 	}
 	anchors, added, err := s.Provider.ImportMaker(c.ctx(), in.Maker, in.Tier, certs)
 	if err != nil {

@@ -20,7 +20,7 @@ func (s *Server) deviceRoutes() {
 }
 
 func deviceMessage(d provider.Device) admin.Device {
-	return admin.Device{ID: d.ID, Account: d.Account, OEM: d.OEM, Order: d.Order, Lot: d.Lot, Serial: d.Serial, State: d.State,
+	return admin.Device{ID: d.ID, Account: d.Account, OEM: d.OEM, Order: d.Order, Lot: d.Lot, Origin: d.Origin, Serial: d.Serial, State: d.State,
 		Tier: d.Tier, Maker: d.Maker, EKDigest: d.EKDigest, Epoch: d.Epoch, Reason: d.Reason, Created: d.Created}
 }
 
@@ -58,7 +58,7 @@ func (s *Server) device(c *call, _ none) (m admin.Device, err error) {
 	m = deviceMessage(d)
 	for i := len(certs) - 1; i >= 0; i-- {
 		k := certs[i]
-		cr := admin.Credential{Profile: k.Profile, Serial: k.Serial, Fingerprint: k.Digest, Slot: string(k.Slot), NotBefore: k.NotBefore,
+		cr := admin.Credential{Profile: k.Profile, Serial: k.Serial, Fingerprint: k.Digest, Slot: string(k.Slot), Proved: k.Proved(), NotBefore: k.NotBefore,
 			NotAfter: k.NotAfter, Issued: k.Issued, Reason: k.Reason, PEM: admin.PEM(k.DER)}
 		if !k.Revoked.IsZero() {
 			cr.Revoked = &k.Revoked

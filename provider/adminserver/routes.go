@@ -24,6 +24,7 @@ func (s *Server) routes() {
 	s.accountRoutes()
 	s.orderRoutes()
 	s.deviceRoutes()
+	s.clientRoutes()
 	s.auditRoutes()
 	s.openRoutes()
 }
