@@ -54,7 +54,7 @@ func refused(err error) bool {
 		return c.Code != mqtt.ServerUnavailable
 	}
 	switch cradle.KindOf(err) {
-	case cradle.Internal, cradle.Busy:
+	case cradle.Internal, cradle.Busy, cradle.Pending:
 		return false
 	}
 	return true

@@ -88,12 +88,13 @@ func (m *making) exchange(ctx context.Context, c *est.Client, p cradle.Profile, 
 	return c.SimpleEnroll(ctx, csr)
 }
 
-// retryable says whether an error may pass by itself: the provider is busy, or not reached. Trust
+// retryable says whether an error may pass by itself: the provider is busy or waits for an operator, or is not reached. Trust
 // that fails does not pass.
 func retryable(err error) (after time.Duration, again bool) {
 	var status *est.StatusError
 	if errors.As(err, &status) {
-		return status.RetryAfter, cradle.KindOf(err) == cradle.Busy
+		kind := cradle.KindOf(err)
+		return status.RetryAfter, kind == cradle.Busy || kind == cradle.Pending
 	}
 	var untrusted *tls.CertificateVerificationError
 	var network *url.Error

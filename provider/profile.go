@@ -151,6 +151,16 @@ func (p *Provider) DefaultEndpoint(account cradle.AccountID) (Endpoint, error) {
 	return Endpoint{account, name, cradle.Label(account, name)}, nil
 }
 
+// POPLinking reports whether a CSR at the endpoint must be bound to its TLS connection (RFC 7030 §3.5).
+func (p *Provider) POPLinking(e Endpoint) bool {
+	return p.dir.Load().profiles[e.Account][e.Profile].POPLinking
+}
+
+// NeedsEvidence reports whether every CSR at the endpoint must carry evidence.
+func (p *Provider) NeedsEvidence(e Endpoint) bool {
+	return !p.unprovedHere(e)
+}
+
 // ProfileDiff is one field of a profile that a change sets.
 type ProfileDiff struct {
 	Profile  cradle.Profile

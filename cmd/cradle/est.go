@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/json"
 	"strings"
@@ -23,21 +24,38 @@ func estHost(host string, a cradle.AccountID) string { return string(a) + ".est.
 
 // Resolve implements estserver.Provider.
 func (e estProvider) Resolve(serverName, label string) (estserver.Endpoint, error) {
-	if label == "" {
-		account, ok := strings.CutSuffix(strings.ToLower(serverName), ".est."+e.host)
+	var ep provider.Endpoint
+	var err error
+	if label != "" {
+		ep, err = e.p.Endpoint(label)
+	} else {
+		account, ok := strings.CutSuffix(serverName, ".est."+e.host)
 		if !ok {
 			return estserver.Endpoint{}, cradle.Errorf(cradle.NotFound, "no account is known by the server name %q", serverName).
 				WithHint("give a label, /.well-known/est/<account>-<profile>/, or use the account's own host name")
 		}
-		ep, err := e.p.DefaultEndpoint(cradle.AccountID(account))
-		return estserver.Endpoint{Account: ep.Account, Profile: ep.Profile, Label: ep.Label}, err
+		ep, err = e.p.DefaultEndpoint(cradle.AccountID(account))
 	}
-	ep, err := e.p.Endpoint(label)
-	return estserver.Endpoint{Account: ep.Account, Profile: ep.Profile, Label: ep.Label}, err
+	if err != nil {
+		return estserver.Endpoint{}, err
+	}
+	out := estserver.Endpoint{Account: ep.Account, Profile: ep.Profile, Label: ep.Label, Bound: e.p.POPLinking(ep)}
+	if e.p.Passwords(ep) {
+		out.Realm = ep.Label
+	}
+	return out, nil
 }
 
 func endpoint(e estserver.Endpoint) provider.Endpoint {
 	return provider.Endpoint{Account: e.Account, Profile: e.Profile, Label: e.Label}
+}
+
+func client(c estserver.Client) provider.Client {
+	return provider.Client{Peer: c.Peer, Chain: c.Chain, Basic: (*provider.Basic)(c.Basic)}
+}
+
+func enrolment(r estserver.Enrolment) provider.Request {
+	return provider.Request{Endpoint: endpoint(r.Endpoint), Operation: provider.Operation(r.Operation), Client: client(r.Client), CSR: r.CSR}
 }
 
 // CACerts implements estserver.Provider.
@@ -45,24 +63,60 @@ func (e estProvider) CACerts(_ context.Context, ep estserver.Endpoint) ([]*x509.
 	return e.p.CACerts(endpoint(ep))
 }
 
+// CSRAttributes implements estserver.Provider.
+func (e estProvider) CSRAttributes(context.Context, estserver.Endpoint, estserver.Client) (est.CSRAttributes, error) {
+	return est.CSRAttributes{}, nil
+}
+
 // Nonce implements estserver.Provider.
-func (e estProvider) Nonce(ctx context.Context, ep estserver.Endpoint, peer *x509.Certificate, typ string, claim json.RawMessage) (est.NonceResponse, error) {
-	if typ != cradle.OIDActivation.String() {
-		return est.NonceResponse{}, cradle.Errorf(cradle.Invalid, "nonce requests here have the type %s, not %q", cradle.OIDActivation, typ)
+func (e estProvider) Nonce(ctx context.Context, ep estserver.Endpoint, c estserver.Client, q est.NonceRequest) (est.NonceResponse, error) {
+	switch {
+	case q.Type == cradle.OIDActivation.String():
+	case !e.p.NeedsEvidence(endpoint(ep)):
+		return est.NonceResponse{}, nil // an empty nonce: a CSR without evidence will do
+	default:
+		return est.NonceResponse{}, &cradle.Error{Kind: cradle.Invalid, Detail: "a nonce is given here for evidence of type " + cradle.OIDActivation.String() + " only",
+			Hint: "POST a request of that type", Err: estserver.ErrUnwilling}
 	}
-	r, err := e.p.Nonce(ctx, endpoint(ep), peer, claim)
+	r, err := e.p.Nonce(ctx, endpoint(ep), c.Peer, q.ReqInfo)
 	if err != nil {
 		return est.NonceResponse{}, err
 	}
 	info, err := json.Marshal(r.Challenge)
-	return est.NonceResponse{Nonce: r.Nonce, Expiry: int(r.Expires.Seconds()), Type: typ, RespInfo: info}, err
+	return est.NonceResponse{Nonce: r.Nonce, Expiry: int(r.Expires.Seconds()), Type: q.Type, RespInfo: info}, err
 }
 
 // Enroll implements estserver.Provider.
 func (e estProvider) Enroll(ctx context.Context, r estserver.Enrolment) (estserver.Issued, error) {
-	c, err := e.p.Enroll(ctx, provider.Request{Endpoint: endpoint(r.Endpoint), Operation: provider.Operation(r.Operation), Client: provider.Client{Peer: r.Peer}, CSR: r.CSR})
+	c, err := e.p.Enroll(ctx, enrolment(r))
 	if err != nil {
 		return estserver.Issued{}, err
 	}
 	return estserver.Issued{Certificate: c.Cert.Raw, Replaced: c.Replaced}, nil
+}
+
+// GenerateKey implements estserver.Provider.
+func (e estProvider) GenerateKey(ctx context.Context, r estserver.Enrolment, _ int) (estserver.GeneratedKey, error) {
+	k, err := e.p.GenerateKey(ctx, enrolment(r))
+	if err != nil {
+		return estserver.GeneratedKey{}, err
+	}
+	return estserver.GeneratedKey{Issued: estserver.Issued{Certificate: k.Cert.Raw}, PKCS8: k.PKCS8}, nil
+}
+
+// DecryptKey implements estserver.Provider.
+func (e estProvider) DecryptKey(ctx context.Context, ep estserver.Endpoint, id []byte) ([]byte, error) {
+	return e.p.DecryptKey(ctx, endpoint(ep), id)
+}
+
+// KeyGenerator implements estserver.Provider.
+func (e estProvider) KeyGenerator() ([]*x509.Certificate, crypto.Signer) { return e.p.KeyGenerator() }
+
+// TPMEnroll implements estserver.Provider.
+func (e estProvider) TPMEnroll(ctx context.Context, ep estserver.Endpoint, c estserver.Client, q est.TPMEnrollRequest) (estserver.TPMIssued, error) {
+	r, err := e.p.TPMEnroll(ctx, provider.TPMRequest{Endpoint: endpoint(ep), Client: client(c), CSR: q.CSR, EKChain: q.EKChain, EKPublic: q.EKPublic, AKPublic: q.AKPublic})
+	if err != nil {
+		return estserver.TPMIssued{}, err
+	}
+	return estserver.TPMIssued{Issued: estserver.Issued{Certificate: r.Cert}, CredentialBlob: r.CredentialBlob, EncryptedSecret: r.EncryptedSecret, Secret: r.Secret}, nil
 }

@@ -3,8 +3,10 @@ package est
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -44,10 +46,10 @@ func (e *StatusError) Error() string {
 
 // Unwrap lets cradle.KindOf and cradle.Public see the answer's kind, reason and hint.
 func (e *StatusError) Unwrap() error {
-	return &cradle.Error{Kind: e.kind(), Detail: e.Error(), Hint: e.Hint}
+	return &cradle.Error{Kind: e.kind(), Detail: e.Error(), Hint: e.Hint, RetryAfter: e.RetryAfter}
 }
 
-// kind is the inverse of the server's mapping. 5xx and answers that ask to come again are Busy.
+// kind is the inverse of the server's mapping. 5xx and 429 are Busy.
 func (e *StatusError) kind() cradle.Kind {
 	switch {
 	case e.Code == http.StatusUnauthorized:
@@ -60,7 +62,9 @@ func (e *StatusError) kind() cradle.Kind {
 		return cradle.Conflict
 	case e.Code == http.StatusRequestEntityTooLarge:
 		return cradle.TooLarge
-	case e.Code == http.StatusAccepted, e.Code == http.StatusTooManyRequests, e.Code >= 500:
+	case e.Code == http.StatusAccepted:
+		return cradle.Pending
+	case e.Code == http.StatusTooManyRequests, e.Code >= 500:
 		return cradle.Busy
 	}
 	return cradle.Invalid
@@ -69,7 +73,7 @@ func (e *StatusError) kind() cradle.Kind {
 // CACerts fetches the CA certificates (RFC 7030 §4.1) in the order in which they are encoded. They
 // are not verified.
 func (c *Client) CACerts(ctx context.Context) ([]*x509.Certificate, error) {
-	body, err := c.do(ctx, http.MethodGet, OpCACerts, "", nil, TypePKCS7)
+	body, _, err := c.do(ctx, http.MethodGet, OpCACerts, "", nil, TypePKCS7)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +97,7 @@ func (c *Client) Nonce(ctx context.Context, typ x509.OID, claim any) (NonceRespo
 		}
 		method, contentType = http.MethodPost, TypeNonce
 	}
-	answer, err := c.do(ctx, method, OpNonce, contentType, body, TypeNonce)
+	answer, _, err := c.do(ctx, method, OpNonce, contentType, body, TypeNonce)
 	if err != nil {
 		return NonceResponse{}, err
 	}
@@ -124,7 +128,7 @@ func (c *Client) enroll(ctx context.Context, op string, csr []byte) (*x509.Certi
 	if err != nil {
 		return nil, cradle.Errorf(cradle.Invalid, "certificate request: %w", err)
 	}
-	body, err := c.do(ctx, http.MethodPost, op, TypePKCS10, EncodeBody(csr, true), TypePKCS7)
+	body, _, err := c.do(ctx, http.MethodPost, op, TypePKCS10, EncodeBody(csr, true), TypePKCS7)
 	if err != nil {
 		return nil, err
 	}
@@ -141,6 +145,86 @@ func (c *Client) enroll(ctx context.Context, op string, csr []byte) (*x509.Certi
 	return certs[0], nil
 }
 
+// CSRAttributes asks what the server wants in a CSR (RFC 7030 §4.5). 204 and 404, by which a server says that it
+// wants nothing special, are an empty answer.
+func (c *Client) CSRAttributes(ctx context.Context) (CSRAttributes, error) {
+	body, _, err := c.do(ctx, http.MethodGet, OpCSRAttrs, "", nil, TypeCSRAttrs)
+	var status *StatusError
+	if errors.As(err, &status) && (status.Code == http.StatusNoContent || status.Code == http.StatusNotFound) {
+		return CSRAttributes{}, nil
+	}
+	if err != nil {
+		return CSRAttributes{}, err
+	}
+	der, err := DecodeBody(body)
+	if err != nil {
+		return CSRAttributes{}, fmt.Errorf("EST answer: %w", err)
+	}
+	return ParseCSRAttributes(der)
+}
+
+// GeneratedKey is the answer of serverkeygen: the certificate, and its key either as PKCS#8 or, when the request's
+// KeyWish asked for encryption, as a CMS EnvelopedData of a SignedData of a key package.
+type GeneratedKey struct {
+	Cert  *x509.Certificate
+	PKCS8 []byte // nil when Sealed is set
+	// Sealed is opened by internal/cms with the client's key; who signed the package inside is the caller's to judge.
+	Sealed []byte
+}
+
+// ServerKeyGen has the server make the key (RFC 7030 §4.4). The request's own key and signature are ignored by
+// the server. A key that comes in the clear must be that of the certificate; one that comes so against the wish of
+// the request is refused.
+func (c *Client) ServerKeyGen(ctx context.Context, csr []byte) (*GeneratedKey, error) {
+	wish, err := ParseKeyWish(csr)
+	if err != nil {
+		return nil, err
+	}
+	body, typ, err := c.do(ctx, http.MethodPost, OpServerKeyGen, TypePKCS10, EncodeBody(csr, true), TypeMultipart)
+	if err != nil {
+		return nil, err
+	}
+	parts, err := DecodeParts(typ, body, 2)
+	if err != nil {
+		return nil, err
+	}
+	if parts[1].is(TypePKCS8) || parts[1].is(TypePKCS7, "server-generated-key") {
+		parts[0], parts[1] = parts[1], parts[0] // either order (§4.4.2)
+	}
+	if !parts[1].is(TypePKCS7, "certs-only", "") {
+		return nil, cradle.Errorf(cradle.Invalid, "serverkeygen answer: no certificate, but a part of content type %.100q", parts[1].ContentType)
+	}
+	certs, err := DecodeCerts(parts[1].Body)
+	if err != nil {
+		return nil, err
+	}
+	if len(certs) != 1 {
+		return nil, cradle.Errorf(cradle.Invalid, "serverkeygen answer: %d certificates instead of one", len(certs))
+	}
+	out := &GeneratedKey{Cert: certs[0]}
+	switch sealed := parts[0].is(TypePKCS7, "server-generated-key"); {
+	case sealed != wish.Encrypted() || !sealed && !parts[0].is(TypePKCS8):
+		return nil, cradle.Errorf(cradle.Invalid, "serverkeygen answer: a key of content type %.100q for a request that asks encryption: %v", parts[0].ContentType, wish.Encrypted())
+	case sealed:
+		out.Sealed = parts[0].Body
+	default:
+		key, err := x509.ParsePKCS8PrivateKey(parts[0].Body)
+		if err != nil {
+			return nil, cradle.Errorf(cradle.Invalid, "serverkeygen answer: the key is not PKCS#8")
+		}
+		if s, ok := key.(crypto.Signer); !ok || !sameKey(s, certs[0]) {
+			return nil, cradle.Errorf(cradle.Invalid, "serverkeygen answer: the certificate is for another key")
+		}
+		out.PKCS8 = parts[0].Body
+	}
+	return out, nil
+}
+
+func sameKey(s crypto.Signer, c *x509.Certificate) bool {
+	spki, err := x509.MarshalPKIXPublicKey(s.Public())
+	return err == nil && bytes.Equal(spki, c.RawSubjectPublicKeyInfo)
+}
+
 func decodeCertsBody(body []byte) ([]*x509.Certificate, error) {
 	der, err := DecodeBody(body, PEMPKCS7...)
 	if err != nil {
@@ -149,17 +233,17 @@ func decodeCertsBody(body []byte) ([]*x509.Certificate, error) {
 	return DecodeCerts(der)
 }
 
-// do makes one request and returns the body of a 200 of media type accept.
-func (c *Client) do(ctx context.Context, method, op, contentType string, body []byte, accept string) ([]byte, error) {
+// do makes one request and returns body and content type of a 200 of media type accept.
+func (c *Client) do(ctx context.Context, method, op, contentType string, body []byte, accept string) (answer []byte, typ string, err error) {
 	if c.HTTP == nil {
-		return nil, cradle.Errorf(cradle.Invalid, "EST client without an HTTP client")
+		return nil, "", cradle.Errorf(cradle.Invalid, "EST client without an HTTP client")
 	}
 	if u, err := url.Parse(c.URL); err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, cradle.Errorf(cradle.Invalid, "EST URL %q: use https://host[:port]%s[label]", c.URL, WellKnown)
+		return nil, "", cradle.Errorf(cradle.Invalid, "EST URL %q: use https://host[:port]%s[label]", c.URL, WellKnown)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.URL, "/")+"/"+op, bytes.NewReader(body))
 	if err != nil {
-		return nil, fmt.Errorf("EST %s: %w", op, err)
+		return nil, "", fmt.Errorf("EST %s: %w", op, err)
 	}
 	req.Header.Set("Accept", accept)
 	if contentType != "" {
@@ -172,24 +256,25 @@ func (c *Client) do(ctx context.Context, method, op, contentType string, body []
 	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	resp, err := hc.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("EST %s: %w", op, err)
+		return nil, "", fmt.Errorf("EST %s: %w", op, err)
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))
 	if resp.StatusCode != http.StatusOK {
-		return nil, statusError(resp, answer)
+		return nil, "", statusError(resp, answer)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("EST %s: reading the answer: %w", op, err)
+		return nil, "", fmt.Errorf("EST %s: reading the answer: %w", op, err)
 	}
 	if len(answer) > MaxBody {
-		return nil, cradle.Errorf(cradle.TooLarge, "EST %s: the answer has more than %d bytes", op, MaxBody)
+		return nil, "", cradle.Errorf(cradle.TooLarge, "EST %s: the answer has more than %d bytes", op, MaxBody)
 	}
-	got, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	typ = resp.Header.Get("Content-Type")
+	got, params, err := mime.ParseMediaType(typ)
 	if smime, ok := params["smime-type"]; err != nil || got != accept || ok && !strings.EqualFold(smime, "certs-only") {
-		return nil, cradle.Errorf(cradle.Invalid, "EST %s: the answer has content type %q instead of %s", op, resp.Header.Get("Content-Type"), accept)
+		return nil, "", cradle.Errorf(cradle.Invalid, "EST %s: the answer has content type %q instead of %s", op, typ, accept)
 	}
-	return answer, nil
+	return answer, typ, nil
 }
 
 // ReasonHeader carries the reason of an answer that must have no content (a nonce request's 400).

@@ -118,7 +118,7 @@ func TestClientStatus(t *testing.T) {
 			w.Header().Set("Retry-After", "999999999")
 			w.WriteHeader(202)
 		},
-			est.StatusError{Code: 202, RetryAfter: 24 * time.Hour}, cradle.Busy},
+			est.StatusError{Code: 202, RetryAfter: 24 * time.Hour}, cradle.Pending},
 		{"without content", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set(est.ReasonHeader, "bad claim")
 			w.WriteHeader(400)

@@ -3,7 +3,9 @@
 // the Client.
 //
 // The pieces: EncodeCerts and DecodeCerts turn certificates into the degenerate SignedData of RFC 5652
-// §5 and back; CSRAttributes is what a server wants in a CSR (RFC 9908); EncodeBody and DecodeBody are the base64 around every EST message; NonceRequest and
+// §5 and back; CSRAttributes is what a server wants in a CSR (RFC 9908); EncodeBody and DecodeBody are the base64 around every EST message,
+// EncodeParts and DecodeParts several of them; KeyWish is how serverkeygen is to return the key; TPMEnrollRequest is
+// GlobalSign's tpmenroll; NonceRequest and
 // NonceResponse are draft-ietf-lamps-attestation-freshness (the editors' copy of 2026); Client makes
 // the four calls that a device or a line makes.
 //
@@ -33,6 +35,8 @@ const (
 	TypePKCS7     = "application/pkcs7-mime"                        // cacerts; old Bouncy Castle compares exactly
 	TypeCertsOnly = "application/pkcs7-mime; smime-type=certs-only" // enrolment answers
 	TypeCSRAttrs  = "application/csrattrs"
+	TypePKCS8     = "application/pkcs8"                                       // serverkeygen's key
+	TypeKey       = "application/pkcs7-mime; smime-type=server-generated-key" // the same, encrypted
 	TypeNonce     = "application/est-attestation-freshness+json"
 )
 

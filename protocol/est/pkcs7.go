@@ -62,10 +62,27 @@ func EncodeCerts(certs ...[]byte) ([]byte, error) {
 // encoded. Signatures, revocation lists and content in the message are ignored: it is a carrier. A message without
 // certificates, with anything but X.509 certificates among them, in BER, or with bytes left over is refused.
 func DecodeCerts(der []byte) ([]*x509.Certificate, error) {
+	raw, err := splitCerts(der)
+	if err != nil {
+		return nil, err
+	}
+	var certs []*x509.Certificate
+	for i, one := range raw {
+		c, err := x509.ParseCertificate(one)
+		if err != nil {
+			return nil, cradle.Errorf(cradle.Invalid, "PKCS#7 message: certificate %d: %w", i+1, err)
+		}
+		certs = append(certs, c)
+	}
+	return certs, nil
+}
+
+// splitCerts is DecodeCerts without parsing the certificates.
+func splitCerts(der []byte) ([][]byte, error) {
 	if len(der) > MaxDER {
 		return nil, cradle.Errorf(cradle.TooLarge, "a PKCS#7 message of %d bytes: at most %d", len(der), MaxDER)
 	}
-	bad := func(format string, args ...any) ([]*x509.Certificate, error) {
+	bad := func(format string, args ...any) ([][]byte, error) {
 		return nil, cradle.Errorf(cradle.Invalid, "PKCS#7 message: "+format, args...)
 	}
 	var ci contentInfo
@@ -129,7 +146,7 @@ func DecodeCerts(der []byte) ([]*x509.Certificate, error) {
 		return bad("%d bytes left over in signedData", len(rest))
 	}
 
-	var certs []*x509.Certificate
+	var certs [][]byte
 	for len(set) > 0 {
 		if len(certs) == MaxCerts {
 			return nil, cradle.Errorf(cradle.TooLarge, "PKCS#7 message: more than %d certificates", MaxCerts)
@@ -138,11 +155,10 @@ func DecodeCerts(der []byte) ([]*x509.Certificate, error) {
 		if set, err = asn1.Unmarshal(set, &one); err != nil {
 			return bad("certificate %d: %w", len(certs)+1, err)
 		}
-		c, err := x509.ParseCertificate(one.FullBytes)
-		if err != nil {
-			return bad("certificate %d: %w", len(certs)+1, err)
+		if one.Class != asn1.ClassUniversal || one.Tag != asn1.TagSequence {
+			return bad("certificate %d is not an X.509 certificate", len(certs)+1)
 		}
-		certs = append(certs, c)
+		certs = append(certs, one.FullBytes)
 	}
 	if len(certs) == 0 {
 		return bad("it holds no certificates")

@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/cradle-iot/cradle"
-	"github.com/cradle-iot/cradle/internal/reqlog"
 	"github.com/cradle-iot/cradle/provider"
 )
 
@@ -49,79 +48,53 @@ func (c *call) account() cradle.AccountID { return cradle.AccountID(c.r.PathValu
 // from the query: its fields' tags `query:"name"`.
 func handle[In, Out any](s *Server, o op, h func(c *call, in In) (Out, error)) {
 	o.in, o.out = reflect.TypeFor[In](), reflect.TypeFor[Out]()
-	s.register(o, func(w http.ResponseWriter, c *call) error {
+	s.register(o, func(w http.ResponseWriter, c *call) {
 		in, err := input[In](c.r)
-		if err != nil {
-			return err
+		var out Out
+		if err == nil {
+			out, err = h(c, in)
 		}
-		out, err := h(c, in)
 		if err != nil {
-			return err
+			s.refuse(w, c.r, err)
+			return
 		}
 		w.Header().Set("Content-Type", "application/json")
 		if o.out != reflect.TypeFor[none]() {
-			return sent(json.NewEncoder(w).Encode(out))
+			_ = json.NewEncoder(w).Encode(out)
 		}
-		return nil
 	})
-}
-
-// unsent is an error of a client that did not take its answer.
-type unsent struct{ error }
-
-func sent(err error) error {
-	if err != nil {
-		return unsent{err}
-	}
-	return nil
 }
 
 // handleStream registers a route that writes its answer itself. What h returns before it wrote anything is answered
 // as a refusal; a failure in the middle h must end with panic(http.ErrAbortHandler), so that a half is not taken for the whole.
 func handleStream(s *Server, o op, mediaType string, h func(w http.ResponseWriter, c *call) error) {
 	o.in, o.stream = reflect.TypeFor[none](), mediaType
-	s.register(o, func(w http.ResponseWriter, c *call) error {
+	s.register(o, func(w http.ResponseWriter, c *call) {
 		w.Header().Set("Content-Type", mediaType)
-		return h(w, c)
+		if err := h(w, c); err != nil {
+			s.refuse(w, c.r, err)
+		}
 	})
 }
 
-// register puts a route behind its limits and its authorization.
-func (s *Server) register(o op, serve func(w http.ResponseWriter, c *call) error) {
+// register puts a route behind its authorization.
+func (s *Server) register(o op, serve func(w http.ResponseWriter, c *call)) {
 	s.ops = append(s.ops, o)
 	s.mux.HandleFunc(o.method()+" "+o.path(), func(w http.ResponseWriter, r *http.Request) {
 		c := &call{r: r}
-		e := &reqlog.Event{Service: "admin", Operation: o.pattern, Account: requestAccount(r)}
-		s.answer(w, r, e, func() error {
-			if err := s.admit(c, &o, e); err != nil {
-				return err
+		if o.need != anyone {
+			var err error
+			if c.caller, err = s.caller(r); err == nil {
+				err = authorize(c.caller, o.need, o.scope, requestAccount(r))
 			}
-			return serve(w, c)
-		})
+			if err != nil {
+				s.refuse(w, r, err)
+				return
+			}
+			c.r = r.WithContext(provider.WithActor(r.Context(), c.actor()))
+		}
+		serve(w, c)
 	})
-}
-
-// admit sheds, authenticates and authorizes.
-func (s *Server) admit(c *call, o *op, e *reqlog.Event) error {
-	if err := s.Gate.Address(c.r); err != nil {
-		return err
-	}
-	if o.need == anyone {
-		return nil
-	}
-	var err error
-	if c.caller, err = s.caller(c.r); err != nil {
-		return err
-	}
-	e.Actor = c.actor()
-	if e.Account == "" {
-		e.Account = c.caller.account
-	}
-	if err := s.Gate.Operator(c.caller.account, c.name); err != nil {
-		return err
-	}
-	c.r = c.r.WithContext(provider.WithActor(c.r.Context(), e.Actor))
-	return authorize(c.caller, o.need, o.scope, requestAccount(c.r))
 }
 
 // requestAccount is the account that a route of the scope named is about.

@@ -3,13 +3,13 @@ package estserver_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"io"
 	"log/slog"
 	"math/big"
@@ -38,7 +38,14 @@ type ca struct {
 	refuse   error                           // of every call but Resolve
 	before   func(ctx context.Context) error // runs inside Enroll
 	padding  int                             // bytes of an extension in each issued certificate
-	replaced []string                        // told of each enrolment
+	realm    string                          // of every endpoint
+	bound    bool
+	want     est.CSRAttributes
+	keks     map[string][]byte
+	strength int              // told of the last generated key
+	client   estserver.Client // of the last call
+	tpm      est.TPMEnrollRequest
+	replaced []string // told of each enrolment
 }
 
 func newCA(t testing.TB) *ca {
@@ -76,7 +83,7 @@ func makeCert(t testing.TB, name string, parent *x509.Certificate, parentKey *ec
 func (c *ca) Resolve(serverName, label string) (estserver.Endpoint, error) {
 	for _, p := range []cradle.Profile{cradle.Operational, cradle.LDevID} {
 		if l := cradle.Label("acme", p); label == l || label == "" && serverName == "localhost" {
-			return estserver.Endpoint{Account: "acme", Profile: p, Label: l}, nil
+			return estserver.Endpoint{Account: "acme", Profile: p, Label: l, Realm: c.realm, Bound: c.bound}, nil
 		}
 	}
 	return estserver.Endpoint{}, cradle.Errorf(cradle.NotFound, "no account offers EST label %q here", label).WithHint("look into the order")
@@ -98,23 +105,71 @@ func (c *ca) CACerts(ctx context.Context, e estserver.Endpoint) ([]*x509.Certifi
 	return []*x509.Certificate{c.cert, c.root}, c.check(ctx, e)
 }
 
-func (c *ca) Nonce(ctx context.Context, e estserver.Endpoint, peer *x509.Certificate, typ string, claim json.RawMessage) (est.NonceResponse, error) {
+func (c *ca) CSRAttributes(ctx context.Context, e estserver.Endpoint, cl estserver.Client) (est.CSRAttributes, error) {
+	c.client = cl
+	return c.want, c.check(ctx, e)
+}
+
+func (c *ca) Nonce(ctx context.Context, e estserver.Endpoint, _ estserver.Client, q est.NonceRequest) (est.NonceResponse, error) {
 	if err := c.check(ctx, e); err != nil {
 		return est.NonceResponse{}, err
 	}
-	if typ == "" {
+	if q.Type == "" {
 		return est.NonceResponse{Nonce: bytes.Repeat([]byte{7}, 32), Expiry: 300}, nil
 	}
-	return est.NonceResponse{Type: typ, RespInfo: claim, Expiry: 300}, nil
+	return est.NonceResponse{Type: q.Type, RespInfo: q.ReqInfo, Expiry: 300}, nil
+}
+
+func (c *ca) DecryptKey(ctx context.Context, e estserver.Endpoint, id []byte) ([]byte, error) {
+	if key, ok := c.keks[string(id)]; ok {
+		return key, c.check(ctx, e)
+	}
+	return nil, cradle.Errorf(cradle.NotFound, "no such key")
+}
+
+func (c *ca) KeyGenerator() ([]*x509.Certificate, crypto.Signer) {
+	if c.keks == nil {
+		return nil, nil
+	}
+	return []*x509.Certificate{c.cert}, c.key
+}
+
+// GenerateKey makes a P-256 key, or one of P-384 where the request may have it.
+func (c *ca) GenerateKey(ctx context.Context, e estserver.Enrolment, strength int) (estserver.GeneratedKey, error) {
+	c.strength = strength
+	curve := elliptic.P256()
+	if strength >= 192 {
+		curve = elliptic.P384()
+	}
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	if err != nil {
+		return estserver.GeneratedKey{}, err
+	}
+	e.CSR, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "generated"}}, key)
+	if err != nil {
+		return estserver.GeneratedKey{}, err
+	}
+	issued, err := c.Enroll(ctx, e)
+	return estserver.GeneratedKey{Issued: issued, PKCS8: pkcs8(c.t, key)}, err
+}
+
+func (c *ca) TPMEnroll(ctx context.Context, e estserver.Endpoint, cl estserver.Client, q est.TPMEnrollRequest) (estserver.TPMIssued, error) {
+	c.tpm = q
+	if cl.Peer == nil { // who may come with nothing but a TPM is the provider's to say
+		cl.Basic = &estserver.Basic{}
+	}
+	issued, err := c.Enroll(ctx, estserver.Enrolment{Endpoint: e, Operation: estserver.Enroll, Client: cl, CSR: q.CSR})
+	return estserver.TPMIssued{Issued: issued, CredentialBlob: []byte("blob"), EncryptedSecret: []byte("secret"), Secret: bytes.Repeat([]byte{5}, 16)}, err
 }
 
 func (c *ca) Enroll(ctx context.Context, e estserver.Enrolment) (estserver.Issued, error) {
 	if err := c.check(ctx, e.Endpoint); err != nil {
 		return estserver.Issued{}, err
 	}
-	if e.Peer == nil {
-		c.t.Error("an enrolment without peer")
+	if e.Client.Peer == nil && e.Client.Basic == nil {
+		c.t.Error("an enrolment without client")
 	}
+	c.client = e.Client
 	if e.Operation != estserver.Enroll && e.Operation != estserver.Reenroll {
 		c.t.Errorf("operation %q", e.Operation)
 	}
@@ -276,4 +331,22 @@ func pkcs8(t testing.TB, key any) []byte {
 		t.Fatal(err)
 	}
 	return der
+}
+
+// raw sends bytes on a connection of its own and returns all that comes until the server closes it.
+func (s *server) raw(c *tls.Config, bytes string) string {
+	s.t.Helper()
+	if c == nil {
+		c = &tls.Config{RootCAs: s.roots, ServerName: "localhost"}
+	}
+	conn, err := tls.Dial("tcp", s.addr, c)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, bytes); err != nil {
+		s.t.Fatal(err)
+	}
+	got, _ := io.ReadAll(conn) // a reset after the answer is an end as well
+	return string(got)
 }

@@ -2,8 +2,8 @@ package estserver
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
-	"encoding/json"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/protocol/est"
@@ -14,6 +14,10 @@ type Endpoint struct {
 	Account cradle.AccountID
 	Profile cradle.Profile
 	Label   string // cradle.Label(Account, Profile), also when the path had none
+	// Realm is told to clients that may authenticate by HTTP Basic here; empty where they may not.
+	Realm string
+	// Bound demands that every CSR is bound to its TLS connection by a challengePassword (RFC 7030 §3.5).
+	Bound bool
 }
 
 // Operation is simpleenroll or simplereenroll.
@@ -25,14 +29,24 @@ const (
 	Reenroll Operation = est.OpSimpleReenroll
 )
 
+// Client is what a client brought to authenticate itself; any part may be missing.
+type Client struct {
+	// Peer is the TLS client certificate. TLS has proved that the client holds its key and nothing else:
+	// issuer, validity and status are the provider's to check.
+	Peer  *x509.Certificate
+	Chain []*x509.Certificate // as sent, unverified, Peer first
+	Basic *Basic
+}
+
+// Basic is what HTTP Basic carried (RFC 7617). The user may be empty (RFC 7030 §3.2.3).
+type Basic struct{ User, Password string }
+
 // Enrolment is one request for a certificate.
 type Enrolment struct {
 	Endpoint  Endpoint
 	Operation Operation
-	// Peer is the TLS client certificate, never nil. TLS has proved that the client holds its key and nothing
-	// else: issuer, validity and status are the provider's to check.
-	Peer *x509.Certificate
-	CSR  []byte // DER, not parsed, at most est.MaxBody
+	Client    Client // with a certificate or Basic
+	CSR       []byte // DER, not parsed, at most est.MaxBody
 }
 
 // Provider decides and issues. Errors carry a cradle.Kind, whose mapping to HTTP is in the package
@@ -46,14 +60,34 @@ type Provider interface {
 	// CACerts returns the issuing CA first, then upwards to the root.
 	CACerts(ctx context.Context, e Endpoint) ([]*x509.Certificate, error)
 
-	// Nonce answers the nonce resource. peer is nil for a client without certificate, and unverified as
-	// in Enrolment; typ and claim are empty when the client asked for a bare nonce.
-	Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate, typ string, claim json.RawMessage) (est.NonceResponse, error)
+	// CSRAttributes returns what a CSR for the endpoint is to hold. The client may have brought nothing.
+	CSRAttributes(ctx context.Context, e Endpoint, c Client) (est.CSRAttributes, error)
+
+	// Nonce answers the nonce resource. The client may have brought nothing; the zero request is the bare GET.
+	// An error that wraps ErrUnwilling says that no such nonce is given here.
+	Nonce(ctx context.Context, e Endpoint, c Client, q est.NonceRequest) (est.NonceResponse, error)
 
 	// Enroll issues one certificate and returns it, after it is on record. ctx is not cancelled when the
 	// client goes away, only after Config.Timeout; a certificate that is recorded and not
-	// delivered is answered again by the provider's replay rule.
+	// delivered is answered again by the provider's replay rule. cradle.Pending asks the client to send the same
+	// request again.
 	Enroll(ctx context.Context, e Enrolment) (Issued, error)
+
+	// GenerateKey is Enroll for a key that the provider makes; key and signature of the CSR are ignored (RFC 7030
+	// §4.4.1). strength is the number of bits of security with which the key will travel; a stronger key is not
+	// to be made (§4.4).
+	GenerateKey(ctx context.Context, e Enrolment, strength int) (GeneratedKey, error)
+
+	// DecryptKey returns the symmetric key of 16, 24 or 32 bytes that was agreed with clients of the endpoint under
+	// an identifier; cradle.NotFound when there is none.
+	DecryptKey(ctx context.Context, e Endpoint, id []byte) ([]byte, error)
+
+	// KeyGenerator signs the package of a generated key that is sent encrypted; a nil key means that this is
+	// not offered.
+	KeyGenerator() (chain []*x509.Certificate, key crypto.Signer)
+
+	// TPMEnroll decides on a tpmenroll request (est.OpTPMEnroll).
+	TPMEnroll(ctx context.Context, e Endpoint, c Client, q est.TPMEnrollRequest) (TPMIssued, error)
 }
 
 // Issued is an issued certificate.
@@ -62,4 +96,18 @@ type Issued struct {
 	// Replaced names the wishes of the CSR that the profile replaced by its own; the answer's header
 	// Cradle-Replaced lists them.
 	Replaced []string
+}
+
+// GeneratedKey is a certificate and its key.
+type GeneratedKey struct {
+	Issued
+	PKCS8 []byte
+}
+
+// TPMIssued is a certificate, the secret of 16 bytes under which it is to be sent, and that secret for the TPM.
+type TPMIssued struct {
+	Issued
+	CredentialBlob  []byte // content of TPM2B_ID_OBJECT
+	EncryptedSecret []byte // content of TPM2B_ENCRYPTED_SECRET
+	Secret          []byte
 }

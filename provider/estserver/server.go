@@ -1,23 +1,24 @@
-// Package estserver is EST (RFC 7030, RFC 8951) over net/http for a Provider: cacerts, simpleenroll,
-// simplereenroll, and the nonce resource of draft-ietf-lamps-attestation-freshness.
+// Package estserver is EST (RFC 7030 with RFC 8951 and 9908) over net/http for a Provider: cacerts, csrattrs,
+// simpleenroll, simplereenroll, serverkeygen, the nonce resource of draft-ietf-lamps-attestation-freshness, and
+// GlobalSign's tpmenroll. fullcmc is 501.
 //
 // A request goes through Server.ServeHTTP: path -> operation and label; TLS server name and label ->
-// Endpoint (Provider.Resolve); method, media type and body; the provider's decision; one answer. Each
-// operation returns (answer, error) and one place writes to the wire, so nothing is answered twice.
+// Endpoint (Provider.Resolve); what the client brought; method, media type and body; the provider's decision; one
+// answer. Each operation returns (answer, error) and one place writes to the wire, so nothing is answered twice.
 //
 // What it trusts: that TLS proved possession of the client certificate's key (r.TLS). It verifies neither that
-// certificate nor the CSR: both are the provider's, but for a challengePassword in the CSR, which binds it to the connection. What it does not do: csrattrs, serverkeygen, fullcmc
-// (404), HTTP Basic and Digest, delayed answers (202).
+// certificate, nor a password, nor the CSR: all are the provider's, but for a challengePassword in the CSR, which
+// binds it to the connection. For serverkeygen it encrypts the key that the provider made.
 //
 // Refusals are text/plain, the reason on the first line and what to do on the second. Kinds map so:
 //
-//	Invalid 400   Unauthorized 403   Forbidden 403   NotFound 404
+//	Invalid 400   Unauthorized 403 or 401   Forbidden 403   NotFound 404
 //	Conflict 409  TooLarge 413       Busy 503, Pending 202, both with Retry-After   Internal 500
 //
-// Unauthorized is 403 and not 401 because 401 demands a WWW-Authenticate challenge (RFC 9110 §15.5.2), of
-// which there is none for a TLS certificate, and because Bouncy Castle drops a 401 that has a body;
-// RFC 7030 asks for any 4xx. A bad nonce request is 400 without content, as its draft has it; the reason
-// is then in the header est.ReasonHeader.
+// Unauthorized is 401 where HTTP Basic is accepted (Endpoint.Realm). Elsewhere it is 403, because 401 demands a
+// WWW-Authenticate challenge (RFC 9110 §15.5.2), of which there is none for a TLS certificate; RFC 7030 asks for any
+// 4xx. A 401 has no content, since Bouncy Castle drops one that has, and neither has the 400 of a bad nonce request, as
+// its draft has it; the reason is then in the header est.ReasonHeader.
 package estserver
 
 import (
@@ -92,6 +93,7 @@ type answer struct {
 	allow       string // of a 405
 	retryAfter  int    // seconds; 0 for none
 	reason      string // for est.ReasonHeader
+	realm       string // of a 401
 }
 
 // refusal is an error with a status that no cradle.Kind stands for, or a form that the usual one does not have.
@@ -100,6 +102,7 @@ type refusal struct {
 	status    int    // 0: by the kind
 	allow     string // of a 405
 	noContent bool   // the reason goes into a header
+	retry     bool   // with Retry-After
 }
 
 func (r *refusal) Unwrap() error { return r.error }
@@ -109,6 +112,8 @@ type event struct {
 	op, label string
 	account   cradle.AccountID
 	profile   cradle.Profile
+	realm     string // the endpoint's
+	user      string // of HTTP Basic
 }
 
 // ServeHTTP implements http.Handler.
@@ -117,7 +122,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var ev event
 	a, err := s.handle(w, r, &ev)
 	if err != nil {
-		a = s.refuse(err)
+		a = s.refuse(err, ev.realm)
 	}
 	writeErr := s.write(w, r, a)
 	s.log(r, &ev, a, err, writeErr, time.Since(start))
@@ -134,50 +139,39 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ev *event) (a an
 	if r.TLS == nil {
 		return a, cradle.Errorf(cradle.Forbidden, "EST is served over TLS only").WithHint("use an https URL (RFC 7030 §3.3)")
 	}
-	op, label, err := splitPath(r.URL.Path)
+	op, label, err := splitPath(r.URL)
 	ev.op, ev.label = op, label
 	if err != nil {
 		return a, err
 	}
-	e, err := s.c.Provider.Resolve(r.TLS.ServerName, label)
+	e, err := s.c.Provider.Resolve(serverName(r), label)
 	if err != nil {
 		return a, err
 	}
-	ev.account, ev.profile, ev.label = e.Account, e.Profile, e.Label
+	ev.account, ev.profile, ev.label, ev.realm = e.Account, e.Profile, e.Label, e.Realm
+	c, err := clientOf(r)
+	if err != nil {
+		return a, err
+	}
+	if c.Basic != nil {
+		ev.user = c.Basic.User
+	}
 	switch op {
 	case est.OpCACerts:
 		return s.caCerts(r, e)
+	case est.OpCSRAttrs:
+		return s.csrAttributes(r, e, c)
 	case est.OpNonce:
-		return s.nonce(w, r, e)
+		return s.nonce(w, r, e, c)
+	case est.OpServerKeyGen:
+		return s.serverKeyGen(w, r, e, c)
+	case est.OpTPMEnroll:
+		return s.tpmEnroll(w, r, e, c)
+	case est.OpFullCMC:
+		return s.fullCMC(r)
 	default:
-		return s.enroll(w, r, e, Operation(op))
+		return s.enroll(w, r, e, c, Operation(op))
 	}
-}
-
-// operations says which operations there are, and which are offered.
-var operations = map[string]bool{
-	est.OpCACerts: true, est.OpSimpleEnroll: true, est.OpSimpleReenroll: true, est.OpNonce: true,
-	est.OpCSRAttrs: false, est.OpServerKeyGen: false, est.OpFullCMC: false,
-}
-
-// splitPath reads /.well-known/est[/label]/operation (RFC 7030 §3.2.2).
-func splitPath(path string) (op, label string, err error) {
-	rest, ok := strings.CutPrefix(path, est.WellKnown)
-	op = rest
-	if i := strings.IndexByte(rest, '/'); i >= 0 {
-		label, op = rest[:i], rest[i+1:]
-		ok = ok && label != ""
-	}
-	offered, known := operations[op]
-	_, labelIsOp := operations[label] // never a label (RFC 7030 §3.2.2)
-	switch {
-	case !ok || !known || labelIsOp || len(label) > 2*cradle.MaxIDLen:
-		return "", "", cradle.Errorf(cradle.NotFound, "there is no such EST resource").
-			WithHint("use %s[label/]{cacerts,simpleenroll,simplereenroll,nonce}", est.WellKnown)
-	case !offered:
-		return op, label, cradle.Errorf(cradle.NotFound, "%s is not offered", op)
-	}
-	return op, label, nil
 }
 
 // call runs fn under the concurrency limit, with a context that outlives the client: a certificate is not
@@ -207,8 +201,8 @@ func (s *Server) call(r *http.Request, fn func(ctx context.Context) error) error
 	return err
 }
 
-// refuse makes the answer of an error.
-func (s *Server) refuse(err error) answer {
+// refuse makes the answer of an error; realm is that of the endpoint, if one was found.
+func (s *Server) refuse(err error, realm string) answer {
 	detail, hint := cradle.Public(err)
 	a := answer{contentType: "text/plain; charset=utf-8", status: http.StatusInternalServerError}
 	switch cradle.KindOf(err) {
@@ -229,15 +223,23 @@ func (s *Server) refuse(err error) answer {
 		a.status = http.StatusAccepted
 		a.retryAfter = s.retryAfter(err)
 	}
+	noContent := false
 	if f, ok := err.(*refusal); ok {
 		if f.status != 0 {
 			a.status = f.status
 		}
-		a.allow = f.allow
-		if f.noContent && a.status == http.StatusBadRequest {
-			a.contentType, a.reason = "", headerText(detail)
-			return a
+		if f.retry {
+			a.retryAfter = s.retryAfter(err)
 		}
+		a.allow = f.allow
+		noContent = f.noContent && a.status == http.StatusBadRequest
+	}
+	if cradle.KindOf(err) == cradle.Unauthorized && realm != "" {
+		a.status, a.realm, noContent = http.StatusUnauthorized, realm, true
+	}
+	if noContent {
+		a.contentType, a.reason = "", headerText(detail)
+		return a
 	}
 	text := detail + "\n"
 	if hint != "" {
@@ -255,7 +257,7 @@ func (s *Server) retryAfter(err error) int {
 	return s.c.RetryAfter + rand.IntN(s.c.RetryAfter+1)
 }
 
-// headerText keeps a reason within what a header value may hold.
+// headerText keeps a reason within what a header value may hold, in a head of less than 1024 bytes.
 func headerText(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
@@ -263,7 +265,7 @@ func headerText(s string) string {
 		}
 		return r
 	}, s)
-	return s[:min(len(s), 512)]
+	return s[:min(len(s), 400)]
 }
 
 // oneWrite is the size up to which net/http sends head and body in one write by itself: its buffer is
@@ -289,8 +291,18 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a answer) error {
 	if a.reason != "" {
 		h[est.ReasonHeader] = []string{a.reason}
 	}
-	h["Content-Length"] = []string{strconv.Itoa(len(a.body))}
+	if a.realm != "" { // so spelled: libest compares case
+		h["WWW-Authenticate"] = []string{"Basic realm=" + strconv.Quote(a.realm)}
+	}
+	if a.status != http.StatusNoContent {
+		h["Content-Length"] = []string{strconv.Itoa(len(a.body))}
+	}
 	h["Cache-Control"] = []string{"no-store"}
+	// net/http takes a request with both Content-Length and Transfer-Encoding by the latter; RFC 9112 §6.1 has the
+	// connection closed after one, as after HTTP/1.0 with a Transfer-Encoding. Which it was is not told any more.
+	if len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1) {
+		h["Connection"] = []string{"close"}
+	}
 	if r.Method == http.MethodHead {
 		w.WriteHeader(a.status)
 		return nil
@@ -327,6 +339,9 @@ func (s *Server) log(r *http.Request, ev *event, a answer, err, writeErr error, 
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		p := r.TLS.PeerCertificates[0]
 		attrs = append(attrs, slog.String("peer", p.Subject.CommonName), slog.String("peer_serial", p.SerialNumber.Text(16)))
+	}
+	if ev.user != "" {
+		attrs = append(attrs, slog.String("user", ev.user))
 	}
 	if err != nil {
 		level = slog.LevelWarn
