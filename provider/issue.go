@@ -206,6 +206,9 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 	if err != nil {
 		return nil, err
 	}
+	if d.birth {
+		d.dev = begun.Device // as it is on record
+	}
 	if begun.Replay != nil {
 		if d.proved() {
 			if err := p.replayable(begun.Replay, now); err != nil {
@@ -305,7 +308,7 @@ func (p *Provider) quarantine(ctx context.Context, r Request, c *Credential) err
 		return err
 	}
 	leaf, err := p.leaf(string(r.Account), ledger.KindRefusal, map[string]any{"device": c.Device.ID, "certificate": c.Cert.Digest,
-		"profile": c.Cert.Profile, "reason": "superseded certificate used; quarantined"})
+		"profile": c.Cert.Profile, "lineage": c.Cert.Lineage, "reason": QuarantineReason})
 	if err != nil {
 		return err
 	}

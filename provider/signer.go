@@ -71,9 +71,13 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 		DER: cert.Raw, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Intent: in.ID, Issued: now, Lineage: in.Lineage}
 	body := map[string]any{"certificate": row.Digest, "serial": row.Serial, "device": in.Device,
 		"profile": in.Profile, "order": d.dev.Order, "unit": d.dev.Serial, "ek": d.dev.EKDigest, "intent": in.ID, "authenticated_by": in.AuthCert,
-		"csr": in.CSR, "tier": d.dev.Tier, "maker": d.dev.Maker, "proved": d.proved(), "replaced": d.wishes.Replaced(cert)}
+		"csr": in.CSR, "tier": d.dev.Tier, "maker": d.dev.Maker, "proved": d.proved(), "replaced": d.wishes.Replaced(cert), "challenge": in.Challenge, "lineage": in.Lineage}
 	if d.dev.Origin != "" {
 		body["origin"] = d.dev.Origin
+	}
+	if d.birth {
+		born := d.dev.Row()
+		body["record"] = born.Record()
 	}
 	leaf, err := p.leaf(string(in.Account), ledger.KindIssuance, body)
 	if err != nil {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"encoding/json"
 	"slices"
 
 	"github.com/cradle-iot/cradle"
@@ -24,16 +25,29 @@ func (v *verification) startLeaves() {
 func (v *verification) event(name string, l Leaf, b Body) {
 	switch l.Kind {
 	case KindIssuance:
-		v.issued(name, b)
+		v.issued(name, l, b)
 	case KindStation:
 		v.stationIssued(name, b)
 	case KindRevocation:
+		v.said(b)
 		v.standing(name, l, b)
+	case KindRefusal:
+		if b.Certificate != "" && b.Profile != "" { // a superseded certificate was used
+			v.quarantined[lineageOf(b)] = true
+			b.State = ""
+			v.said(b)
+		}
 	case KindOrder:
 		v.ordered(name, b)
 	case KindLot:
 		v.lotted(name, b)
+	case KindOperator:
+		if b.Action == "device heal" {
+			v.healed(b.Device)
+		}
+		v.profiled(b)
 	case KindAccount:
+		v.profiled(b)
 		for _, id := range b.Authorities {
 			if a := v.authorities[id]; a != nil {
 				a.logged = true
@@ -67,7 +81,7 @@ func (v *verification) logged(name string, b Body, profile string) *certRecord {
 	return c
 }
 
-func (v *verification) issued(name string, b Body) {
+func (v *verification) issued(name string, l Leaf, b Body) {
 	c := v.logged(name, b, b.Profile)
 	if c != nil && c.device != b.Device {
 		v.find(CertificateChanged, "certificate "+b.Certificate, "the row says device %s, %s says %s", c.device, name, b.Device)
@@ -91,6 +105,17 @@ func (v *verification) issued(name string, b Body) {
 			v.find(DeviceChanged, "device "+b.Device, "the row says %s %q, %s says %q", f.what, f.row, name, f.leaf)
 		}
 	}
+	if c != nil {
+		d, _ := parseDigest(b.Certificate)
+		v.lineOf(name, l.Time, d, b)
+		if b.Proved && b.Challenge != "" && b.Challenge != c.challenge {
+			v.find(CertificateChanged, "certificate "+b.Certificate, "the row of its intent says that the challenge %q was spent, %s says %s", c.challenge, name, b.Challenge)
+		}
+	}
+	if b.Record != "" && b.Record != dev.record {
+		v.find(DeviceChanged, "device "+b.Device, "its IAK, EK certificate, anchor or other facts of its birth are not those that %s recorded", name)
+	}
+	dev.ldevid = dev.ldevid || b.Profile == string(cradle.LDevID)
 	var current string
 	switch b.Profile {
 	case string(cradle.IDevID):
@@ -187,6 +212,9 @@ func (v *verification) lotted(name string, b Body) {
 	if b.Report != "" && b.Report != lot.report {
 		v.find(LotChanged, "lot "+b.Lot, "%s records a report with the digest %s, the stored one has %s", name, b.Report, lot.report)
 	}
+	if b.Custody != "" && b.Custody != lot.row.Head {
+		v.find(LotChanged, "lot "+b.Lot, "%s records a custody record with the digest %s, the row says %s", name, b.Custody, lot.row.Head)
+	}
 	if b.Order != "" && b.Order != lot.row.Order {
 		v.find(LotChanged, "lot "+b.Lot, "the row says order %s, %s says %s", lot.row.Order, name, b.Order)
 	}
@@ -217,12 +245,7 @@ func (v *verification) finishRecords(seen []digest) {
 		}
 	}
 	for id, dev := range v.devices {
-		row := cradle.DeviceState(dev.row.State)
-		if row != dev.standing && (row.Blocked() || dev.standing.Blocked()) {
-			said := string(dev.standing)
-			if said == "" {
-				said = "nothing"
-			}
+		if row, said := cradle.DeviceState(dev.row.State), v.stateOf(dev); row != said {
 			v.find(DeviceChanged, "device "+id, "the row says %s, the log says %s", row, said)
 		}
 		if lot := dev.row.Lot; lot != "" && v.lots[lot] == nil {
@@ -235,7 +258,10 @@ func (v *verification) finishRecords(seen []digest) {
 			v.find(CertificateUnlogged, name, "%s of %s, serial %s: no leaf records it", c.profile, c.device, c.serial)
 		}
 		v.finishRevocation(name, c)
+		v.slotOf(name, d, c)
 	}
+	v.finishState()
+	v.finishProfiles()
 	v.sum.Seen = int64(len(seen))
 	for _, d := range seen {
 		if c := v.certs[d]; c == nil || c.leaves == 0 {
@@ -243,6 +269,59 @@ func (v *verification) finishRecords(seen []digest) {
 		}
 	}
 	slices.SortStableFunc(v.findings, func(a, b Finding) int { return compareText(a, b) })
+}
+
+// profileLeaf is how a leaf speaks of a profile: by the digest of its text, or by the old and the new one's.
+type profileLeaf struct{ Old, New string }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (p *profileLeaf) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		return json.Unmarshal(b, &p.New)
+	}
+	type plain profileLeaf
+	return json.Unmarshal(b, (*plain)(p))
+}
+
+func (v *verification) profiled(b Body) {
+	for name, p := range b.Profiles {
+		if v.profiles == nil {
+			v.profiles = map[string]string{}
+		}
+		v.profiles[name] = p.New
+	}
+}
+
+// finishProfiles holds the account's profiles against what the leaves said of them.
+func (v *verification) finishProfiles() {
+	if v.accountRow == nil || v.profiles == nil {
+		return
+	}
+	for name, text := range v.accountRow.Profiles {
+		if got := hexDigest([]byte(text)); got != v.profiles[name] {
+			v.find(AccountChanged, "account "+v.accountRow.ID, "its profile %s has the digest %s, the log says %q", name, got, v.profiles[name])
+		}
+	}
+	for name := range v.profiles {
+		if _, there := v.accountRow.Profiles[name]; !there {
+			v.find(AccountChanged, "account "+v.accountRow.ID, "its profile %s is gone", name)
+		}
+	}
+}
+
+// stateOf is where a device must be by what the leaves said.
+func (v *verification) stateOf(d *deviceRecord) cradle.DeviceState {
+	switch lot := v.lots[d.row.Lot]; {
+	case d.standing.Blocked():
+		return d.standing
+	case d.ldevid, d.row.Order == "" && d.standing == "": // without an order it came by a credential
+		return cradle.Active
+	case d.row.Order == "":
+		return d.standing
+	case lot != nil && lot.state == "accepted":
+		return cradle.Accepted
+	}
+	return cradle.Made
 }
 
 // finishRevocation holds a certificate's mark against what the leaves said of it and of its device.
@@ -261,6 +340,12 @@ func (v *verification) finishRevocation(name string, c *certRecord) {
 		v.find(RevocationMissing, name, "it, or its device %s, was revoked on %s, but it is not marked so", c.device, stamp(final))
 	case !c.revoked && c.standing == cradle.Suspended:
 		v.find(RevocationMissing, name, "it was put on hold and never released, but it is not marked so")
+	case c.revoked && c.crl == "":
+		v.find(RevocationMissing, name, "it is marked as revoked or on hold, but CRLs and OCSP do not know of it")
+	case !c.revoked && c.crl != "":
+		v.find(RevocationUnlogged, name, "CRLs and OCSP say %s, it is not marked so", c.crl)
+	case c.revoked && (c.crl == cradle.CertificateHold.String()) != final.IsZero():
+		v.find(RevocationMissing, name, "CRLs and OCSP say %s, which is not how the log has it", c.crl)
 	}
 }
 

@@ -6,109 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/cradle-iot/cradle"
 )
 
 // An export is JSON lines, each an object with one member that names its type, in this order: header;
-// account, OEM, authority, order, lot, device and certificate rows; checkpoints by size; leaves by
-// index; the end. All of it is as of one moment.
-
-// Header begins an export.
-type Header struct {
-	Version int       `json:"version"` // Writer.Header sets it
-	Log     string    `json:"log"`
-	Origin  string    `json:"origin"`
-	Key     string    `json:"key"` // VerifierKey; an auditor gives his own copy to Verify
-	Created time.Time `json:"created"`
-}
-
-// Version of the format.
-const Version = 1
-
-// AccountRow is the account whose log it is.
-type AccountRow struct {
-	ID       string `json:"id"`
-	Region   string `json:"region"`
-	OrderKey []byte `json:"order_key"` // SPKI DER
-}
-
-// OEMRow is a device maker that has orders of the account.
-type OEMRow struct {
-	ID       string `json:"id"`
-	OrderKey []byte `json:"order_key"` // SPKI DER
-}
-
-// AuthorityRow is a CA that issued certificates of the account. Account is empty for the CA of stations.
-type AuthorityRow struct {
-	ID      string `json:"id"` // SHA-256 of DER, hexadecimal
-	Kind    string `json:"kind"`
-	Account string `json:"account,omitempty"`
-	DER     []byte `json:"der"`
-}
-
-// OrderRow is an order.
-type OrderRow struct {
-	ID       string `json:"id"`
-	Account  string `json:"account"`
-	OEM      string `json:"oem"`
-	JWS      []byte `json:"jws"`
-	Quantity int64  `json:"quantity"`
-	Used     int64  `json:"used"`
-	State    string `json:"state"`
-}
-
-// LotRow is a closed lot.
-type LotRow struct {
-	ID     string `json:"id"`
-	Order  string `json:"order"`
-	Report []byte `json:"report"` // JWS
-	State  string `json:"state"`
-}
-
-// DeviceRow is a device.
-type DeviceRow struct {
-	ID         string `json:"id"`
-	Account    string `json:"account"`
-	OEM        string `json:"oem"`
-	Order      string `json:"order"`
-	Lot        string `json:"lot,omitempty"`
-	Serial     string `json:"serial"`
-	Tier       string `json:"tier"`
-	Maker      string `json:"maker"`
-	EK         string `json:"ek"`               // SHA-256 of the EK's SPKI; empty where none is known
-	Origin     string `json:"origin,omitempty"` // the credential by which it came; then it has no order
-	State      string `json:"state"`
-	IDevIDCert string `json:"idevid_cert,omitempty"`
-	IAKCert    string `json:"iak_cert,omitempty"`
-}
-
-// CertificateRow is an issued certificate. Device is a station's order where Profile is not a device's.
-type CertificateRow struct {
-	Digest    string    `json:"digest"`
-	Serial    string    `json:"serial"`
-	Account   string    `json:"account"`
-	Device    string    `json:"device"`
-	Profile   string    `json:"profile"`
-	Authority string    `json:"authority"`
-	DER       []byte    `json:"der"`
-	NotBefore time.Time `json:"not_before"`
-	NotAfter  time.Time `json:"not_after"`
-	Revoked   bool      `json:"revoked,omitempty"`
-}
-
-// CheckpointRow is a stored checkpoint.
-type CheckpointRow struct {
-	Size int64  `json:"size"`
-	Note string `json:"note"`
-}
-
-// LeafRow is a stored leaf.
-type LeafRow struct {
-	Index int64  `json:"index"`
-	Data  string `json:"data"` // the very bytes of Leaf.Data
-}
+// account, OEM, authority, order, lot, device, certificate, quarantine and feed rows; the log's head; checkpoints by size;
+// remembered hashes; leaves by index; the end. All of it is as of one moment.
 
 // End closes an export; without it the file is incomplete.
 type End struct {
@@ -127,6 +31,10 @@ type line struct {
 	Lot         *LotRow         `json:"lot,omitempty"`
 	Device      *DeviceRow      `json:"device,omitempty"`
 	Certificate *CertificateRow `json:"certificate,omitempty"`
+	Quarantine  *QuarantineRow  `json:"quarantine,omitempty"`
+	Feed        *FeedRow        `json:"feed,omitempty"`
+	Head        *HeadRow        `json:"head,omitempty"`
+	Hash        *HashRow        `json:"hash,omitempty"`
 	Checkpoint  *CheckpointRow  `json:"checkpoint,omitempty"`
 	Leaf        *LeafRow        `json:"leaf,omitempty"`
 	End         *End            `json:"end,omitempty"`
@@ -155,7 +63,11 @@ const (
 	atLot
 	atDevice
 	atCertificate
+	atQuarantine
+	atFeed
+	atHead
 	atCheckpoint
+	atHash
 	atLeaf
 	atEnd
 	afterEnd
@@ -167,6 +79,7 @@ func (l *line) stage() (s stage, ok bool) {
 	for at, set := range [...]bool{
 		atHeader: l.Header != nil, atAccount: l.Account != nil, atOEM: l.OEM != nil, atAuthority: l.Authority != nil,
 		atOrder: l.Order != nil, atLot: l.Lot != nil, atDevice: l.Device != nil, atCertificate: l.Certificate != nil,
+		atQuarantine: l.Quarantine != nil, atFeed: l.Feed != nil, atHead: l.Head != nil, atHash: l.Hash != nil,
 		atCheckpoint: l.Checkpoint != nil, atLeaf: l.Leaf != nil, atEnd: l.End != nil,
 	} {
 		if set {
@@ -259,6 +172,18 @@ func (w *Writer) Device(r DeviceRow) error { return w.put(line{Device: &r}) }
 
 // Certificate writes a row.
 func (w *Writer) Certificate(r CertificateRow) error { return w.put(line{Certificate: &r}) }
+
+// Quarantine writes a row.
+func (w *Writer) Quarantine(r QuarantineRow) error { return w.put(line{Quarantine: &r}) }
+
+// Feed writes a row, by number.
+func (w *Writer) Feed(r FeedRow) error { return w.put(line{Feed: &r}) }
+
+// Head writes the head of the log.
+func (w *Writer) Head(r HeadRow) error { return w.put(line{Head: &r}) }
+
+// Hash writes a remembered hash.
+func (w *Writer) Hash(r HashRow) error { return w.put(line{Hash: &r}) }
 
 // Checkpoint writes the next checkpoint, by size.
 func (w *Writer) Checkpoint(size int64, note []byte) error {

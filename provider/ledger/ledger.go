@@ -82,27 +82,36 @@ type entry struct {
 // Body is what the verifier reads of a leaf's body; other members are for people. Digests are SHA-256 in
 // lower-case hexadecimal, of DER where a certificate or key is meant.
 type Body struct {
-	Account     string   `json:"account,omitempty"`
-	OEM         string   `json:"oem,omitempty"`
-	OrderKey    string   `json:"order_key,omitempty"`   // account, oem: digest of the SPKI
-	Authorities []string `json:"authorities,omitempty"` // account: digests of CA certificates
-	Order       string   `json:"order,omitempty"`
-	Digest      string   `json:"digest,omitempty"`   // order: digest of its payload
-	Quantity    int64    `json:"quantity,omitempty"` // order, when signed
-	State       string   `json:"state,omitempty"`    // order, lot, revocation: the new one
-	Lot         string   `json:"lot,omitempty"`
-	Report      string   `json:"report,omitempty"` // lot: digest of the report
-	Certificate string   `json:"certificate,omitempty"`
-	Serial      string   `json:"serial,omitempty"` // of the certificate
-	Profile     string   `json:"profile,omitempty"`
-	Device      string   `json:"device,omitempty"`
-	Unit        string   `json:"unit,omitempty"` // the device's serial
-	EK          string   `json:"ek,omitempty"`   // digest of the EK's SPKI
-	Intent      string   `json:"intent,omitempty"`
-	Tier        string   `json:"tier,omitempty"`
-	Maker       string   `json:"maker,omitempty"`
-	Origin      string   `json:"origin,omitempty"` // the credential by which the device came without an order
-	Proved      bool     `json:"proved,omitempty"` // evidence said where the key lives
+	Account         string                 `json:"account,omitempty"`
+	OEM             string                 `json:"oem,omitempty"`
+	OrderKey        string                 `json:"order_key,omitempty"`   // account, oem: digest of the SPKI
+	Authorities     []string               `json:"authorities,omitempty"` // account: digests of CA certificates
+	Order           string                 `json:"order,omitempty"`
+	Digest          string                 `json:"digest,omitempty"`   // order: digest of its payload
+	Quantity        int64                  `json:"quantity,omitempty"` // order, when signed
+	State           string                 `json:"state,omitempty"`    // order, lot, revocation: the new one
+	Lot             string                 `json:"lot,omitempty"`
+	Report          string                 `json:"report,omitempty"` // lot: digest of the report
+	Certificate     string                 `json:"certificate,omitempty"`
+	Serial          string                 `json:"serial,omitempty"` // of the certificate
+	Profile         string                 `json:"profile,omitempty"`
+	Device          string                 `json:"device,omitempty"`
+	Unit            string                 `json:"unit,omitempty"` // the device's serial
+	EK              string                 `json:"ek,omitempty"`   // digest of the EK's SPKI
+	Intent          string                 `json:"intent,omitempty"`
+	Tier            string                 `json:"tier,omitempty"`
+	Maker           string                 `json:"maker,omitempty"`
+	Profiles        map[string]profileLeaf `json:"profiles,omitempty"`         // account, operator: digests of texts
+	Lineage         string                 `json:"lineage,omitempty"`          // of the certificate
+	Record          string                 `json:"record,omitempty"`           // of a device, at its birth: DeviceRow.Record
+	Challenge       string                 `json:"challenge,omitempty"`        // spent by the issuance, its digest
+	AuthenticatedBy string                 `json:"authenticated_by,omitempty"` // digest of the client's certificate
+	Reason          string                 `json:"reason,omitempty"`
+	Code            string                 `json:"code,omitempty"`    // revocation: the CRLReason
+	Custody         string                 `json:"custody,omitempty"` // lot: digest of the custody record
+	Action          string                 `json:"action,omitempty"`  // operator: what was done
+	Origin          string                 `json:"origin,omitempty"`  // the credential by which the device came without an order
+	Proved          bool                   `json:"proved,omitempty"`  // evidence said where the key lives
 }
 
 // NewLeaf encodes an entry. body is a map or struct whose JSON is an object; its members are

@@ -30,6 +30,7 @@ var issuer = map[string]string{
 type records struct {
 	accountRow  *AccountRow
 	accountKey  *ecdsa.PublicKey
+	profiles    map[string]string // digest by name, by the leaves so far; nil: none said one
 	oems        map[string]*ecdsa.PublicKey
 	authorities map[string]*authorityRecord
 	orders      map[string]*orderRecord
@@ -65,17 +66,28 @@ type deviceRecord struct {
 	row      DeviceRow
 	standing cradle.DeviceState // by the leaves so far; empty: never touched by an operator
 	final    time.Time          // when it was revoked or retired
-
+	record   string             // DeviceRow.Record
+	ldevid   bool               // it got one
 }
 
 type certRecord struct {
 	serial, device, profile string
+	line, slot              string
+	challenge, crl          string
+	issued                  time.Time
 	revoked                 bool
 	notAfter                time.Time
 	leaves                  int
 	unproved                bool               // by its authority
 	standing                cradle.DeviceState // by the leaves that speak of it alone
 	ended                   time.Time          // when they revoked it
+}
+
+func (c *certRecord) lineage() lineage {
+	if c.line == "" {
+		return lineage{c.device, c.profile}
+	}
+	return lineage{c.device, c.line}
 }
 
 func newRecords() records {
@@ -190,7 +202,7 @@ func (v *verification) lot(r *LotRow) {
 		return
 	}
 	l := &lotRecord{row: *r, report: hexDigest(r.Report)}
-	l.row.Report = nil
+	l.row.Report, l.row.Custody = nil, nil
 	v.lots[r.ID] = l
 	if v.orders[r.Order] == nil {
 		v.find(OrderMissing, "order "+r.Order, "lot %s is of it", r.ID)
@@ -203,7 +215,9 @@ func (v *verification) device(r *DeviceRow) {
 		return
 	}
 	v.sum.Devices++
-	v.devices[r.ID] = &deviceRecord{row: *r}
+	rec := &deviceRecord{row: *r, record: r.Record()}
+	rec.row.EKCert, rec.row.IAK = nil, nil // digested
+	v.devices[r.ID] = rec
 	v.own(name, r.Account)
 	if other, there := v.eks[r.EK]; there && r.EK != "" {
 		v.find(UnitDuplicate, name, "device %s has the same TPM", other)
@@ -248,7 +262,7 @@ func (v *verification) certificate(r *CertificateRow) {
 		return
 	}
 	v.sum.Certificates++
-	c := &certRecord{serial: r.Serial, profile: r.Profile, revoked: r.Revoked, notAfter: r.NotAfter}
+	c := &certRecord{serial: r.Serial, profile: r.Profile, line: r.Lineage, slot: r.Slot, challenge: r.Challenge, crl: r.CRLReason, issued: r.Issued, revoked: r.Revoked, notAfter: r.NotAfter}
 	v.certs[d] = c
 	v.own(name, r.Account)
 	if _, there := v.serials[r.Serial]; there {

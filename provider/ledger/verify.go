@@ -28,6 +28,10 @@ const (
 	CheckpointRoot    Code = "checkpoint-root"      // a leaf below it was changed, removed, moved or put in
 	LogRolledBack     Code = "log-rolled-back"      // shorter than a signed checkpoint says
 	LogUnsigned       Code = "log-unsigned"         // old leaves above the newest checkpoint
+	HeadChanged       Code = "log-head-changed"     // size, root or newest checkpoint in the log's head
+	HashChanged       Code = "hash-changed"         // a remembered node of the tree
+	FeedChanged       Code = "feed-changed"         // status feed and log disagree
+	QuarantineChanged Code = "quarantine-changed"   // store and log disagree
 	WitnessMissing    Code = "witness-missing"      // no cosignature of a demanded witness, or an old one
 	RowForeign        Code = "row-foreign"          // of another account
 	RowDuplicate      Code = "row-duplicate"        // two rows, one name
@@ -165,6 +169,7 @@ func Verify(r io.Reader, o Options) ([]Finding, Summary, error) {
 	}
 	v.finishTree()
 	if whole { // else half of everything would seem to be missing
+		v.finishHead()
 		v.finishRecords(seen)
 	}
 	return v.findings, v.sum, nil

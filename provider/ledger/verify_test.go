@@ -216,7 +216,41 @@ func TestTampered(t *testing.T) {
 		"OEM's key":                            {do: set("oem", 0, "order_key", otherKey), code: ledger.OrderChanged, subject: "order ord-1"},
 		"lot's report":                         {do: set("lot", 0, "report", "AAAA"), code: ledger.LotChanged, subject: "lot lot-1"},
 		"lot's state":                          {do: set("lot", 0, "state", "waiting"), code: ledger.LotChanged, subject: "lot lot-1"},
-		"lot row removed":                      {do: func(f *file) { f.remove("lot", 0); f.renumber() }, code: ledger.LotChanged, subject: "lot lot-1"},
+		"device's IAK":                         {do: set("device", 6, "iak", "AAAA"), code: ledger.DeviceChanged, subject: dev(6)},
+		"device's EK certificate":              {do: set("device", 6, "ek_cert", "AAAA"), code: ledger.DeviceChanged, subject: dev(6)},
+		"device's anchor":                      {do: set("device", 6, "anchor", "b"), code: ledger.DeviceChanged, subject: dev(6)},
+		"device's epoch":                       {do: set("device", 6, "epoch", 1), code: ledger.DeviceChanged, subject: dev(6)},
+		"revoked device's epoch":               {do: set("device", 5, "epoch", 7), code: ledger.DeviceChanged, subject: dev(5)},
+		"device's reason":                      {do: set("device", 5, "reason", "none"), code: ledger.DeviceChanged, subject: dev(5)},
+		"active device made":                   {do: set("device", 6, "state", "made"), code: ledger.DeviceChanged, subject: dev(6)},
+		"certificate's slot":                   {do: set("certificate", 9, "slot", "superseded"), code: ledger.CertificateChanged, subject: cert(9)},
+		"spent challenge forgotten":            {do: set("certificate", 9, "challenge", ""), code: ledger.CertificateChanged, subject: cert(9)},
+		"certificate's time of issue":          {do: set("certificate", 9, "issued", "2026-03-02T12:00:00Z"), code: ledger.CertificateChanged, subject: cert(9)},
+		"CRL forgets":                          {do: set("certificate", 20, "crl_reason", ""), code: ledger.RevocationMissing, subject: cert(20)},
+		"CRL makes a hold of it":               {do: set("certificate", 20, "crl_reason", "certificateHold"), code: ledger.RevocationMissing, subject: cert(20)},
+		"CRL names a good one":                 {do: set("certificate", 9, "crl_reason", "keyCompromise"), code: ledger.RevocationUnlogged, subject: cert(9)},
+		"lot's custody":                        {do: set("lot", 0, "head", strings.Repeat("ab", 32)), code: ledger.LotChanged, subject: "lot lot-1"},
+		"feed event removed":                   {do: func(f *file) { f.remove("feed", 3); f.renumber() }, code: ledger.FeedChanged, subject: dev(5)},
+		"feed event's state":                   {do: set("feed", 3, "state", "active"), code: ledger.FeedChanged, subject: dev(5)},
+		"feed event's reason":                  {do: set("feed", 3, "reason", "none"), code: ledger.FeedChanged, subject: dev(5)},
+		"feed event planted": {do: func(f *file) {
+			f.plant("feed", map[string]any{"seq": 99, "device": w.devices[6].ID, "state": "revoked", "epoch": 1, "at": "2026-03-02T12:00:00Z"})
+			f.renumber()
+		}, code: ledger.FeedChanged, subject: dev(6)},
+		"feed events exchanged": {do: func(f *file) { f.get("feed", 3)["seq"] = 1 }, code: ledger.FeedChanged, subject: "feed"},
+		"quarantine planted": {do: func(f *file) {
+			f.plant("quarantine", map[string]any{"device": w.devices[6].ID, "lineage": "ldevid"})
+			f.renumber()
+		}, code: ledger.QuarantineChanged, subject: dev(6)},
+		"head's size":                {do: set("head", 0, "size", 269), code: ledger.HeadChanged, subject: "head"},
+		"head's root":                {do: set("head", 0, "root", "AAAA"), code: ledger.HeadChanged, subject: "head"},
+		"head's checkpoint":          {do: set("head", 0, "checkpoint", "x"), code: ledger.HeadChanged, subject: "head"},
+		"head removed":               {do: func(f *file) { f.remove("head", 0); f.renumber() }, code: ledger.HeadChanged, subject: "head"},
+		"remembered hash":            {do: set("hash", 0, "hash", strings.Repeat("A", 43)+"="), code: ledger.HashChanged, subject: "hash 0 of level 1"},
+		"remembered hash cut":        {do: set("hash", 0, "hash", "AAAA"), code: ledger.HashChanged, subject: "hash 0 of level 1"},
+		"remembered hash of nothing": {do: set("hash", 0, "n", 5), code: ledger.HashChanged, subject: "hash 5 of level 1"},
+		"account's profile":          {do: set("account", 0, "profiles", map[string]any{"ldevid": "validity = \"1h\"\n"}), code: ledger.AccountChanged, subject: "account acme"},
+		"lot row removed":            {do: func(f *file) { f.remove("lot", 0); f.renumber() }, code: ledger.LotChanged, subject: "lot lot-1"},
 		"authority's bytes": {do: set("authority", 1, "der", base64.StdEncoding.EncodeToString(w.authorities["root"].row.DER)),
 			code: ledger.AuthorityChanged, subject: "authority " + w.authorities["onboarding"].row.ID},
 

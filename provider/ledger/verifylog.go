@@ -19,6 +19,7 @@ type verification struct {
 	rows     int64
 
 	records
+	state
 
 	// The tree. Checkpoints whose signature is wrong are not in signed.
 	tree      Frontier
@@ -40,7 +41,7 @@ type signedRoot struct {
 }
 
 func newVerification(o Options) *verification {
-	return &verification{opts: o, records: newRecords(), sizes: map[int64]bool{}, previous: map[int64]int64{}, witnessed: map[string]Witnessed{}}
+	return &verification{opts: o, records: newRecords(), state: newState(), sizes: map[int64]bool{}, previous: map[int64]int64{}, witnessed: map[string]Witnessed{}}
 }
 
 func (v *verification) find(c Code, subject, format string, args ...any) {
@@ -61,7 +62,7 @@ func (v *verification) line(raw []byte) error {
 		return cradle.Errorf(cradle.Invalid, "a part of the export out of its order")
 	}
 	v.stage = s
-	if s > atHeader && s < atCheckpoint {
+	if s > atHeader && s < atLeaf && s != atCheckpoint {
 		v.rows++
 	}
 	switch s {
@@ -82,6 +83,14 @@ func (v *verification) line(raw []byte) error {
 		v.device(l.Device)
 	case atCertificate:
 		v.certificate(l.Certificate)
+	case atQuarantine:
+		v.quarantine(l.Quarantine)
+	case atFeed:
+		v.feed(l.Feed)
+	case atHead:
+		v.headRow(l.Head)
+	case atHash:
+		v.hash(l.Hash)
 	case atCheckpoint:
 		v.sum.Checkpoints++
 		v.checkpoint(fmt.Sprintf("checkpoint %d", l.Checkpoint.Size), l.Checkpoint.Size, []byte(l.Checkpoint.Note))
@@ -141,6 +150,7 @@ func (v *verification) checkpoint(where string, size int64, note []byte) {
 	}
 	if size >= 0 {
 		v.sizes[c.Size] = true
+		v.newest, v.newestSize = string(note), c.Size
 		if c.Previous > 0 {
 			v.previous[c.Previous] = c.Size
 		}
@@ -160,7 +170,9 @@ func (v *verification) leaf(r *LeafRow) {
 	}
 	v.index = r.Index + 1
 	data := []byte(r.Data)
-	v.tree.Append(Leaf{Data: data}.Hash())
+	hash := Leaf{Data: data}.Hash()
+	v.tree.Append(hash)
+	v.hashed(hash)
 	v.compare()
 	name := fmt.Sprintf("leaf %d", r.Index)
 	l, body, err := ParseLeaf(data)

@@ -55,6 +55,8 @@ type world struct {
 	leaves      []ledger.Leaf
 	order       *order.Order
 	serial      int64
+	feed        []ledger.FeedRow
+	quarantines []ledger.QuarantineRow
 	cosign      func(size int64, note []byte) []byte // nil: no witness
 }
 
@@ -91,7 +93,7 @@ func newWorld(t *testing.T) *world {
 	_, key := must2(ed25519.GenerateKey(rand.Reader))
 	w := &world{t: t, key: key, authorities: map[string]*authority{}, serial: 1000}
 	accountKey, oemKey := newKey(), newKey()
-	w.accountRow = ledger.AccountRow{ID: account, Region: "local", OrderKey: spki(accountKey)}
+	w.accountRow = ledger.AccountRow{ID: account, Region: "local", OrderKey: spki(accountKey), Profiles: map[string]string{"ldevid": "validity = \"8760h\"\n"}}
 	w.oem = ledger.OEMRow{ID: maker, OrderKey: spki(oemKey)}
 	var ids []string
 	for _, kind := range []string{"root", "onboarding", "operational", "idevid"} {
@@ -99,7 +101,7 @@ func newWorld(t *testing.T) *world {
 		ids = append(ids, w.authorities[kind].row.ID)
 	}
 	w.authorities["station"] = newAuthority("station", "")
-	w.leaf(ledger.KindAccount, map[string]any{"account": account, "order_key": digest(w.accountRow.OrderKey), "authorities": ids})
+	w.leaf(ledger.KindAccount, map[string]any{"account": account, "order_key": digest(w.accountRow.OrderKey), "authorities": ids, "profiles": map[string]any{"ldevid": digest([]byte(w.accountRow.Profiles["ldevid"]))}})
 
 	anchor := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.authorities["root"].row.DER}))
 	o := &order.Order{ID: "ord-1", Account: account, OEM: maker, Model: "Sensor", Quantity: units, SerialPrefix: "SN-", SerialFirst: "0001",
@@ -121,9 +123,9 @@ func newWorld(t *testing.T) *world {
 	for i := range units {
 		w.birth(i + 1)
 	}
-	lot := ledger.LotRow{ID: "lot-1", Order: "ord-1", Report: []byte("report"), State: "accepted"}
+	lot := ledger.LotRow{ID: "lot-1", Order: "ord-1", Report: []byte("report"), Head: digest([]byte("custody")), State: "accepted"}
 	w.lots = append(w.lots, lot)
-	w.leaf(ledger.KindLot, map[string]any{"lot": lot.ID, "order": lot.Order, "report": digest(lot.Report), "state": "accepted"})
+	w.leaf(ledger.KindLot, map[string]any{"lot": lot.ID, "order": lot.Order, "report": digest(lot.Report), "custody": lot.Head, "state": "accepted"})
 	for _, d := range w.devices {
 		d.Lot = lot.ID
 		d.State = "active"
@@ -141,6 +143,9 @@ func newWorld(t *testing.T) *world {
 	w.certState(w.certs[21], "suspended")
 	w.certState(w.certs[22], "suspended")
 	w.certState(w.certs[22], "active")
+	for len(w.leaves) < 270 { // more than a tile
+		w.leaf(ledger.KindRefusal, map[string]any{"reason": "no evidence"})
+	}
 	return w
 }
 
@@ -172,7 +177,7 @@ func (w *world) certBy(a *authority, profile, device string) *ledger.Certificate
 		NotBefore: w.now().Truncate(time.Second), NotAfter: w.now().Truncate(time.Second).AddDate(1, 0, 0)}
 	der := must(x509.CreateCertificate(rand.Reader, tpl, a.cert, &deviceKey.PublicKey, a.key))
 	c := &ledger.CertificateRow{Digest: digest(der), Serial: tpl.SerialNumber.Text(16), Account: account, Device: device, Profile: profile,
-		Authority: a.row.ID, DER: der, NotBefore: tpl.NotBefore, NotAfter: tpl.NotAfter}
+		Slot: "current", Issued: w.now(), Challenge: digest([]byte(tpl.SerialNumber.String())), Authority: a.row.ID, DER: der, NotBefore: tpl.NotBefore, NotAfter: tpl.NotAfter}
 	w.certs = append(w.certs, c)
 	return c
 }
@@ -183,15 +188,25 @@ func (w *world) issue(d *ledger.DeviceRow, profile string) *ledger.CertificateRo
 	return c
 }
 
+// log records an issuance and moves the lineage, as the store does.
 func (w *world) log(d *ledger.DeviceRow, c *ledger.CertificateRow) {
+	for _, o := range w.certs {
+		if o != c && o.Device == c.Device && o.Profile == c.Profile {
+			c.Slot = "next"
+			if o.Slot == "next" {
+				o.Slot = "superseded"
+			}
+		}
+	}
 	w.leaf(ledger.KindIssuance, map[string]any{"certificate": c.Digest, "serial": c.Serial, "device": d.ID, "profile": c.Profile,
-		"order": d.Order, "unit": d.Serial, "ek": d.EK, "intent": "x", "tier": d.Tier, "maker": d.Maker, "proved": true})
+		"order": d.Order, "unit": d.Serial, "ek": d.EK, "intent": "x", "challenge": c.Challenge, "lineage": c.Profile, "record": d.Record(), "tier": d.Tier, "maker": d.Maker, "proved": true})
 }
 
 func (w *world) birth(n int) *ledger.DeviceRow {
 	serial := fmt.Sprintf("SN-%04d", n)
 	d := &ledger.DeviceRow{ID: "acme-" + strings.ToLower(serial), Account: account, OEM: maker, Order: "ord-1", Serial: serial,
-		Tier: "simulator", Maker: "demo", EK: digest([]byte(serial)), State: "made"}
+		Tier: "simulator", Maker: "demo", EK: digest([]byte(serial)), EKCert: []byte("EK certificate " + serial), IAK: []byte("IAK " + serial), Anchor: "a",
+		Created: w.now(), State: "made"}
 	w.devices = append(w.devices, d)
 	w.orders[0].Used++
 	d.IAKCert = w.issue(d, "iak").Digest
@@ -200,11 +215,13 @@ func (w *world) birth(n int) *ledger.DeviceRow {
 }
 
 func (w *world) state(d *ledger.DeviceRow, to string) {
-	d.State = to
+	d.State, d.Reason = to, "test"
+	d.Epoch++
+	w.event(ledger.FeedRow{Device: d.ID, State: to, Epoch: d.Epoch, Reason: "test"})
 	w.leaf(ledger.KindRevocation, map[string]any{"account": account, "device": d.ID, "state": to, "reason": "test"})
 	for _, c := range w.certs {
 		if c.Device == d.ID && (to == "revoked" || to == "retired") {
-			c.Revoked = true
+			c.Revoked, c.CRLReason = true, "unspecified"
 		}
 	}
 }
@@ -212,7 +229,19 @@ func (w *world) state(d *ledger.DeviceRow, to string) {
 // certState is a change of one certificate alone.
 func (w *world) certState(c *ledger.CertificateRow, to string) {
 	c.Revoked = to != "active"
+	c.CRLReason = map[string]string{"suspended": "certificateHold", "revoked": "unspecified"}[to]
+	for _, d := range w.devices {
+		if d.ID == c.Device {
+			d.Epoch++
+			w.event(ledger.FeedRow{Device: d.ID, State: d.State, Epoch: d.Epoch, Reason: "test", Certificate: c.Digest, Released: to == "active"})
+		}
+	}
 	w.leaf(ledger.KindRevocation, map[string]any{"account": account, "device": c.Device, "certificate": c.Digest, "serial": c.Serial, "state": to, "reason": "test"})
+}
+
+func (w *world) event(e ledger.FeedRow) {
+	e.Seq, e.At = int64(len(w.feed)*2+1), w.now() // the others are another account's
+	w.feed = append(w.feed, e)
 }
 
 func (w *world) vkey() string {
@@ -233,6 +262,21 @@ func (w *world) checkpoints() (sizes []int64, notes [][]byte) {
 		sizes = append(sizes, previous)
 	}
 	return sizes, notes
+}
+
+// hashes are what a store remembers of the tree, and the tree's right edge.
+func (w *world) hashes() (level1 []ledger.Hash, f ledger.Frontier) {
+	var t ledger.Tiler
+	for _, l := range w.leaves {
+		f.Append(l.Hash())
+		if err := t.Add(l.Hash(), func(t ledger.Tile) error {
+			level1 = append(level1, ledger.Subtree(t.Hashes))
+			return nil
+		}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return level1, f
 }
 
 func (w *world) export() []byte {
@@ -263,12 +307,25 @@ func (w *world) export() []byte {
 	for _, c := range w.certs {
 		check(x.Certificate(*c))
 	}
+	for _, q := range w.quarantines {
+		check(x.Quarantine(q))
+	}
+	for _, e := range w.feed {
+		check(x.Feed(e))
+	}
 	sizes, notes := w.checkpoints()
 	for i := range sizes {
 		if w.cosign != nil {
 			notes[i] = w.cosign(sizes[i], notes[i])
 		}
+	}
+	hashes, f := w.hashes()
+	check(x.Head(ledger.HeadRow{Size: f.Size(), Root: f.Root().String(), Signed: sizes[len(sizes)-1], Checkpoint: string(notes[len(notes)-1]), Feed: int64(2 * len(w.feed))}))
+	for i := range sizes {
 		check(x.Checkpoint(sizes[i], notes[i]))
+	}
+	for n, h := range hashes {
+		check(x.Hash(ledger.HashRow{Level: 1, N: int64(n), Hash: h[:]}))
 	}
 	for i, l := range w.leaves {
 		check(x.Leaf(int64(i), l.Data))
@@ -335,6 +392,16 @@ next:
 func (f *file) remove(kind string, n int) {
 	i := f.at(kind, n)
 	*f = append((*f)[:i:i], (*f)[i+1:]...)
+}
+
+// plant puts a further line after the last certificate, quarantine or feed event.
+func (f *file) plant(kind string, line map[string]any) {
+	after := "certificate"
+	if kind == "feed" {
+		after = "feed"
+	}
+	i := f.at(after, -1) + 1
+	*f = append((*f)[:i:i], append(file{{kind: line}}, (*f)[i:]...)...)
 }
 
 // renumber makes indexes and counts fit again.

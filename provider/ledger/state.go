@@ -1,0 +1,264 @@
+package ledger
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+)
+
+// state is what changes after a thing was recorded: lineages, quarantines, the status feed, and what the store
+// remembers of its own log. Leaves are played over it, and rows held against the outcome.
+type state struct {
+	quarantineRows map[lineage]bool
+	quarantined    map[lineage]bool // by the leaves so far
+	slots          map[lineage]*slots
+	feedSeq        int64
+	devEvents      map[string]*tally // of the feed, by device
+	certEvents     map[string]*tally // and by certificate
+	head           *HeadRow
+	newest         string // note of the newest checkpoint row
+	newestSize     int64
+	hashes         map[node]Hash
+	tiler          Tiler
+}
+
+// lineage is a chain of certificates of a device that follow one another.
+type lineage struct{ device, name string }
+
+// proved: a lineage with evidence has its profile's name. Without, the slots move when a certificate is seen in use, of which there
+// is no leaf, and an operator heals it.
+func (l lineage) proved() bool { return !strings.Contains(l.name, "/") }
+
+// lineageOf names the lineage of a leaf.
+func lineageOf(b Body) lineage {
+	if b.Lineage == "" {
+		return lineage{b.Device, b.Profile}
+	}
+	return lineage{b.Device, b.Lineage}
+}
+
+// slots are where a lineage's certificates are, by the leaves so far.
+type slots struct {
+	current, next digest
+	filled        bool // current is set
+	waiting       bool // next is set
+}
+
+// tally counts the events of the feed about one thing against the leaves about it.
+type tally struct {
+	events, leaves int
+	newest         FeedRow // event
+	epoch          int64   // highest
+	state, reason  string  // of the newest leaf
+}
+
+type node struct {
+	level int
+	n     int64
+}
+
+func hashName(level int, n int64) string { return fmt.Sprintf("hash %d of level %d", n, level) }
+
+func newState() state {
+	return state{quarantineRows: map[lineage]bool{}, quarantined: map[lineage]bool{}, slots: map[lineage]*slots{},
+		devEvents: map[string]*tally{}, certEvents: map[string]*tally{}, hashes: map[node]Hash{}}
+}
+
+func (v *verification) quarantine(r *QuarantineRow) {
+	l := lineage{r.Device, r.Lineage}
+	if !v.duplicate("quarantine of device "+r.Device, v.quarantineRows[l]) {
+		v.quarantineRows[l] = true
+	}
+}
+
+func (v *verification) feed(r *FeedRow) {
+	if r.Seq <= v.feedSeq {
+		v.find(FeedChanged, "feed event", "number %d comes after %d", r.Seq, v.feedSeq)
+	}
+	v.feedSeq = r.Seq
+	t := at(v.devEvents, r.Device)
+	t.epoch = max(t.epoch, r.Epoch)
+	if r.Certificate != "" {
+		t = at(v.certEvents, r.Certificate)
+	}
+	t.events++
+	t.newest = *r
+}
+
+func at(m map[string]*tally, key string) *tally {
+	if m[key] == nil {
+		m[key] = new(tally)
+	}
+	return m[key]
+}
+
+// said counts a leaf that the feed must have told.
+func (v *verification) said(b Body) {
+	t := at(v.devEvents, b.Device)
+	if b.Certificate != "" {
+		t = at(v.certEvents, b.Certificate)
+	}
+	t.leaves++
+	t.state, t.reason = b.State, b.Reason
+}
+
+func (v *verification) headRow(r *HeadRow) {
+	if !v.duplicate("head of the log", v.head != nil) {
+		v.head = r
+	}
+}
+
+func (v *verification) hash(r *HashRow) {
+	if len(r.Hash) != len(Hash{}) || r.Level < 1 {
+		v.find(HashChanged, hashName(r.Level, r.N), "it has %d bytes", len(r.Hash))
+		return
+	}
+	v.hashes[node{r.Level, r.N}] = Hash(r.Hash)
+}
+
+// hashed holds the remembered hashes against the leaves.
+func (v *verification) hashed(leaf Hash) {
+	if len(v.hashes) == 0 {
+		return
+	}
+	err := v.tiler.Add(leaf, func(t Tile) error {
+		k := node{t.Level + 1, t.N}
+		if h, ok := v.hashes[k]; ok && h != Subtree(t.Hashes) {
+			v.find(HashChanged, hashName(k.level, k.n), "the store remembers %v, the leaves make %v", h, Subtree(t.Hashes))
+		}
+		delete(v.hashes, k)
+		return nil
+	})
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+}
+
+// finishHead is what can be said of the store's own memory of its log.
+func (v *verification) finishHead() {
+	for _, k := range slices.SortedFunc(maps.Keys(v.hashes), func(a, b node) int { return int(a.n - b.n) }) {
+		v.find(HashChanged, hashName(k.level, k.n), "the log has no such node")
+	}
+	h, root := v.head, v.tree.Root()
+	if h == nil {
+		v.find(HeadChanged, "head of the log", "it is missing")
+		return
+	}
+	if h.Size != v.tree.Size() || h.Root != root.String() {
+		v.find(HeadChanged, "head of the log", "the store says %d leaves, root %s; the leaves make %d, %v", h.Size, h.Root, v.tree.Size(), root)
+	}
+	if h.Signed != v.newestSize || h.Checkpoint != v.newest {
+		v.find(HeadChanged, "head of the log", "its newest checkpoint is of size %d, among the checkpoints it is %d, or they differ", h.Signed, v.newestSize)
+	}
+	if v.feedSeq > h.Feed {
+		v.find(FeedChanged, "head of the feed", "it is %d, an event has the number %d", h.Feed, v.feedSeq)
+	}
+}
+
+// lineOf plays an issuance over its lineage.
+func (v *verification) lineOf(name string, at time.Time, d digest, b Body) {
+	l := lineageOf(b)
+	s := v.slots[l]
+	if s == nil {
+		s = new(slots)
+		v.slots[l] = s
+	}
+	by, known := parseDigest(b.AuthenticatedBy)
+	if auth := v.certs[by]; known && auth != nil && auth.profile != station {
+		if a := v.slots[auth.lineage()]; a != nil && a.waiting && a.next == by { // seen in use
+			a.current, a.next, a.waiting = by, digest{}, false
+		}
+		if auth.profile != b.Profile && l.proved() {
+			delete(v.quarantined, l) // attested afresh
+		}
+	}
+	if !s.filled {
+		s.current, s.filled = d, true
+	} else {
+		s.next, s.waiting = d, true
+	}
+	if c := v.certs[d]; c != nil && !c.issued.IsZero() && (at.Sub(c.issued) > unsignedGrace*5 || c.issued.Sub(at) > unsignedGrace) {
+		v.find(CertificateChanged, "certificate "+d.String(), "the row says that it was issued on %s, %s is of %s", stamp(c.issued), name, stamp(at))
+	}
+}
+
+// slotOf says where a certificate must be. A certificate that waits may have been seen in use by a request that
+// was then refused, which no leaf tells: then it is current, and its predecessor superseded.
+func (v *verification) slotOf(name string, d digest, c *certRecord) {
+	s := v.slots[c.lineage()]
+	if s == nil || !c.lineage().proved() {
+		return
+	}
+	ok := false
+	switch d {
+	case s.next:
+		ok = s.waiting && (c.slot == "next" || c.slot == "current")
+	case s.current:
+		ok = c.slot == "current" || s.waiting && c.slot == "superseded"
+	default:
+		ok = c.slot == "superseded"
+	}
+	if !ok {
+		v.find(CertificateChanged, name, "the row says that it is %s in its lineage, the leaves do not", c.slot)
+	}
+}
+
+// healed is an operator's act: lineages without evidence leave their quarantine.
+func (v *verification) healed(device string) {
+	for l := range v.quarantined {
+		if l.device == device && !l.proved() {
+			delete(v.quarantined, l)
+		}
+	}
+}
+
+// finishState holds feed and quarantines against the leaves.
+func (v *verification) finishState() {
+	for id, t := range v.devEvents {
+		v.compareFeed("device "+id, t, cradle.DeviceState(t.state))
+		if dev := v.devices[id]; dev != nil && dev.row.Epoch != t.epoch {
+			v.find(DeviceChanged, "device "+id, "the row says epoch %d, the feed %d", dev.row.Epoch, t.epoch)
+		}
+	}
+	for d, t := range v.certEvents {
+		v.compareFeed("certificate "+d, t, cradle.DeviceState(t.state))
+	}
+	for id, dev := range v.devices {
+		t := v.devEvents[id]
+		switch {
+		case t == nil && dev.row.Epoch != 0:
+			v.find(DeviceChanged, "device "+id, "the row says epoch %d, but no event moved it", dev.row.Epoch)
+		case t == nil && dev.row.Reason != "", t != nil && t.leaves > 0 && dev.row.Reason != t.reason:
+			v.find(DeviceChanged, "device "+id, "the row gives the reason %q, no leaf does", dev.row.Reason)
+		}
+	}
+	for l := range v.quarantined {
+		if !v.quarantineRows[l] {
+			v.find(QuarantineChanged, "device "+l.device, "its %s credentials are in quarantine by the log, not by the store", l.name)
+		}
+	}
+	for l := range v.quarantineRows {
+		if !v.quarantined[l] {
+			v.find(QuarantineChanged, "device "+l.device, "the store has its %s credentials in quarantine, no leaf does", l.name)
+		}
+	}
+}
+
+// compareFeed: every leaf that changes a standing has its event, and the newest of both say the same.
+func (v *verification) compareFeed(name string, t *tally, state cradle.DeviceState) {
+	switch {
+	case t.events < t.leaves:
+		v.find(FeedChanged, name, "the status feed tells %d of its %d changes", t.events, t.leaves)
+	case t.events > t.leaves:
+		v.find(FeedChanged, name, "the status feed tells %d changes, the log %d", t.events, t.leaves)
+	case t.leaves == 0 || t.newest.Certificate != "" && state == "": // a quarantine
+	case t.newest.Certificate == "" && t.newest.State != t.state, t.newest.Certificate != "" && t.newest.Released == state.Blocked():
+		v.find(FeedChanged, name, "the status feed's newest event says %s, the log %s", t.newest.State, t.state)
+	case t.newest.Reason != t.reason:
+		v.find(FeedChanged, name, "the status feed gives the reason %q, the log %q", t.newest.Reason, t.reason)
+	}
+}

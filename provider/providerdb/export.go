@@ -1,0 +1,130 @@
+package providerdb
+
+import (
+	"context"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/sqldb"
+	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ledger"
+)
+
+// Export implements provider.Log.
+func (d *DB) Export(ctx context.Context, h ledger.Header, w *ledger.Writer) error {
+	return d.db.View(ctx, func(_ context.Context, tx *sqldb.Tx) error {
+		if err := w.Header(h); err != nil {
+			return err
+		}
+		for _, part := range []func(*sqldb.Tx, string, *ledger.Writer) error{exportDirectory, exportOrders, exportDevices, exportFeed, exportLog} {
+			if err := part(tx, h.Log, w); err != nil {
+				return err
+			}
+		}
+		return w.Close()
+	})
+}
+
+func exportDirectory(tx *sqldb.Tx, log string, w *ledger.Writer) error {
+	err := each(tx, scanAccount, func(a *provider.Account) error {
+		profiles := map[string]string{}
+		for name, text := range a.Profiles {
+			profiles[string(name)] = text
+		}
+		return w.Account(ledger.AccountRow{ID: string(a.ID), Region: a.Region, OrderKey: a.OrderKey, Profiles: profiles})
+	}, `SELECT `+accountColumns+` FROM accounts WHERE id = ?`, log)
+	if err != nil {
+		return err
+	}
+	err = each(tx, scanOEM, func(o *provider.OEM) error {
+		return w.OEM(ledger.OEMRow{ID: string(o.ID), OrderKey: o.OrderKey})
+	}, `SELECT id, order_key, lot_key, created FROM oems WHERE id IN (SELECT oem FROM orders WHERE account = ?) ORDER BY id`, log)
+	if err != nil {
+		return err
+	}
+	return each(tx, scanAuthority, func(a *provider.Authority) error {
+		return w.Authority(ledger.AuthorityRow{ID: a.ID, Kind: string(a.Kind), Account: string(a.Account), DER: a.Cert})
+	}, `SELECT `+authorityColumns+` FROM authorities WHERE account = ? OR kind = ? AND oem IN (SELECT oem FROM orders WHERE account = ?) ORDER BY id`,
+		log, provider.StationCA, log)
+}
+
+func exportOrders(tx *sqldb.Tx, log string, w *ledger.Writer) error {
+	err := each(tx, scanOrder, func(o *provider.Order) error {
+		return w.Order(ledger.OrderRow{ID: string(o.ID), Account: string(o.Account), OEM: string(o.OEM), JWS: o.JWS, Quantity: o.Quantity, Used: o.Used, State: string(o.State),
+			Reason: o.Reason, Created: o.Created})
+	}, `SELECT `+orderColumns+` FROM orders WHERE account = ? ORDER BY id`, log)
+	if err != nil {
+		return err
+	}
+	return each(tx, scanLot, func(l *provider.Lot) error {
+		return w.Lot(ledger.LotRow{ID: string(l.ID), Order: string(l.Order), OEM: string(l.OEM), Report: l.Report, Custody: l.Custody, Head: l.Head, Units: l.Units,
+			State: l.State, Findings: l.Findings, Closed: l.Closed, Accepted: l.Accepted})
+	}, `SELECT `+lotColumns+` FROM lots WHERE account = ? ORDER BY id`, log)
+}
+
+func exportDevices(tx *sqldb.Tx, log string, w *ledger.Writer) error {
+	err := each(tx, scanDevice, func(v *provider.Device) error { return w.Device(*v.Row()) },
+		`SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? ORDER BY d.id`, log)
+	if err != nil {
+		return err
+	}
+	type spent struct {
+		provider.Certificate
+		challenge, crl string
+		code           int64 // CRLReason, -1: not in CRLs
+	}
+	err = each(tx, func(r row, c *spent) error {
+		fields, done := certFields(&c.Certificate)
+		err := r.Scan(append(fields, &c.challenge, &c.code)...)
+		done()
+		if c.code >= 0 {
+			c.crl = cradle.Reason(c.code).String()
+		}
+		return err
+	}, func(c *spent) error {
+		return w.Certificate(ledger.CertificateRow{Digest: c.Digest, Serial: string(c.Serial), Account: string(c.Account), Device: string(c.Device),
+			Profile: string(c.Profile), Authority: c.Authority, DER: c.DER, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Lineage: c.Lineage, Slot: string(c.Slot), Intent: c.Intent,
+			Challenge: c.challenge, Issued: c.Issued, Revoked: !c.Revoked.IsZero(), RevokedAt: c.Revoked, CRLReason: c.crl, Reason: c.Reason})
+	}, `SELECT `+certColumns+`, COALESCE(i.challenge, ''), COALESCE(r.code, -1)
+		FROM certificates c LEFT JOIN intents i ON i.id = c.intent AND i.state = 'done' AND i.certificate = c.digest LEFT JOIN revocations r ON r.serial = c.serial
+		WHERE c.account = ? ORDER BY c.digest`, log)
+	if err != nil {
+		return err
+	}
+	return each(tx, func(r row, q *ledger.QuarantineRow) error { return r.Scan(&q.Device, &q.Lineage) }, func(q *ledger.QuarantineRow) error { return w.Quarantine(*q) },
+		`SELECT device, lineage FROM quarantines WHERE account = ? ORDER BY device, lineage`, log)
+}
+
+func exportFeed(tx *sqldb.Tx, log string, w *ledger.Writer) error {
+	return each(tx, scanFeed, func(e *provider.FeedEvent) error {
+		return w.Feed(ledger.FeedRow{Seq: e.Seq, Device: string(e.Device), State: string(e.State), Epoch: e.Epoch, Reason: e.Reason, At: e.At,
+			Certificate: e.Certificate, Released: e.Released})
+	}, `SELECT `+feedColumns+` FROM feed WHERE account = ? ORDER BY seq`, log)
+}
+
+func exportLog(tx *sqldb.Tx, log string, w *ledger.Writer) error {
+	type sized struct {
+		n    int64
+		data []byte
+	}
+	scan := func(r row, s *sized) error { return r.Scan(&s.n, &s.data) }
+	var h provider.Head
+	if err := scanHead(tx.QueryRow(`SELECT `+headColumns+` FROM logs WHERE log = ?`, log), &h); err != nil {
+		return err
+	}
+	head := ledger.HeadRow{Root: ledger.Hash(h.Root).String(), Signed: h.Signed, Checkpoint: string(h.Checkpoint)}
+	if err := tx.QueryRow(`SELECT size, (SELECT seq FROM feed_head) FROM logs WHERE log = ?`, log).Scan(&head.Size, &head.Feed); err != nil {
+		return err
+	}
+	if err := w.Head(head); err != nil {
+		return err
+	}
+	if err := each(tx, scan, func(s *sized) error { return w.Checkpoint(s.n, s.data) },
+		`SELECT size, note FROM checkpoints WHERE log = ? ORDER BY size`, log); err != nil {
+		return err
+	}
+	if err := each(tx, func(r row, h *ledger.HashRow) error { return r.Scan(&h.Level, &h.N, &h.Hash) }, func(h *ledger.HashRow) error { return w.Hash(*h) },
+		`SELECT level, n, hash FROM log_hashes WHERE log = ? ORDER BY level, n`, log); err != nil {
+		return err
+	}
+	return each(tx, scan, func(s *sized) error { return w.Leaf(s.n, s.data) }, `SELECT idx, data FROM leaves WHERE log = ? ORDER BY idx`, log)
+}
