@@ -29,6 +29,11 @@ type conn struct {
 	sql   *sql.Conn
 	pg    *pgx.Conn            // PostgreSQL: the driver's connection inside sql
 	stmts map[string]*sql.Stmt // SQLite: statements by text (pgx keeps its own)
+
+	// PostgreSQL: statements that travel with the next one whose result is asked for; the first
+	// foreign of them are not of the function that runs now.
+	later   []statementCall
+	foreign int
 }
 
 // connect opens a connection or takes one that database/sql still holds.
@@ -94,6 +99,9 @@ func (c *conn) exec(text string) error {
 
 func (c *conn) execArgs(text string, args []any) (int64, error) {
 	if c.pg != nil {
+		if len(c.later) > 0 {
+			return c.sendWith(text, args, nil)
+		}
 		tag, err := c.pg.Exec(forever, text, args...)
 		return tag.RowsAffected(), err
 	}
@@ -110,6 +118,9 @@ func (c *conn) execArgs(text string, args []any) (int64, error) {
 
 func (c *conn) query(text string, args []any) (*sql.Rows, error) {
 	if c.pg != nil {
+		if err := c.flush(); err != nil {
+			return nil, err
+		}
 		return c.sql.QueryContext(forever, text, args...)
 	}
 	s, err := c.stmt(text)
@@ -119,24 +130,23 @@ func (c *conn) query(text string, args []any) (*sql.Rows, error) {
 	return s.QueryContext(forever, args...)
 }
 
-func (c *conn) queryRow(text string, args []any) *sql.Row {
-	if c.pg == nil {
-		if s, err := c.stmt(text); err == nil {
-			return s.QueryRowContext(forever, args...)
+func (c *conn) queryRow(text string, args []any) Row {
+	if c.pg != nil {
+		r := &pgRow{types: c.pg.TypeMap()}
+		if len(c.later) > 0 {
+			_, r.err = c.sendWith(text, args, r)
+		} else {
+			rows, _ := c.pg.Query(forever, text, args...)
+			r.take(rows)
 		}
+		return r
 	}
-	return c.sql.QueryRowContext(forever, text, args...)
+	s, err := c.stmt(text)
+	if err != nil {
+		return &pgRow{err: err}
+	}
+	return s.QueryRowContext(forever, args...)
 }
-
-// errRow returns a row whose Scan fails: database/sql has no other way to make one.
-func (c *conn) errRow() *sql.Row {
-	ended, cancel := context.WithCancel(forever)
-	cancel()
-	return c.sql.QueryRowContext(ended, "SELECT 1")
-}
-
-// send runs a batch in one round trip.
-func (c *conn) send(b *pgx.Batch) error { return c.pg.SendBatch(forever, b).Close() }
 
 // stmt returns SQLite's prepared statement.
 func (c *conn) stmt(text string) (*sql.Stmt, error) {

@@ -371,3 +371,37 @@ func TestRewrite(t *testing.T) {
 		}
 	}
 }
+
+// TestQueueNeighbours: a queued statement that fails costs its own function alone, although its error shows when
+// another one asks for a result.
+func TestQueueNeighbours(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		db := open(t, url)
+		if err := insert(db, 1, "taken"); err != nil {
+			t.Fatal(err)
+		}
+		var seen [4]int64
+		put := func(id int64, name string) func(context.Context, *sqldb.Tx) error {
+			return func(_ context.Context, tx *sqldb.Tx) error {
+				return tx.Queue("INSERT INTO item (id, name) VALUES (?, ?)", id, name)
+			}
+		}
+		look := func(n *int64) func(context.Context, *sqldb.Tx) error {
+			return func(_ context.Context, tx *sqldb.Tx) error {
+				if err := tx.QueryRow("SELECT COUNT(*) FROM item").Scan(n); err != nil {
+					return cradle.Errorf(cradle.Conflict, "an answer of its own")
+				}
+				return tx.Queue("UPDATE item SET name = name WHERE id = 1")
+			}
+		}
+		errs := batch(t, db, put(2, "good"), look(&seen[0]), put(3, "taken"), look(&seen[1]), put(4, "fine"), look(&seen[2]))
+		for i, err := range errs {
+			if want := i == 2; errors.Is(err, sqldb.ErrUnique) != want || !want && err != nil {
+				t.Errorf("function %d: got %v", i, err)
+			}
+		}
+		if n := count(t, db); n != 3 || seen[2] != 3 {
+			t.Errorf("got %d rows, of which the last function saw %d; want 3", n, seen[2])
+		}
+	})
+}

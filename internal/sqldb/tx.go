@@ -7,8 +7,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // Tx is a running transaction. It must not be used after its function returned, nor by two goroutines.
@@ -18,7 +16,6 @@ type Tx struct {
 	caller context.Context // of a View: looked at before each statement; nil in an Update
 	wrote  bool            // something other than SELECT was sent
 	failed error           // of the first statement that failed
-	later  *pgx.Batch      // PostgreSQL: statements of Queue that were not sent yet
 	carry  *carried        // of an Update: what its batch shares
 }
 
@@ -61,9 +58,6 @@ func (c *carried) save(tx *Tx) error {
 			return err
 		}
 	}
-	if err := tx.flush(); err != nil {
-		return err
-	}
 	return tx.failed
 }
 
@@ -83,9 +77,12 @@ func (tx *Tx) Exec(query string, args ...any) (rowsAffected int64, err error) {
 	return n, nil
 }
 
-// Queue runs a statement whose result does not matter. On PostgreSQL it travels together with its
-// neighbours in one round trip, at the latest at the end of the function; its error then ends
-// the Update. On SQLite it runs at once. The arguments must not change before the end.
+// Touch says that the function changed a carried value and wrote nothing else.
+func (tx *Tx) Touch() { tx.wrote = true }
+
+// Queue runs a statement whose result does not matter. On PostgreSQL it travels together with the next
+// statement of the batch, at the latest with the commit; its error then ends the Update. On SQLite it runs
+// at once. The arguments must not change before the end.
 func (tx *Tx) Queue(query string, args ...any) error {
 	if tx.db.engine == SQLite {
 		_, err := tx.Exec(query, args...)
@@ -93,10 +90,7 @@ func (tx *Tx) Queue(query string, args ...any) error {
 	}
 	s := tx.db.rebinds.get(query)
 	tx.wrote = true
-	if tx.later == nil {
-		tx.later = new(pgx.Batch)
-	}
-	tx.later.Queue(s.text, args...)
+	tx.conn.later = append(tx.conn.later, statementCall{s.text, args})
 	return nil
 }
 
@@ -114,10 +108,10 @@ func (tx *Tx) Query(query string, args ...any) (*sql.Rows, error) {
 }
 
 // QueryRow runs a statement that returns one row; Scan says sql.ErrNoRows when there is none.
-func (tx *Tx) QueryRow(query string, args ...any) *sql.Row {
+func (tx *Tx) QueryRow(query string, args ...any) Row {
 	s, err := tx.prepare(query)
 	if err != nil {
-		return tx.conn.errRow()
+		return &pgRow{err: err}
 	}
 	row := tx.conn.queryRow(s.text, args)
 	if err := row.Err(); err != nil {
@@ -134,25 +128,9 @@ func (tx *Tx) prepare(query string) (*statement, error) {
 		}
 		tx.conn.deadline(readDeadline)
 	}
-	if err := tx.flush(); err != nil {
-		return nil, err
-	}
 	s := tx.db.rebinds.get(query)
 	tx.wrote = tx.wrote || !s.reads
 	return s, nil
-}
-
-// flush sends what Queue collected.
-func (tx *Tx) flush() error {
-	if tx.later == nil {
-		return nil
-	}
-	b := tx.later
-	tx.later = nil
-	if err := tx.conn.send(b); err != nil {
-		return tx.fail(err)
-	}
-	return nil
 }
 
 func (tx *Tx) fail(err error) error {

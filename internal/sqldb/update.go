@@ -249,15 +249,16 @@ func (w *writer) attempt(jobs []*job, more func() *job) (ran []*job, bad *job, e
 		}
 	}
 	w.conn.deadline(writeDeadline)
-	if err := w.conn.exec(w.db.begin); err != nil {
+	if err := w.conn.begin(w.db.begin); err != nil {
 		return ran, nil, w.rollback(err)
 	}
 	wrote, shared := false, new(carried)
 	for i := 0; i < len(ran); i++ {
 		j := ran[i]
 		tx := &Tx{db: w.db, conn: w.conn, carry: shared}
+		w.conn.foreign = len(w.conn.later)
 		if spoilt := w.call(j, tx); spoilt != nil {
-			if w.conn.broken(spoilt) || transient(spoilt) {
+			if w.conn.broken(spoilt) || transient(spoilt) || errors.As(spoilt, &unsaved{}) {
 				return ran, nil, w.rollback(spoilt)
 			}
 			if err := w.rollback(nil); err != nil {
@@ -282,7 +283,7 @@ func (w *writer) attempt(jobs []*job, more func() *job) (ran []*job, bad *job, e
 		return ran, nil, w.rollback(unsaved{err})
 	}
 	w.conn.deadline(writeDeadline)
-	if err := w.db.kill.commit(ran, func() error { return w.conn.exec("commit") }); err != nil {
+	if err := w.db.kill.commit(ran, w.conn.commit); err != nil {
 		lostNow := w.conn.pg != nil && w.conn.broken(err)
 		err = w.rollback(err)
 		if lostNow {
@@ -305,10 +306,7 @@ func (w *writer) call(j *job, tx *Tx) (spoilt error) {
 	}()
 	j.panicked = nil
 	j.err = j.fn(j.ctx, tx)
-	if j.err == nil {
-		j.err = tx.flush()
-	}
-	if pg := w.conn.pg; pg != nil && tx.failed == nil && pg.PgConn().TxStatus() != 'T' {
+	if tx.failed == nil && !w.conn.inside() {
 		tx.failed = errAborted
 		if j.err != nil {
 			tx.failed = j.err
@@ -336,7 +334,7 @@ func (w *writer) rollback(err error) error {
 		w.drop()
 		return away{err}
 	}
-	e := w.conn.exec("rollback")
+	e := w.conn.rollback()
 	if e != nil && strings.Contains(e.Error(), "no transaction is active") {
 		return err // SQLite ends it itself after some errors
 	}
