@@ -4,7 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/base64"
+	"encoding/base32"
+	"encoding/binary"
 	"encoding/hex"
 	"slices"
 	"time"
@@ -350,8 +351,13 @@ func (p *Provider) logRefusal(ctx context.Context, r Request, cause error) {
 	}
 }
 
+// newID ascends with time, so that rows follow each other in the store's indexes, and is random behind that.
 func newID() string {
-	b := make([]byte, 12)
-	rand.Read(b)
-	return base64.RawURLEncoding.EncodeToString(b)
+	b := make([]byte, 15)
+	binary.BigEndian.PutUint64(b, uint64(time.Now().UnixMicro())<<12)
+	rand.Read(b[6:])
+	return idText.EncodeToString(b)
 }
+
+// idText keeps the order of what it encodes.
+var idText = base32.HexEncoding.WithPadding(base32.NoPadding)

@@ -3,11 +3,12 @@ package sqldb
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 )
 
-// InsertMany inserts many rows into a table: on PostgreSQL in one statement whose arguments are one
-// array per column, on SQLite by one prepared statement. Each row has a value for each column; those of
+// InsertMany inserts many rows into a table: on PostgreSQL in one queued statement whose arguments are one
+// array per column, on SQLite by statements of several rows. Each row has a value for each column; those of
 // a column are all of one kind: text, whole number, or bytes.
 func (tx *Tx) InsertMany(table string, columns []string, rows [][]any) error {
 	if len(rows) == 0 {
@@ -15,11 +16,17 @@ func (tx *Tx) InsertMany(table string, columns []string, rows [][]any) error {
 	}
 	into := "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") "
 	if tx.db.engine == SQLite {
-		query := into + "VALUES (?" + strings.Repeat(", ?", len(columns)-1) + ")"
-		for _, r := range rows {
-			if _, err := tx.Exec(query, r...); err != nil {
+		one := "(?" + strings.Repeat(", ?", len(columns)-1) + ")"
+		for len(rows) > 0 {
+			n := 1
+			if len(rows) >= someRows {
+				n = someRows
+			}
+			query := into + "VALUES " + one + strings.Repeat(", "+one, n-1)
+			if _, err := tx.Exec(query, slices.Concat(rows[:n]...)...); err != nil {
 				return err
 			}
+			rows = rows[n:]
 		}
 		return nil
 	}
@@ -31,9 +38,11 @@ func (tx *Tx) InsertMany(table string, columns []string, rows [][]any) error {
 			return fmt.Errorf("internal error: column %s of %s: %w", columns[c], table, err)
 		}
 	}
-	_, err := tx.Exec(into+"SELECT * FROM unnest("+strings.Join(casts, ", ")+")", arrays...)
-	return err
+	return tx.Queue(into+"SELECT * FROM unnest("+strings.Join(casts, ", ")+")", arrays...)
 }
+
+// someRows is how many rows one of SQLite's statements inserts when there are that many.
+const someRows = 4
 
 // array collects a column, with the placeholder that PostgreSQL reads it by.
 func array(rows [][]any, c int) (values any, placeholder string, err error) {

@@ -82,27 +82,10 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 			}
 		}
 		o.Used += int64(len(units))
-		return appendLeaves(tx, string(account), leaves)
+		return appendLeaf(tx, leaves...)
 	})
 	if errors.Is(err, sqldb.ErrUnique) {
 		return &cradle.Error{Kind: cradle.Conflict, Detail: "a device or certificate of these is there already", Err: err}
 	}
 	return err
-}
-
-// appendLeaves is appendLeaf for many leaves of one log.
-func appendLeaves(tx *sqldb.Tx, log string, leaves []ledger.Leaf) error {
-	f, err := head(tx, log)
-	if err != nil {
-		return err
-	}
-	rows := make([][]any, len(leaves))
-	for i, l := range leaves {
-		rows[i] = []any{log, f.Size(), l.Data}
-		f.Append(l.Hash())
-	}
-	if err := tx.InsertMany("leaves", []string{"log", "idx", "data"}, rows); err != nil {
-		return fmt.Errorf("loading leaves: %w", err)
-	}
-	return nil
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -30,12 +33,59 @@ func scanCert(r row, c *provider.Certificate) error {
 	return err
 }
 
+const intentColumns = `id, account, device, profile, operation, authority, auth_cert, auth_profile, csr, spki, challenge, serial, epoch, created, replica, lineage, state, certificate, reason`
+
+func intentValues(i *provider.Intent) []any {
+	return []any{i.ID, i.Account, i.Device, i.Profile, i.Operation, i.Authority, i.AuthCert, i.AuthProfile, i.CSR, i.SPKI, i.Challenge, i.Serial,
+		i.Epoch, micros(i.Created), i.Replica, i.Lineage}
+}
+
 // spend inserts the intent, which spends its challenge. It reports false when the challenge was spent before.
 func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
-	n, err := tx.Exec(`INSERT INTO intents (id, account, device, profile, operation, authority, auth_cert, auth_profile, csr, spki, challenge, serial, epoch, state, certificate, reason, created, replica, lineage)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', '', '', ?, ?, ?) ON CONFLICT (challenge) DO NOTHING`,
-		i.ID, i.Account, i.Device, i.Profile, i.Operation, i.Authority, i.AuthCert, i.AuthProfile, i.CSR, i.SPKI, i.Challenge, i.Serial, i.Epoch, micros(i.Created), i.Replica, i.Lineage)
+	n, err := tx.Exec(`INSERT INTO intents (`+intentColumns+`)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', '', '') ON CONFLICT (challenge) DO NOTHING`, intentValues(i)...)
 	return n == 1, err
+}
+
+// spendFor locks the intent's device, says how it stands and, if it may have certificates, spends the challenge.
+func spendFor(tx *sqldb.Tx, i *provider.Intent, dev *provider.Device) (fresh bool, err error) {
+	if tx.Engine() == sqldb.SQLite || !i.Proved() {
+		err := tx.QueryRow(`SELECT state, epoch FROM devices WHERE account = ? AND id = ? FOR UPDATE`, i.Account, i.Device).Scan(&dev.State, &dev.Epoch)
+		if err == nil {
+			err = mayIssue(i, dev)
+		}
+		if err == nil && !i.Proved() {
+			err = unproved(tx, i)
+		}
+		if err != nil {
+			return false, err
+		}
+		return spend(tx, i)
+	}
+	var spent int64 // in one round trip; the states are those that mayIssue allows
+	err = tx.QueryRow(`WITH d AS (SELECT state, epoch FROM devices WHERE account = ? AND id = ? FOR UPDATE),
+		i AS (INSERT INTO intents (`+intentColumns+`)
+			SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?::bigint, ?::bigint, ?, ?, 'open', '', '' FROM d
+			WHERE d.epoch = ? AND d.state IN ('accepted', 'active') ON CONFLICT (challenge) DO NOTHING RETURNING 1)
+		SELECT d.state, d.epoch, (SELECT count(*) FROM i) FROM d`,
+		append(append([]any{i.Account, i.Device}, intentValues(i)...), i.Epoch)...).Scan(&dev.State, &dev.Epoch, &spent)
+	if err == nil {
+		err = mayIssue(i, dev)
+	}
+	return spent == 1, err
+}
+
+// mayIssue refuses an intent for a device that is not made, is blocked, or has changed since it was judged.
+func mayIssue(i *provider.Intent, dev *provider.Device) error {
+	switch {
+	case dev.State == cradle.Made:
+		return cradle.Errorf(cradle.Forbidden, "device %s is not accepted yet", i.Device).WithHint("cradle lot list; cradle lot accept ID")
+	case dev.State.Blocked():
+		return cradle.Errorf(cradle.Forbidden, "device %s is %s", i.Device, dev.State)
+	case dev.Epoch != i.Epoch:
+		return cradle.Errorf(cradle.Conflict, "the standing of device %s changed meanwhile", i.Device).WithHint("try again")
+	}
+	return nil
 }
 
 // respend looks at who spent the challenge: the same request gets its certificate again, or, when its
@@ -88,41 +138,34 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 	err := d.update(ctx, string(i.Account), func(tx *sqldb.Tx) error {
 		out = provider.Begun{}
 		*i = want
+		var fresh bool
+		var err error
 		switch {
-		case birth != nil && birth.Device.Origin != "":
-			if err := arrive(tx, birth.Device, &out); err != nil {
-				return err
-			}
-			i.Epoch = out.Device.Epoch
 		case birth != nil:
-			if err := reserve(tx, birth.Device, &out); err != nil {
+			admit := reserve
+			if birth.Device.Origin != "" {
+				admit = arrive
+			}
+			if err := admit(tx, birth.Device, &out); err != nil {
 				return err
 			}
 			i.Epoch = out.Device.Epoch
+			if s := out.Device.State; s.Blocked() {
+				return cradle.Errorf(cradle.Forbidden, "device %s is %s", i.Device, s)
+			}
+			if !i.Proved() {
+				if err := unproved(tx, i); err != nil {
+					return err
+				}
+			}
+			fresh, err = spend(tx, i)
 		default:
-			err := scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE`, i.Account, i.Device), &out.Device)
+			out.Device.Account, out.Device.ID = i.Account, i.Device
+			fresh, err = spendFor(tx, i, &out.Device)
 			if errors.Is(err, sql.ErrNoRows) {
 				return notFound("device", i.Device)
 			}
-			if err != nil {
-				return err
-			}
-			if out.Device.State == cradle.Made {
-				return cradle.Errorf(cradle.Forbidden, "device %s is not accepted yet", i.Device).WithHint("cradle lot list; cradle lot accept ID")
-			}
-			if out.Device.Epoch != i.Epoch && !out.Device.State.Blocked() {
-				return cradle.Errorf(cradle.Conflict, "the standing of device %s changed meanwhile", i.Device).WithHint("try again")
-			}
 		}
-		if s := out.Device.State; s.Blocked() {
-			return cradle.Errorf(cradle.Forbidden, "device %s is %s", i.Device, s)
-		}
-		if !i.Proved() {
-			if err := unproved(tx, i); err != nil {
-				return err
-			}
-		}
-		fresh, err := spend(tx, i)
 		if err != nil {
 			return err
 		}
@@ -229,17 +272,16 @@ func (d *DB) FinishIssue(ctx context.Context, intent string, c provider.Certific
 	var lost error // set when the intent ends void instead: that is stored too
 	err := d.update(ctx, string(c.Account), func(tx *sqldb.Tx) error {
 		lost = nil
-		var i provider.Intent
-		dev := provider.Device{ID: c.Device, Account: c.Account}
-		if err := closeIntent(tx, intent, c.Digest, &i, &dev); err != nil {
+		x := closing{c: &c, dev: provider.Device{ID: c.Device, Account: c.Account}}
+		if err := x.close(tx, intent); err != nil {
 			return err
 		}
-		if dev.Epoch != i.Epoch || dev.State.Blocked() {
-			lost = cradle.Errorf(cradle.Conflict, "device %s became %s meanwhile", dev.ID, dev.State)
+		if x.dev.Epoch != x.epoch || x.dev.State.Blocked() {
+			lost = cradle.Errorf(cradle.Conflict, "device %s became %s meanwhile", c.Device, x.dev.State)
 			_, err := tx.Exec(`UPDATE intents SET state = 'void', certificate = '', reason = 'device changed' WHERE id = ?`, intent)
 			return err
 		}
-		if err := place(tx, &c, &dev, i.AuthProfile); err != nil {
+		if err := x.place(tx); err != nil {
 			return err
 		}
 		return appendLeaf(tx, leaf)
@@ -247,21 +289,29 @@ func (d *DB) FinishIssue(ctx context.Context, intent string, c provider.Certific
 	return errors.Join(err, lost)
 }
 
-// closeIntent ends an open intent with its certificate, and locks its device. It fills in the epoch and
-// profile that the intent rests on, and the device's standing now.
-func closeIntent(tx *sqldb.Tx, intent, digest string, i *provider.Intent, dev *provider.Device) error {
+// closing is an intent on its way from open to done.
+type closing struct {
+	c           *provider.Certificate
+	epoch       int64          // that the intent rests on,
+	authProfile cradle.Profile // and of the certificate that authenticated it
+	dev         provider.Device
+	earlier     bool // SQLite: the device has certificates of this lineage
+}
+
+// close ends an open intent with its certificate, locks its device and looks at the device's standing now.
+func (x *closing) close(tx *sqldb.Tx, intent string) error {
 	var err error
-	if tx.Engine() == sqldb.PostgreSQL { // in one round trip
+	if tx.Engine() == sqldb.PostgreSQL {
 		err = tx.QueryRow(`WITH d AS (SELECT state, epoch FROM devices WHERE account = ? AND id = ? FOR UPDATE)
 			UPDATE intents i SET state = 'done', certificate = ? FROM d WHERE i.id = ? AND i.state = 'open'
-			RETURNING i.epoch, i.auth_profile, d.state, d.epoch`, dev.Account, dev.ID, digest, intent).
-			Scan(&i.Epoch, &i.AuthProfile, &dev.State, &dev.Epoch)
+			RETURNING i.epoch, i.auth_profile, d.state, d.epoch`, x.dev.Account, x.dev.ID, x.c.Digest, intent).
+			Scan(&x.epoch, &x.authProfile, &x.dev.State, &x.dev.Epoch)
 	} else {
-		err = tx.QueryRow(`UPDATE intents SET state = 'done', certificate = ? WHERE id = ? AND state = 'open' RETURNING epoch, auth_profile`, digest, intent).
-			Scan(&i.Epoch, &i.AuthProfile)
-		if err == nil {
-			return tx.QueryRow(`SELECT state, epoch FROM devices WHERE account = ? AND id = ?`, dev.Account, dev.ID).Scan(&dev.State, &dev.Epoch)
-		}
+		err = tx.QueryRow(`UPDATE intents SET state = 'done', certificate = ? WHERE id = ? AND state = 'open'
+			RETURNING epoch, auth_profile, (SELECT state FROM devices WHERE account = ? AND id = ?), (SELECT epoch FROM devices WHERE account = ? AND id = ?),
+				EXISTS (SELECT 1 FROM certificates WHERE account = ? AND device = ? AND lineage = ?)`,
+			x.c.Digest, intent, x.dev.Account, x.dev.ID, x.dev.Account, x.dev.ID, x.dev.Account, x.dev.ID, x.c.Lineage).
+			Scan(&x.epoch, &x.authProfile, &x.dev.State, &x.dev.Epoch, &x.earlier)
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return cradle.Errorf(cradle.Conflict, "the intent was voided meanwhile").WithHint("try again")
@@ -269,41 +319,61 @@ func closeIntent(tx *sqldb.Tx, intent, digest string, i *provider.Intent, dev *p
 	return err
 }
 
-// place stores the certificate in its slot and brings the device up to date.
-func place(tx *sqldb.Tx, c *provider.Certificate, dev *provider.Device, authProfile cradle.Profile) error {
+// place stores the certificate in its slot and brings the device up to date: on PostgreSQL in one statement.
+func (x *closing) place(tx *sqldb.Tx) error {
+	c := x.c
+	var steps []string
+	var args [][]any
+	also := func(step string, a ...any) { steps, args = append(steps, step), append(args, a) }
 	switch c.Profile {
 	case cradle.IDevID:
-		if err := tx.Queue(`UPDATE devices SET idevid_cert = ? WHERE account = ? AND id = ?`, c.Digest, c.Account, c.Device); err != nil {
-			return err
-		}
+		also(`UPDATE devices SET idevid_cert = ? WHERE account = ? AND id = ?`, c.Digest, c.Account, c.Device)
 	case cradle.IAK:
-		if err := tx.Queue(`UPDATE devices SET iak_cert = ? WHERE account = ? AND id = ?`, c.Digest, c.Account, c.Device); err != nil {
-			return err
-		}
+		also(`UPDATE devices SET iak_cert = ? WHERE account = ? AND id = ?`, c.Digest, c.Account, c.Device)
 	default:
-		if c.Profile == cradle.LDevID && dev.State == cradle.Accepted {
-			if err := tx.Queue(`UPDATE devices SET state = ? WHERE account = ? AND id = ? AND state = ?`,
-				cradle.Active, c.Account, c.Device, cradle.Accepted); err != nil {
-				return err
-			}
+		if c.Profile == cradle.LDevID && x.dev.State == cradle.Accepted {
+			also(`UPDATE devices SET state = ? WHERE account = ? AND id = ? AND state = ?`, cradle.Active, c.Account, c.Device, cradle.Accepted)
 		}
 		if !c.Proved() { // which of several is in use is known only when it is seen (docs/decisions/0015)
 			break
 		}
-		if err := tx.Queue(`UPDATE certificates SET slot = ?, superseded = ? WHERE account = ? AND device = ? AND lineage = ? AND slot = ?`,
-			provider.Superseded, micros(c.Issued), c.Account, c.Device, c.Lineage, provider.Next); err != nil {
-			return err
+		if tx.Engine() == sqldb.SQLite && !x.earlier { // there is nothing that it supersedes, or heals
+			break
 		}
-		if authProfile != c.Profile { // attested afresh
-			if err := tx.Queue(`DELETE FROM quarantines WHERE account = ? AND device = ? AND lineage = ?`, c.Account, c.Device, c.Lineage); err != nil {
-				return err
-			}
+		also(`UPDATE certificates SET slot = ?, superseded = ? WHERE account = ? AND device = ? AND lineage = ? AND slot = ?`,
+			provider.Superseded, micros(c.Issued), c.Account, c.Device, c.Lineage, provider.Next)
+		if x.authProfile != c.Profile { // attested afresh
+			also(`DELETE FROM quarantines WHERE account = ? AND device = ? AND lineage = ?`, c.Account, c.Device, c.Lineage)
 		}
 	}
 	// The first certificate of a device and profile is current at once; a later one waits to be seen in use.
-	return tx.Queue(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, slot, intent, issued, revoked, reason, lineage)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN EXISTS (SELECT 1 FROM certificates WHERE account = ? AND device = ? AND lineage = ?) THEN 'next' ELSE 'current' END, ?, ?, 0, '', ?)`,
-		c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), c.Account, c.Device, c.Lineage, c.Intent, micros(c.Issued), c.Lineage)
+	also(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, intent, issued, revoked, reason, lineage, slot)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '', ?, CASE WHEN EXISTS (SELECT 1 FROM certificates WHERE account = ? AND device = ? AND lineage = ?) THEN 'next' ELSE 'current' END)`,
+		c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), c.Intent, micros(c.Issued), c.Lineage, c.Account, c.Device, c.Lineage)
+	if tx.Engine() == sqldb.PostgreSQL {
+		return tx.Queue(together(steps), slices.Concat(args...)...)
+	}
+	for i, s := range steps {
+		if err := tx.Queue(s, args[i]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// together makes one statement of several that do not touch the same rows, and see none of each other's changes.
+func together(steps []string) string {
+	var b strings.Builder
+	last := len(steps) - 1
+	for i, s := range steps[:last] {
+		if i == 0 {
+			b.WriteString("WITH ")
+		} else {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "s%d AS (%s)", i, s)
+	}
+	return b.String() + " " + steps[last]
 }
 
 // VoidIssue implements provider.Issuance.

@@ -28,30 +28,46 @@ func (d *DB) CreateLog(ctx context.Context, log string) error {
 	return d.update(ctx, log, func(tx *sqldb.Tx) error { return createLog(tx, log) })
 }
 
-// appendLeaf adds a leaf within the transaction of the record that it belongs to. It locks the log's
-// head, so it comes last. The functions of one batch share the head: it is read and written once.
-func appendLeaf(tx *sqldb.Tx, leaf ledger.Leaf) error {
-	f, err := head(tx, leaf.Log)
+// appendLeaf adds leaves of one log within the transaction of the records that they belong to. They are written, and
+// the log's head locked, at the end of the batch, all that its functions added at once.
+func appendLeaf(tx *sqldb.Tx, leaves ...ledger.Leaf) error {
+	if len(leaves) == 0 {
+		return nil
+	}
+	log := leaves[0].Log
+	v, err := tx.Carry("log "+log, func(*sqldb.Tx) (any, error) { return new([]ledger.Leaf), nil },
+		func(tx *sqldb.Tx, v any) error { return saveLeaves(tx, log, *v.(*[]ledger.Leaf)) })
 	if err != nil {
 		return err
 	}
-	index := f.Size()
-	f.Append(leaf.Hash())
-	return tx.Queue(`INSERT INTO leaves (log, idx, data) VALUES (?, ?, ?)`, leaf.Log, index, leaf.Data)
+	all := v.(*[]ledger.Leaf)
+	*all = append(*all, leaves...)
+	tx.Touch()
+	return nil
 }
 
-// head returns the frontier of a log, to be appended to.
-func head(tx *sqldb.Tx, log string) (*ledger.Frontier, error) {
-	v, err := tx.Carry("log "+log,
-		func(tx *sqldb.Tx) (any, error) { return loadHead(tx, log) },
-		func(tx *sqldb.Tx, v any) error { return saveHead(tx, log, v.(*ledger.Frontier)) })
+func saveLeaves(tx *sqldb.Tx, log string, leaves []ledger.Leaf) error {
+	f, err := lockHead(tx, log)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return v.(*ledger.Frontier), nil
+	rows := make([][]any, len(leaves))
+	for i, l := range leaves {
+		rows[i] = []any{log, f.Size(), l.Data}
+		f.Append(l.Hash())
+	}
+	if err := tx.InsertMany("leaves", []string{"log", "idx", "data"}, rows); err != nil {
+		return err
+	}
+	b, err := f.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	return tx.Queue(`UPDATE logs SET size = ?, frontier = ? WHERE log = ?`, f.Size(), b, log)
 }
 
-func loadHead(tx *sqldb.Tx, log string) (*ledger.Frontier, error) {
+// lockHead returns the frontier of a log.
+func lockHead(tx *sqldb.Tx, log string) (*ledger.Frontier, error) {
 	var b []byte
 	err := tx.QueryRow(`SELECT frontier FROM logs WHERE log = ? FOR UPDATE`, log).Scan(&b)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -65,14 +81,6 @@ func loadHead(tx *sqldb.Tx, log string) (*ledger.Frontier, error) {
 		return nil, fmt.Errorf("head of log %s: %w", log, err)
 	}
 	return f, nil
-}
-
-func saveHead(tx *sqldb.Tx, log string, f *ledger.Frontier) error {
-	b, err := f.MarshalBinary()
-	if err != nil {
-		return err
-	}
-	return tx.Queue(`UPDATE logs SET size = ?, frontier = ? WHERE log = ?`, f.Size(), b, log)
 }
 
 // Append implements provider.Log.

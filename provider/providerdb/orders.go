@@ -151,25 +151,50 @@ func (d *DB) CreateLot(ctx context.Context, l provider.Lot, devices []cradle.Dev
 		if n == 0 {
 			return cradle.Errorf(cradle.Conflict, "lot %q exists already with another report", l.ID)
 		}
-		for _, id := range devices {
-			n, err := tx.Exec(`UPDATE devices SET lot = ? WHERE account = ? AND id = ? AND order_id = ? AND state = ? AND lot = ''`,
-				l.ID, l.Account, id, l.Order, cradle.Made)
-			if err != nil {
-				return err
-			}
-			if n != 1 {
-				return cradle.Errorf(cradle.Conflict, "device %s is not a unit of order %s that waits for its lot", id, l.Order).
-					WithHint("it may be in another lot already: cradle device show %s", id)
-			}
-		}
-		if l.State == "accepted" {
-			if err := acceptDevices(tx, l); err != nil {
-				return err
-			}
+		if err := fillLot(tx, l, devices); err != nil {
+			return err
 		}
 		return appendLeaf(tx, leaf)
 	})
 	return out, err
+}
+
+// fillLot puts units into their lot, and accepts them with it when it is accepted already.
+func fillLot(tx *sqldb.Tx, l provider.Lot, devices []cradle.DeviceID) error {
+	state := cradle.Made
+	if l.State == "accepted" {
+		state = cradle.Accepted
+	}
+	const put = `UPDATE devices SET lot = ?, state = ? WHERE account = ? AND order_id = ? AND state = ? AND lot = '' AND id = `
+	var n int64
+	if tx.Engine() == sqldb.PostgreSQL {
+		var err error
+		if n, err = tx.Exec(put+`ANY (?)`, l.ID, state, l.Account, l.Order, cradle.Made, devices); err != nil {
+			return err
+		}
+	} else {
+		for _, id := range devices {
+			one, err := tx.Exec(put+`?`, l.ID, state, l.Account, l.Order, cradle.Made, id)
+			if err != nil {
+				return err
+			}
+			n += one
+		}
+	}
+	if n == int64(len(devices)) {
+		return nil
+	}
+	for _, id := range devices {
+		var in int64
+		if err := tx.QueryRow(`SELECT count(*) FROM devices WHERE account = ? AND id = ? AND lot = ?`, l.Account, id, l.ID).Scan(&in); err != nil {
+			return err
+		}
+		if in == 0 {
+			return cradle.Errorf(cradle.Conflict, "device %s is not a unit of order %s that waits for its lot", id, l.Order).
+				WithHint("it may be in another lot already: cradle device show %s", id)
+		}
+	}
+	return cradle.Errorf(cradle.Conflict, "the lot names a device twice")
 }
 
 // acceptDevices moves the units of a lot made -> accepted; a device that was revoked meanwhile stays so.

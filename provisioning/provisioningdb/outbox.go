@@ -13,19 +13,27 @@ import (
 // putDelivery writes a row, or renews the one there is, and reports whether the lease is ours. Another
 // owner's lease stays: that owner finds the new version when it settles.
 func putDelivery(tx *sqldb.Tx, d provisioning.Delivery, l provisioning.Lease) (ours bool, err error) {
+	var owner string
+	err = tx.QueryRow(insertDelivery+` ON CONFLICT (hub, registration_id) DO UPDATE SET version = excluded.version, due_at = excluded.due_at,
+			owner = CASE WHEN outbox.owner = excluded.owner OR outbox.leased_until <= excluded.due_at THEN excluded.owner ELSE outbox.owner END,
+			leased_until = CASE WHEN outbox.owner = excluded.owner OR outbox.leased_until <= excluded.due_at THEN excluded.leased_until ELSE outbox.leased_until END
+		RETURNING owner`, deliveryValues(d, l)...).Scan(&owner)
+	return err == nil && l.Owner != "" && owner == l.Owner, err
+}
+
+const insertDelivery = `INSERT INTO outbox (hub, registration_id, version, due_at, attempts, last_error, owner, leased_until) VALUES (?, ?, ?, ?, 0, '', ?, ?)`
+
+func deliveryValues(d provisioning.Delivery, l provisioning.Lease) []any {
 	var until int64
 	if l.Owner != "" {
 		until = micros(l.Until)
 	}
-	var owner string
-	err = tx.QueryRow(`INSERT INTO outbox (hub, registration_id, version, due_at, attempts, last_error, owner, leased_until)
-		VALUES (?, ?, ?, ?, 0, '', ?, ?)
-		ON CONFLICT (hub, registration_id) DO UPDATE SET version = excluded.version, due_at = excluded.due_at,
-			owner = CASE WHEN outbox.owner = excluded.owner OR outbox.leased_until <= excluded.due_at THEN excluded.owner ELSE outbox.owner END,
-			leased_until = CASE WHEN outbox.owner = excluded.owner OR outbox.leased_until <= excluded.due_at THEN excluded.leased_until ELSE outbox.leased_until END
-		RETURNING owner`,
-		d.Hub, string(d.Registration.ID), d.Version, micros(l.Now), l.Owner, until).Scan(&owner)
-	return err == nil && l.Owner != "" && owner == l.Owner, err
+	return []any{d.Hub, string(d.Registration.ID), d.Version, micros(l.Now), l.Owner, until}
+}
+
+// newDelivery writes the row of a registration that was made in this transaction.
+func newDelivery(tx *sqldb.Tx, d provisioning.Delivery, l provisioning.Lease) error {
+	return tx.Queue(insertDelivery, deliveryValues(d, l)...)
 }
 
 const (

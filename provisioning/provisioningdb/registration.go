@@ -54,10 +54,9 @@ func noRegistration(id provisioning.RegistrationID) error {
 }
 
 func insertRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
-	_, err := tx.Exec(`INSERT INTO registration (`+registrationColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	return tx.Queue(`INSERT INTO registration (`+registrationColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		string(r.ID), r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation, r.PrevOperation,
 		r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Created), micros(r.Updated))
-	return err
 }
 
 func updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
@@ -178,7 +177,12 @@ func (d *DB) Change(ctx context.Context, id provisioning.RegistrationID, group s
 			}
 			for _, hub := range o.Deliver {
 				dv := provisioning.Delivery{Hub: hub, Registration: out, Version: out.Version}
-				ours, err := putDelivery(tx, dv, lease)
+				ours := lease.Owner != ""
+				if cur == nil { // nobody else can have put one
+					err = newDelivery(tx, dv, lease)
+				} else {
+					ours, err = putDelivery(tx, dv, lease)
+				}
 				if err != nil {
 					return err
 				}
