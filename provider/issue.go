@@ -195,6 +195,9 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 	} else {
 		in.AuthCert, in.Challenge, in.ReplayAfter = d.client, onceFor(r, d), now.Add(-p.replayWindow(r.Endpoint))
 	}
+	if err := p.approve(ctx, r, d, in); err != nil {
+		return nil, err
+	}
 	var b *Birth
 	if d.birth {
 		b = &Birth{d.dev}
@@ -261,8 +264,8 @@ func (p *Provider) leafFor(r Request, d *decision, now time.Time) (ca.Leaf, erro
 	return l, d.wishes.Grant(&l)
 }
 
-// replayFor is how long a lost reply is answered again (DESIGN §4.7).
-const replayFor = 10 * time.Minute
+// ReplayFor is how long a lost reply is answered again (DESIGN §4.7).
+const ReplayFor = 10 * time.Minute
 
 // replayWindow is how long a request without a challenge is answered again with the same certificate: never beyond
 // the certificate's renewal threshold.
@@ -271,7 +274,7 @@ func (p *Provider) replayWindow(e Endpoint) time.Duration {
 	if err != nil {
 		return 0
 	}
-	return min(replayFor, time.Duration(float64(rules.Validity)*rules.RenewalThreshold))
+	return min(ReplayFor, time.Duration(float64(rules.Validity)*rules.RenewalThreshold))
 }
 
 // replayable refuses to answer a request again unless its certificate is unused, unrevoked and before its
@@ -284,7 +287,7 @@ func (p *Provider) replayable(c *Certificate, now time.Time) error {
 	}
 	threshold := rules.RenewalThreshold
 	due := !rules.Kind.Birth() && now.After(c.Issued.Add(time.Duration(float64(life)*threshold)))
-	if now.Sub(c.Issued) > replayFor || !c.Revoked.IsZero() || c.Slot == Superseded || due {
+	if now.Sub(c.Issued) > ReplayFor || !c.Revoked.IsZero() || c.Slot == Superseded || due {
 		return cradle.Errorf(cradle.Conflict, "the challenge was spent on %s", c.Issued.Format(time.RFC3339)).WithHint("ask for a fresh nonce")
 	}
 	return nil

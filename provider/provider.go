@@ -225,7 +225,7 @@ func (p *Provider) round(ctx context.Context, n int) error {
 		if voided > 0 {
 			p.log.Info("voided open intents", "count", voided)
 		}
-		err = errors.Join(err, verr)
+		err = errors.Join(err, verr, p.store.ForgetApprovals(ctx, p.now()))
 	}
 	return err
 }

@@ -192,6 +192,7 @@ type Intent struct {
 	Created     time.Time
 	Replica     string // which process is at it
 	Lineage     string // of the certificate to be
+	Approval    string // id; spent by this intent
 	// ReplayAfter: a request without a challenge is answered again when its certificate is younger.
 	ReplayAfter time.Time
 }

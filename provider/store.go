@@ -24,6 +24,7 @@ type Store interface {
 	Devices
 	Revocations
 	Clients
+	Approvals
 	Log
 	Audit
 	Operators

@@ -55,6 +55,11 @@ type commands struct {
 		List   LotListCmd   `cmd:"" help:"List an account's lots."`
 		Accept LotAcceptCmd `cmd:"" help:"Accept a lot that waits."`
 	} `cmd:"" help:"Lots that OEMs closed."`
+	Approval struct {
+		List    ApprovalListCmd   `cmd:"" help:"List enrolments that wait for an operator."`
+		Approve ApprovalDecideCmd `cmd:"" help:"Let an enrolment have its certificate."`
+		Deny    ApprovalDecideCmd `cmd:"" help:"Refuse an enrolment."`
+	} `cmd:"" help:"Enrolments at profiles that ask for an operator's approval."`
 	Device struct {
 		List    DeviceListCmd   `cmd:"" help:"List devices."`
 		Show    DeviceShowCmd   `cmd:"" help:"Show a device, its credentials and chain."`
@@ -86,6 +91,7 @@ type commands struct {
 
 func main() {
 	var c commands
+	c.Approval.Approve.verb, c.Approval.Deny.verb = "approve", "deny"
 	c.Device.Suspend.change, c.Device.Release.change = "suspend", "release"
 	c.Device.Revoke.change, c.Device.Retire.change = "revoke", "retire"
 	ctx, stop := cli.Context()

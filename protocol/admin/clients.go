@@ -57,3 +57,25 @@ type Healed struct {
 	Account cradle.AccountID `json:"account"`
 	Healed  int64            `json:"healed"`
 }
+
+// Approval is an enrolment that waits for an operator, or what became of it.
+type Approval struct {
+	ID      string           `json:"id"`
+	Account cradle.AccountID `json:"account"`
+	Profile cradle.Profile   `json:"profile"`
+	Device  cradle.DeviceID  `json:"device"`
+	Client  string           `json:"client"` // what authenticated it: a certificate's SHA-256 or basic/USER
+	Subject string           `json:"subject,omitempty"`
+	SPKI    string           `json:"spki"`  // SHA-256 of the key
+	State   string           `json:"state"` // waiting, approved, denied, used
+	Reason  string           `json:"reason,omitempty"`
+	Asked   time.Time        `json:"asked_at"`
+	Decided *time.Time       `json:"decided_at,omitempty"`
+	Expires time.Time        `json:"expires_at"`
+	CSR     string           `json:"csr,omitempty"` // PEM
+}
+
+// Decide approves or denies.
+type Decide struct {
+	Reason string `json:"reason,omitempty"`
+}

@@ -89,6 +89,10 @@ func twoTenants(t *testing.T) *tenants {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if _, err := db.AskApproval(t.Context(), provider.Approval{ID: "approval-of-" + string(account), Account: account, Request: string(account), CSR: []byte{}, State: provider.Waiting,
+			Asked: time.Now(), Expires: time.Now().Add(time.Hour)}, 1, leaf); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := db.CreateLot(t.Context(), provider.Lot{ID: w.lots[account], Account: account, Order: w.orders[account], OEM: "maker1", State: "waiting",
 			Report: []byte(`"` + account + `"`), Custody: []byte(`""`), Closed: time.Now()}, nil, leaf); err != nil {
 			t.Fatal(err)
@@ -115,6 +119,8 @@ func (w *tenants) request(route adminserver.Route, account cradle.AccountID) (pa
 	switch {
 	case strings.Contains(path, "/orders/{id}"):
 		path, known = strings.Replace(path, "{id}", string(w.orders[account]), 1), true
+	case strings.Contains(path, "/approvals/{id}"):
+		path, known = strings.Replace(path, "{id}", "approval-of-"+string(account), 1), true
 	case strings.Contains(path, "/lots/{id}"):
 		path, known = strings.Replace(path, "{id}", string(w.lots[account]), 1), true
 	case strings.HasPrefix(path, "/audit/{log}"):

@@ -25,6 +25,7 @@ func (s *Server) routes() {
 	s.orderRoutes()
 	s.deviceRoutes()
 	s.clientRoutes()
+	s.approvalRoutes()
 	s.auditRoutes()
 	s.openRoutes()
 }

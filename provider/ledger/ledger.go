@@ -54,6 +54,7 @@ const (
 	KindCustody    Kind = "custody"    // a hand-over
 	KindAccount    Kind = "account"    // an account or further authorities of it
 	KindOEM        Kind = "oem"        // an OEM or its keys
+	KindApproval   Kind = "approval"   // an enrolment waits for an operator, or was decided on
 	KindOperator   Kind = "operator"   // what an operator did
 )
 

@@ -177,6 +177,11 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 		if birth != nil && birth.Device.Origin == "" {
 			return existing(tx, i, &out)
 		}
+		if i.Approval != "" {
+			if err := useApproval(tx, i); err != nil {
+				return err
+			}
+		}
 		if promote != "" {
 			return promoteCert(tx, promote, i.Created)
 		}

@@ -143,6 +143,7 @@ func TestVerbs(t *testing.T) {
 		t.Errorf("labels: %v", labels)
 	}
 	v.bad(1, "other", "cradle account show other")
+	v.clients()
 
 	v.one("cradle-oem init --dir @/oem", "dir", "public")
 	v.files(w.Path("oem"), 0o600, "order.key", "lot.key")
