@@ -31,8 +31,9 @@ var layers = []struct {
 	{"provider/ca", []string{"keys/keystore", "internal"}}, // keystore is the seam to issuing keys
 	{"provider/ledger", []string{"protocol", "internal"}},
 	{"provider", []string{"provider/attest", "provider/ca", "provider/ledger", "protocol", "keys/keystore", "keys/filekey", "internal"}},
-	{"provider/estserver", []string{"provider", "protocol", "internal"}},
-	{"provider/adminserver", []string{"provider", "provider/ledger", "protocol", "keys/keystore", "internal"}},
+	{"provider/estserver", []string{"provider", "provider/shed", "protocol", "internal"}},
+	{"provider/shed", []string{"internal"}},
+	{"provider/adminserver", []string{"provider", "provider/ledger", "provider/shed", "protocol", "keys/keystore", "internal"}},
 	{"provider/providerdb", []string{"provider", "provider/ca", "provider/ledger", "keys/keystore", "internal"}},
 	{"provisioning", []string{"protocol", "internal"}},
 	{"provisioning/dpsserver", []string{"provisioning", "protocol", "internal"}},

@@ -47,6 +47,7 @@ import (
 	"github.com/cradle-iot/cradle/provider/adminserver"
 	"github.com/cradle-iot/cradle/provider/estserver"
 	"github.com/cradle-iot/cradle/provider/providerdb"
+	"github.com/cradle-iot/cradle/provider/shed"
 	"github.com/cradle-iot/cradle/provisioning"
 	"github.com/cradle-iot/cradle/provisioning/dpsserver"
 	"github.com/cradle-iot/cradle/provisioning/provisioningdb"
@@ -62,8 +63,10 @@ type ServeCmd struct {
 	Region string   `help:"Data region of the accounts made here." default:"local"`
 	Host   string   `help:"Public name of this installation; the services are est.HOST, dps.HOST, HUB.HOST beside it." default:"localhost"`
 	Keystores
-	LogLevel string `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
-	Pprof    string `help:"Address at which this process's profiles are served." hidden:"" placeholder:"HOST:PORT"`
+	Limits    map[string]string `name:"limit" help:"Rate of requests that is taken: address, certificate, line, account or operator, as certificate=0.5:30 (each second, and at once) or address=off." placeholder:"NAME=RATE"`
+	LogLevel  string            `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+	LogFormat string            `help:"text or json." default:"text" enum:"text,json"`
+	Pprof     string            `help:"Address at which this process's profiles are served." hidden:"" placeholder:"HOST:PORT"`
 }
 
 // firstHub is made by the first start.
@@ -80,6 +83,7 @@ type installation struct {
 	dps    *provisioning.Service
 	hubs   *hub.Hub
 	follow *status.Follower
+	gate   *shed.Gate
 	close  []func() error
 }
 
@@ -95,7 +99,17 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	debug.SetGCPercent(300)
 	ballast := make([]byte, 32<<20)
 	defer runtime.KeepAlive(ballast)
-	in := &installation{cmd: c, log: slog.New(slog.NewTextHandler(out.Err, &slog.HandlerOptions{Level: level}))}
+	limits := shed.Defaults()
+	for name, value := range c.Limits {
+		if err := limits.Set(name, value); err != nil {
+			return cli.Usagef("--limit: %v", err)
+		}
+	}
+	var lines slog.Handler = slog.NewTextHandler(out.Err, &slog.HandlerOptions{Level: level})
+	if c.LogFormat == "json" {
+		lines = slog.NewJSONHandler(out.Err, &slog.HandlerOptions{Level: level})
+	}
+	in := &installation{cmd: c, log: slog.New(lines), gate: shed.New(limits, nil)}
 	defer func() {
 		for _, f := range slices.Backward(in.close) {
 			err = errors.Join(err, f())
@@ -272,7 +286,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 // front puts every service behind the one port.
 func (in *installation) front(tokens []byte) (*front.Server, error) {
 	c := in.cmd
-	adm := adminserver.New(adminserver.Config{Provider: in.prov, Key: tokens, Log: in.log, Status: in.status, ServiceKey: in.serviceKey, Followed: in.followed,
+	adm := adminserver.New(adminserver.Config{Provider: in.prov, Key: tokens, Log: in.log, Gate: in.gate, Status: in.status, ServiceKey: in.serviceKey, Followed: in.followed,
 		Public: adminserver.Public{URL: in.url, ESTHost: func(a cradle.AccountID) string { return estHost(c.Host, a) }}})
 	est := estserver.New(estserver.Config{Provider: estProvider{in.prov, c.Host}, Log: in.log})
 	dps := dpsserver.New(dpsserver.Config{Service: in.dps, Log: in.log})

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/reqlog"
 	"github.com/cradle-iot/cradle/provider"
 )
 
@@ -48,53 +49,79 @@ func (c *call) account() cradle.AccountID { return cradle.AccountID(c.r.PathValu
 // from the query: its fields' tags `query:"name"`.
 func handle[In, Out any](s *Server, o op, h func(c *call, in In) (Out, error)) {
 	o.in, o.out = reflect.TypeFor[In](), reflect.TypeFor[Out]()
-	s.register(o, func(w http.ResponseWriter, c *call) {
+	s.register(o, func(w http.ResponseWriter, c *call) error {
 		in, err := input[In](c.r)
-		var out Out
-		if err == nil {
-			out, err = h(c, in)
-		}
 		if err != nil {
-			s.refuse(w, c.r, err)
-			return
+			return err
+		}
+		out, err := h(c, in)
+		if err != nil {
+			return err
 		}
 		w.Header().Set("Content-Type", "application/json")
 		if o.out != reflect.TypeFor[none]() {
-			_ = json.NewEncoder(w).Encode(out)
+			return sent(json.NewEncoder(w).Encode(out))
 		}
+		return nil
 	})
+}
+
+// unsent is an error of a client that did not take its answer.
+type unsent struct{ error }
+
+func sent(err error) error {
+	if err != nil {
+		return unsent{err}
+	}
+	return nil
 }
 
 // handleStream registers a route that writes its answer itself. What h returns before it wrote anything is answered
 // as a refusal; a failure in the middle h must end with panic(http.ErrAbortHandler), so that a half is not taken for the whole.
 func handleStream(s *Server, o op, mediaType string, h func(w http.ResponseWriter, c *call) error) {
 	o.in, o.stream = reflect.TypeFor[none](), mediaType
-	s.register(o, func(w http.ResponseWriter, c *call) {
+	s.register(o, func(w http.ResponseWriter, c *call) error {
 		w.Header().Set("Content-Type", mediaType)
-		if err := h(w, c); err != nil {
-			s.refuse(w, c.r, err)
-		}
+		return h(w, c)
 	})
 }
 
-// register puts a route behind its authorization.
-func (s *Server) register(o op, serve func(w http.ResponseWriter, c *call)) {
+// register puts a route behind its limits and its authorization.
+func (s *Server) register(o op, serve func(w http.ResponseWriter, c *call) error) {
 	s.ops = append(s.ops, o)
 	s.mux.HandleFunc(o.method()+" "+o.path(), func(w http.ResponseWriter, r *http.Request) {
 		c := &call{r: r}
-		if o.need != anyone {
-			var err error
-			if c.caller, err = s.caller(r); err == nil {
-				err = authorize(c.caller, o.need, o.scope, requestAccount(r))
+		e := &reqlog.Event{Service: "admin", Operation: o.pattern, Account: requestAccount(r)}
+		s.answer(w, r, e, func() error {
+			if err := s.admit(c, &o, e); err != nil {
+				return err
 			}
-			if err != nil {
-				s.refuse(w, r, err)
-				return
-			}
-			c.r = r.WithContext(provider.WithActor(r.Context(), c.actor()))
-		}
-		serve(w, c)
+			return serve(w, c)
+		})
 	})
+}
+
+// admit sheds, authenticates and authorizes.
+func (s *Server) admit(c *call, o *op, e *reqlog.Event) error {
+	if err := s.Gate.Address(c.r); err != nil {
+		return err
+	}
+	if o.need == anyone {
+		return nil
+	}
+	var err error
+	if c.caller, err = s.caller(c.r); err != nil {
+		return err
+	}
+	e.Actor = c.actor()
+	if e.Account == "" {
+		e.Account = c.caller.account
+	}
+	if err := s.Gate.Operator(c.caller.account, c.name); err != nil {
+		return err
+	}
+	c.r = c.r.WithContext(provider.WithActor(c.r.Context(), e.Actor))
+	return authorize(c.caller, o.need, o.scope, requestAccount(c.r))
 }
 
 // requestAccount is the account that a route of the scope named is about.

@@ -10,10 +10,10 @@ package adminserver
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -21,8 +21,10 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/reqlog"
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/shed"
 )
 
 // maxBody bounds a request's body: the largest is a lot's report.
@@ -34,6 +36,8 @@ type Config struct {
 	Key      []byte // makes tokens
 	Public   Public
 	Log      *slog.Logger
+	Gate     *shed.Gate          // nil: no limits
+	Count    func(*reqlog.Event) // may be nil; gets every request
 	// Status describes the running services.
 	Status func(ctx context.Context) admin.Status
 	// ServiceKey returns the connection string of "dps" or "hub".
@@ -52,13 +56,14 @@ type Public struct {
 // Server is the admin API.
 type Server struct {
 	Config
-	mux *http.ServeMux
-	ops []op
+	mux      *http.ServeMux
+	ops      []op
+	requests *reqlog.Log
 }
 
 // New makes the server's handler.
 func New(c Config) *Server {
-	s := &Server{Config: c, mux: http.NewServeMux()}
+	s := &Server{Config: c, mux: http.NewServeMux(), requests: reqlog.New(c.Log, c.Count)}
 	s.routes()
 	return s
 }
@@ -66,6 +71,10 @@ func New(c Config) *Server {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if _, pattern := s.mux.Handler(r); pattern == "" {
+		s.nothing(w, r)
+		return
+	}
 	s.mux.ServeHTTP(w, r)
 }
 
@@ -99,24 +108,79 @@ func (s *Server) caller(r *http.Request) (caller, error) {
 	return caller{name: o.Name, role: o.Role, account: o.Account}, err
 }
 
-// refuse answers with a Problem.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	kind := cradle.KindOf(err)
-	if kind == cradle.Internal && r.Context().Err() == nil {
-		id := make([]byte, 6)
-		rand.Read(id)
-		s.Log.Error("admin request", "method", r.Method, "path", r.URL.Path, "err", err, "trace", base64.RawURLEncoding.EncodeToString(id))
-	} else if kind != cradle.NotFound {
-		s.Log.Info("admin request refused", "method", r.Method, "path", r.URL.Path, "kind", kind, "reason", err)
+// answer serves one request and says so: what serve returns becomes the answer, unless one has begun.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, e *reqlog.Event, serve func() error) {
+	e.Start, e.Trace, e.Status = time.Now(), reqlog.Trace(), http.StatusOK
+	done := false
+	defer func() {
+		if !done { // a panic goes on to net/http, which cuts the connection
+			e.Err = errors.New("the answer was cut off")
+			s.requests.Done(r, e)
+		}
+	}()
+	err := serve()
+	if late, ok := err.(unsent); ok {
+		e.WriteErr = late
+	} else if err != nil {
+		e.Err, e.Shed = err, errors.Is(err, shed.ErrLimit)
+		if r.Context().Err() != nil && cradle.KindOf(err) == cradle.Internal {
+			e.Err = &cradle.Error{Kind: cradle.Busy, Detail: "the client went away", Err: err}
+		}
+		e.Status = s.refuse(w, e)
 	}
+	done = true
+	s.requests.Done(r, e)
+}
+
+// refuse answers with a Problem.
+func (s *Server) refuse(w http.ResponseWriter, e *reqlog.Event) int {
+	kind := cradle.KindOf(e.Err)
+	status := admin.StatusOf(kind)
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
-	if wait := cradle.RetryAfter(err); wait > 0 {
+	h.Set(reqlog.Header, e.Trace)
+	if wait := cradle.RetryAfter(e.Err); wait > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
 	} else if kind == cradle.Busy {
 		h.Set("Retry-After", "2")
 	}
-	detail, hint := cradle.Public(err)
-	w.WriteHeader(admin.StatusOf(kind))
+	if e.Shed {
+		status = http.StatusTooManyRequests
+	}
+	var not *notAllowed
+	if errors.As(e.Err, &not) {
+		status = http.StatusMethodNotAllowed
+		h.Set("Allow", not.allow)
+	}
+	detail, hint := cradle.Public(e.Err)
+	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(admin.Problem{Kind: kind.String(), Detail: detail, Hint: hint})
+	return status
+}
+
+// notAllowed is the cause of a refusal of a method.
+type notAllowed struct{ allow string }
+
+func (n *notAllowed) Error() string { return "allowed: " + n.allow }
+
+// nothing answers a request for which there is no route.
+func (s *Server) nothing(w http.ResponseWriter, r *http.Request) {
+	var allow []string
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		other := *r
+		other.Method = m
+		if _, pattern := s.mux.Handler(&other); pattern != "" {
+			allow = append(allow, m)
+		}
+	}
+	s.answer(w, r, &reqlog.Event{Service: "admin"}, func() error {
+		if err := s.Gate.Address(r); err != nil {
+			return err
+		}
+		if allow != nil {
+			list := strings.Join(allow, ", ")
+			return &cradle.Error{Kind: cradle.Invalid, Detail: "this method is not for this resource", Hint: "use " + list, Err: &notAllowed{list}}
+		}
+		return cradle.Errorf(cradle.NotFound, "there is no such resource").WithHint("what there is: %s/openapi.json", admin.Prefix)
+	})
 }
