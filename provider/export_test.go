@@ -1,6 +1,12 @@
 package provider
 
-import "crypto/ed25519"
+import (
+	"context"
+	"crypto/ed25519"
+)
 
 // LogPrivate is the key that signs checkpoints.
 func LogPrivate(p *Provider) ed25519.PrivateKey { return p.logKey }
+
+// Reload rereads the directory, as Run does every few seconds.
+func (p *Provider) Reload(ctx context.Context) error { return p.reload(ctx) }

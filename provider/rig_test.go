@@ -123,14 +123,21 @@ func (r *rig) replica(db provider.Store) *provider.Provider {
 	return p
 }
 
-func (r *rig) root(c cradle.Class) *x509.Certificate {
+func (r *rig) root(c cradle.Class) *x509.Certificate { return r.authority(provider.RootCA, c) }
+
+// ca is the account's CA of that kind for evaluation.
+func (r *rig) ca(k provider.AuthorityKind) *x509.Certificate {
+	return r.authority(k, cradle.Evaluation)
+}
+
+func (r *rig) authority(k provider.AuthorityKind, c cradle.Class) *x509.Certificate {
 	r.t.Helper()
 	_, cas, err := r.p.Account(r.t.Context(), "acme")
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	for _, a := range cas {
-		if a.Kind == provider.RootCA && a.Class == c {
+		if a.Kind == k && a.Class == c {
 			cert, err := x509.ParseCertificate(a.Cert)
 			if err != nil {
 				r.t.Fatal(err)
@@ -138,7 +145,7 @@ func (r *rig) root(c cradle.Class) *x509.Certificate {
 			return cert
 		}
 	}
-	r.t.Fatalf("account has no %s root", c)
+	r.t.Fatalf("account has no %s CA for %s", k, c)
 	return nil
 }
 

@@ -31,6 +31,10 @@ type commands struct {
 		Show    AccountShowCmd    `cmd:"" help:"Show an account's EST labels, CAs and profiles."`
 		Basic   AccountBasicCmd   `cmd:"" help:"Let clients without evidence in by HTTP Basic at one profile."`
 		TrustCA AccountTrustCACmd `cmd:"" name:"trust-ca" help:"Let units with certificates of another CA in at one profile."`
+		Profile struct {
+			Show ProfileShowCmd `cmd:"" help:"Print profiles as TOML."`
+			Set  ProfileSetCmd  `cmd:"" help:"Change profiles, or add some."`
+		} `cmd:"" help:"What certificates hold and who may have them."`
 	} `cmd:"" help:"Accounts of solution builders."`
 	Operator struct {
 		Add    OperatorAddCmd    `cmd:"" help:"Make a token for somebody."`

@@ -127,15 +127,12 @@ func boundSubject(p *Profile) string {
 		have = append(have, s)
 	}
 	want := []string{"O={account}", "CN={device}"}
-	switch {
-	case p.Kind.Birth():
+	if p.Kind.Birth() {
 		want = append(want, "serialNumber={serial}") // 802.1AR-2018 §8.6
-	case p.Kind == KindClient:
-		want = nil // who authenticates elsewhere is named as it is wanted there
 	}
 	for _, w := range want {
 		if !slices.Contains(have, w) {
-			return fmt.Sprintf("lacks %q, by which the services know account and device", w)
+			return fmt.Sprintf("lacks %q, by which the services and the audit know account and device", w)
 		}
 	}
 	n := 0
@@ -148,9 +145,6 @@ func boundSubject(p *Profile) string {
 }
 
 func boundNames(p *Profile) string {
-	if len(p.Subject) == 0 && len(p.SubjectAltName) == 0 {
-		return "subject and subject_alt_name are both empty (RFC 5280 §4.1.2.6)"
-	}
 	for _, s := range p.SubjectAltName {
 		if why := boundName(s); why != "" {
 			return why

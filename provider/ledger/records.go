@@ -17,8 +17,15 @@ const station = "station"
 // unproved is the kind of authority that signs keys that nothing proved, of every profile of devices but those of birth.
 const unproved = "unproved"
 
-// issuer says which kind of authority signs a profile.
-var issuer = map[string]string{
+// issuerOf says which kind of authority signs a profile. Those that an account adds are the operational CA's.
+func issuerOf(profile string) string {
+	if kind := issuers[profile]; kind != "" {
+		return kind
+	}
+	return "operational"
+}
+
+var issuers = map[string]string{
 	string(cradle.IDevID):      "idevid",
 	string(cradle.IAK):         "idevid",
 	string(cradle.LDevID):      "onboarding",
@@ -307,10 +314,10 @@ func (v *verification) der(name string, r *CertificateRow, c *certRecord) {
 	switch {
 	case a == nil:
 		v.find(CertificateForged, name, "its authority %q does not exist", r.Authority)
-	case a.kind == unproved && r.Profile != station && issuer[r.Profile] != "idevid":
+	case a.kind == unproved && r.Profile != station && issuerOf(r.Profile) != "idevid":
 		c.unproved = true
 		fallthrough
-	case issuer[r.Profile] != "" && a.kind == issuer[r.Profile]:
+	case a.kind == issuerOf(r.Profile):
 		if a.cert == nil {
 			break
 		}

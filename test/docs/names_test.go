@@ -126,7 +126,7 @@ func TestOrderFile(t *testing.T) {
 	n := 0
 	for _, page := range pages(t) {
 		for _, b := range blocks(read(t, page)) {
-			if b.lang != "toml" {
+			if b.lang != "toml" || page == "docs/profiles.md" { // whose examples provider/ca reads
 				continue
 			}
 			n++
