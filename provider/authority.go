@@ -18,6 +18,12 @@ func (p *Provider) openAuthority(ctx context.Context, a Authority) (*authority, 
 		return nil, fmt.Errorf("authority %s: %w", a.ID, err)
 	}
 	iss := &ca.Issuer{ID: a.ID, Cert: cert}
+	if a.Class != "" {
+		iss.Policies = cradle.ClassPolicies(a.Class, a.Kind != UnprovedCA)
+	}
+	if a.Key.Ref == "" { // a root that is kept elsewhere
+		return &authority{a, iss}, nil
+	}
 	if iss.Key, err = p.keys.Open(ctx, a.Key, cert.PublicKey); err != nil {
 		return nil, fmt.Errorf("%s CA %s: %w", a.Kind, a.ID, err)
 	}
@@ -28,14 +34,25 @@ func (p *Provider) authority(k AuthorityKind, acc cradle.AccountID, oem cradle.O
 	if a := p.dir.Load().byRole[role{k, acc, oem, c}]; a != nil {
 		return a, nil
 	}
+	if d := p.dir.Load(); d.pending[role{k, acc, oem, c}].ID != "" {
+		return nil, role{k, acc, oem, c}.waiting()
+	}
 	return nil, cradle.Errorf(cradle.NotFound, "no %s CA for account %q, OEM %q, class %q", k, acc, oem, c)
 }
 
 // newAuthority makes a key and its CA certificate under parent (nil: self-signed).
 func (p *Provider) newAuthority(ctx context.Context, alg keystore.Algorithm, r role, name string, org string, pathLen int, years int, parent *authority) (*authority, error) {
-	key, ref, err := p.keys.Generate(ctx, name, alg)
+	k, err := p.newKey(ctx, alg, r, name)
 	if err != nil {
-		return nil, fmt.Errorf("key of %s: %w", name, err)
+		return nil, err
+	}
+	pub, err := x509.ParsePKIXPublicKey(k.SPKI)
+	if err != nil {
+		return nil, err
+	}
+	key, err := p.keys.Open(ctx, k.Key, pub)
+	if err != nil {
+		return nil, err
 	}
 	now := p.now().Truncate(time.Second)
 	spec := ca.Authority{Organization: org, CommonName: name, Class: r.class, PathLen: pathLen,
@@ -52,15 +69,12 @@ func (p *Provider) newAuthority(ctx context.Context, alg keystore.Algorithm, r r
 			spec.NotAfter = iss.Cert.NotAfter
 		}
 	}
-	cert, err := ca.SignAuthority(iss, key.Public(), spec, key)
+	cert, err := ca.SignAuthority(iss, pub, spec, key)
 	if err != nil {
 		return nil, err
 	}
-	id := ca.Digest(cert.Raw)
-	return &authority{
-		Authority{ID: id, Kind: r.kind, Account: r.account, OEM: r.oem, Class: r.class, Cert: cert.Raw,
-			Chain: chain, Key: ref, State: ActiveCA, Created: now},
-		&ca.Issuer{ID: id, Cert: cert, Key: key}}, nil
+	return p.openAuthority(ctx, Authority{ID: ca.Digest(cert.Raw), Kind: r.kind, Account: r.account, OEM: r.oem, Class: r.class, Cert: cert.Raw,
+		Chain: chain, Key: k.Key, State: ActiveCA, Created: now})
 }
 
 // idevidCA returns the CA that signs IDevIDs of this OEM for this account and class, making it at the
@@ -75,24 +89,23 @@ func (p *Provider) idevidCA(ctx context.Context, account cradle.AccountID, oem c
 	if err != nil {
 		return nil, err
 	}
-	oemRoot, err := p.authority(OEMRootCA, "", oem, class)
-	if err != nil {
-		return nil, err
+	if root.issuer.Key == nil {
+		if _, err := p.CASigningRequest(ctx, account, IDevIDCA, oem, class, false); err != nil {
+			return nil, err
+		}
+		return nil, r.waiting()
 	}
 	acc, err := p.account(ctx, account)
 	if err != nil {
 		return nil, err
 	}
-	a, err := p.newAuthority(ctx, acc.CAs.Key, r, fmt.Sprintf("%s IDevID CA of %s (%s)", oem, account, class), string(account), 0, 0, root)
+	a, err := p.newAuthority(ctx, acc.CAs.Key, r, r.commonName(1), string(account), 0, 0, root)
 	if err != nil {
 		return nil, err
 	}
-	cross, err := ca.SignAuthority(oemRoot.issuer, a.issuer.Cert.PublicKey, ca.Authority{Organization: string(account),
-		CommonName: a.issuer.Cert.Subject.CommonName, Class: class, NotBefore: a.issuer.Cert.NotBefore, NotAfter: ca.Forever}, nil)
-	if err != nil {
+	if a.Cross, err = p.oemCross(a, r); err != nil {
 		return nil, err
 	}
-	a.Cross = [][]byte{cross.Raw, oemRoot.Cert}
 	leaf, err := p.leafBy(ctx, string(account), ledger.KindAccount, map[string]any{"account": account, "oem": oem, "authorities": []string{a.ID}})
 	if err != nil {
 		return nil, err

@@ -21,7 +21,8 @@ type directory struct {
 	profiles map[cradle.AccountID]Profiles
 	oems     map[cradle.OEMID]*OEM
 	byID     map[string]*authority
-	byRole   map[role]*authority
+	byRole   map[role]*authority // the active ones
+	pending  map[role]PendingKey
 	anchors  *attest.AnchorSet
 	clients  clientProfiles
 	count    int // anchors
@@ -44,7 +45,7 @@ func (p *Provider) reload(ctx context.Context) error {
 	defer p.dirMu.Unlock()
 	old := p.dir.Load()
 	d := &directory{accounts: map[cradle.AccountID]*Account{}, profiles: map[cradle.AccountID]Profiles{}, oems: map[cradle.OEMID]*OEM{},
-		byID: map[string]*authority{}, byRole: map[role]*authority{}}
+		byID: map[string]*authority{}, byRole: map[role]*authority{}, pending: map[role]PendingKey{}}
 	accounts, err := p.store.Accounts(ctx)
 	if err != nil {
 		return fmt.Errorf("reading accounts: %w", err)
@@ -74,6 +75,13 @@ func (p *Provider) reload(ctx context.Context) error {
 			return err
 		}
 		d.put(open)
+	}
+	waiting, err := p.store.PendingKeys(ctx)
+	if err != nil {
+		return fmt.Errorf("reading keys that wait: %w", err)
+	}
+	for _, k := range waiting {
+		d.pending[k.role()] = k
 	}
 	anchors, err := p.store.Anchors(ctx)
 	if err != nil {
@@ -129,7 +137,8 @@ func (p *Provider) account(ctx context.Context, id cradle.AccountID) (*Account, 
 	return nil, cradle.Errorf(cradle.NotFound, "no account %q", id).WithHint("cradle account create %s", id)
 }
 
-// CreateAccount makes an account with its roots, onboarding and operational CAs for both classes.
+// CreateAccount makes an account with its roots and issuing CAs for both classes; with an external root, with the
+// keys alone, which wait for their certificates.
 // orderKey is the SPKI of the key that will sign its orders.
 func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, orderKey []byte, pr Profiles, c CAs) (*Account, error) {
 	if err := cradle.CheckID("account", string(id)); err != nil {
@@ -157,25 +166,32 @@ func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, order
 		return nil, err
 	}
 	var cas []Authority
+	var waiting []PendingKey
 	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
-		name := func(what string) string { return fmt.Sprintf("%s %s %s", id, class, what) }
-		root, err := p.newAuthority(ctx, c.Key, role{RootCA, id, "", class}, name("root"), string(id), 1, 0, nil)
-		if err != nil {
-			return nil, err
+		var root *authority
+		if !c.External {
+			r := role{RootCA, id, "", class}
+			if root, err = p.newAuthority(ctx, c.Key, r, r.commonName(1), string(id), rootPath, years(r), nil); err != nil {
+				return nil, err
+			}
+			cas = append(cas, root.Authority)
 		}
-		onboarding, err := p.newAuthority(ctx, c.Key, role{OnboardingCA, id, "", class}, name("onboarding CA"), string(id), 0, 30, root)
-		if err != nil {
-			return nil, err
+		for _, kind := range accountCAs {
+			r := role{kind, id, "", class}
+			if c.External {
+				k, err := p.newKey(ctx, c.Key, r, r.commonName(1))
+				if err != nil {
+					return nil, err
+				}
+				waiting = append(waiting, k)
+				continue
+			}
+			a, err := p.newAuthority(ctx, c.Key, r, r.commonName(1), string(id), 0, years(r), root)
+			if err != nil {
+				return nil, err
+			}
+			cas = append(cas, a.Authority)
 		}
-		operational, err := p.newAuthority(ctx, c.Key, role{OperationalCA, id, "", class}, name("operational CA"), string(id), 0, 30, root)
-		if err != nil {
-			return nil, err
-		}
-		unproved, err := p.newAuthority(ctx, c.Key, role{UnprovedCA, id, "", class}, name("unproved CA"), string(id), 0, 30, root)
-		if err != nil {
-			return nil, err
-		}
-		cas = append(cas, root.Authority, onboarding.Authority, operational.Authority, unproved.Authority)
 	}
 	a := Account{ID: id, Region: p.region, OrderKey: orderKey, Profiles: pr.texts(), CAs: c, Created: p.now()}
 	leaf, err := p.leafBy(ctx, string(id), ledger.KindAccount, map[string]any{"account": id, "region": a.Region,
@@ -183,7 +199,7 @@ func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, order
 	if err != nil {
 		return nil, err
 	}
-	if err := p.store.CreateAccount(ctx, a, cas, leaf); err != nil {
+	if err := p.store.CreateAccount(ctx, a, cas, waiting, leaf); err != nil {
 		return nil, err
 	}
 	return &a, p.reload(ctx)

@@ -39,37 +39,6 @@ type Issued struct {
 	Replaced []string
 }
 
-// CACerts returns what chains an endpoint's certificates to the account's roots (RFC 7030 §4.1.3): for each
-// class the issuing CA, then the root.
-func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
-	d := p.dir.Load()
-	var out []*x509.Certificate
-	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
-		switch kind := issuerKinds[p.kindOf(e.Account, e.Profile)]; kind {
-		case OnboardingCA, OperationalCA:
-			if a := d.byRole[role{kind, e.Account, "", class}]; a != nil {
-				out = append(out, a.issuer.Cert)
-			}
-			if a := d.byRole[role{UnprovedCA, e.Account, "", class}]; a != nil && p.unprovedHere(e) {
-				out = append(out, a.issuer.Cert)
-			}
-		default:
-			for r, a := range d.byRole {
-				if r.kind == IDevIDCA && r.account == e.Account && r.class == class {
-					out = append(out, a.issuer.Cert)
-				}
-			}
-		}
-		if a := d.byRole[role{RootCA, e.Account, "", class}]; a != nil {
-			out = append(out, a.issuer.Cert)
-		}
-	}
-	if len(out) == 0 {
-		return nil, cradle.Errorf(cradle.NotFound, "no CA certificates for %s", e.Label)
-	}
-	return out, nil
-}
-
 // Enroll is the issuing cycle. After a crash
 //   - before BeginIssue: nothing happened, the challenge is unspent;
 //   - after it: an open intent, voided at start; the same request may be sent again;
@@ -257,9 +226,9 @@ func (p *Provider) leafFor(r Request, d *decision, now time.Time) (ca.Leaf, erro
 	}
 	if rules.Validity != ca.Endless {
 		l.NotAfter = now.Add(time.Duration(rules.Validity)).Truncate(time.Second)
-		if l.NotAfter.After(iss.NotAfter) {
-			l.NotAfter = iss.NotAfter
-		}
+	}
+	if l.NotAfter.After(iss.NotAfter) { // also of what has no end, below a CA that an external root certified
+		l.NotAfter = iss.NotAfter
 	}
 	return l, d.wishes.Grant(&l)
 }

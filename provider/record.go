@@ -19,7 +19,8 @@ type Account struct {
 
 // CAs are an account's choices about its certification authorities.
 type CAs struct {
-	Key keystore.Algorithm `json:"key,omitempty"` // of the keys made for it; empty: keystore.P256
+	Key      keystore.Algorithm `json:"key,omitempty"`      // of the keys made for it; empty: keystore.P256
+	External bool               `json:"external,omitempty"` // made without roots: its CAs wait for certificates from elsewhere
 }
 
 // AuthorityKind is what an issuing key may sign.

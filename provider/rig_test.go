@@ -109,7 +109,9 @@ func newRigWith(t *testing.T, url string, cas provider.CAs, keys ...keystore.Sto
 		t.Fatal(err)
 	}
 	r.roots = x509.NewCertPool()
-	r.roots.AddCert(r.root(cradle.Evaluation))
+	if !cas.External {
+		r.roots.AddCert(r.root(cradle.Evaluation))
+	}
 	return r
 }
 
@@ -158,10 +160,13 @@ func (r *rig) order(change func(*order.Order)) *order.Order {
 	r.t.Helper()
 	o := &order.Order{Account: "acme", OEM: "maker1", Model: "gw1", Quantity: 10, SerialPrefix: "SN", SerialFirst: "0001", SerialLast: "0100",
 		Tiers: []cradle.Tier{cradle.Simulator}, TPMMakers: []cradle.MakerID{"soft"}, Naming: "{account}-{serial}",
-		ProviderURL: "https://localhost", ServicesAnchors: pemText(r.p.Services()), AccountAnchors: pemText(r.root(cradle.Evaluation)),
+		ProviderURL: "https://localhost", ServicesAnchors: pemText(r.p.Services()),
 		ProvisioningEndpoint: "https://localhost", IDScope: "0ne1", AutoAccept: true}
 	if change != nil {
 		change(o)
+	}
+	if o.AccountAnchors == "" {
+		o.AccountAnchors = pemText(r.root(o.Class()))
 	}
 	o.Complete(r.now())
 	if _, err := r.p.CreateOrder(r.t.Context(), r.signed(o), func(cradle.AccountID) error { return nil }); err != nil {

@@ -39,20 +39,28 @@ type Setup interface {
 	CreateLog(ctx context.Context, log string) error
 }
 
-// Directory keeps accounts, OEMs, authorities and TPM makers' anchors. Authorities never change.
+// Directory keeps accounts, OEMs, authorities and TPM makers' anchors. An authority's certificate and key never change.
 type Directory interface {
 	// CreateAccount fails with Conflict when the name is taken. The account's log is made with it.
-	CreateAccount(ctx context.Context, a Account, cas []Authority, leaf ledger.Leaf) error
+	CreateAccount(ctx context.Context, a Account, cas []Authority, waiting []PendingKey, leaf ledger.Leaf) error
 	Account(ctx context.Context, id cradle.AccountID) (Account, error) // NotFound
 	Accounts(ctx context.Context) ([]Account, error)
 	// CreateOEM fails with Conflict when the name is taken.
 	CreateOEM(ctx context.Context, o OEM, cas []Authority, leaf ledger.Leaf) error
 	OEM(ctx context.Context, id cradle.OEMID) (OEM, error) // NotFound
 	OEMs(ctx context.Context) ([]OEM, error)
-	// AddAuthority stores a further authority unless one of the same kind, account, OEM and class exists;
+	// AddAuthority stores a further active authority unless one of the same kind, account, OEM and class exists;
 	// it returns the one that is stored.
 	AddAuthority(ctx context.Context, ca Authority, leaf ledger.Leaf) (Authority, error)
 	Authorities(ctx context.Context) ([]Authority, error)
+	// InstallAuthorities stores authorities as the active ones of their kind, account, OEM and class; those that
+	// were become superseded, and keys that waited for these certificates wait no more. crosses replaces the crosses
+	// of authorities, by id. Conflict: one of them is stored already.
+	InstallAuthorities(ctx context.Context, cas []Authority, crosses map[string][][]byte, leaf ledger.Leaf) error
+	// AddPendingKey stores a key that waits for its certificate, unless one of the same kind, account, OEM and
+	// class waits; it returns the one that is stored.
+	AddPendingKey(ctx context.Context, k PendingKey, leaf ledger.Leaf) (PendingKey, error)
+	PendingKeys(ctx context.Context) ([]PendingKey, error)
 	// ImportAnchors adds anchors; an anchor already stored keeps its row and is not counted in added.
 	// It fails with Conflict when one is stored under another maker or tier.
 	ImportAnchors(ctx context.Context, anchors []Anchor, leaf ledger.Leaf) (added int, err error)

@@ -207,11 +207,17 @@ func (p *Provider) unprovedCA(ctx context.Context, account cradle.AccountID, cla
 	if err != nil {
 		return nil, err
 	}
+	if root.issuer.Key == nil {
+		if _, err := p.CASigningRequest(ctx, account, UnprovedCA, "", class, false); err != nil {
+			return nil, err
+		}
+		return nil, r.waiting()
+	}
 	acc, err := p.account(ctx, account)
 	if err != nil {
 		return nil, err
 	}
-	a, err := p.newAuthority(ctx, acc.CAs.Key, r, fmt.Sprintf("%s %s unproved CA", account, class), string(account), 0, 30, root)
+	a, err := p.newAuthority(ctx, acc.CAs.Key, r, r.commonName(1), string(account), 0, years(r), root)
 	if err != nil {
 		return nil, err
 	}

@@ -41,6 +41,7 @@ type commands struct {
 		List   OperatorListCmd   `cmd:"" help:"List operators."`
 		Remove OperatorRemoveCmd `cmd:"" help:"End somebody's token."`
 	} `cmd:"" help:"Who may use the admin API."`
+	CA       caCmds `cmd:"" name:"ca" help:"An account's certification authorities: external roots, key rolls."`
 	TPMMaker struct {
 		Import MakerImportCmd `cmd:"" help:"Trust a TPM maker's CA certificates."`
 	} `cmd:"" name:"tpm-maker" help:"TPM makers whose endorsement keys are believed."`

@@ -179,6 +179,7 @@ type AccountCreateCmd struct {
 	OperationalValidity string `help:"Life of operational certificates, for example 24h." placeholder:"DURATION"`
 	LDevIDValidity      string `name:"ldevid-validity" help:"Life of LDevIDs, for example 8760h." placeholder:"DURATION"`
 	CAKey               string `name:"ca-key" help:"Kind of the account's CA keys: ec-p256, ec-p384, rsa-3072 or rsa-4096." default:"ec-p256"`
+	Root                string `help:"own: roots are made here. external: the CAs wait for certificates from a root that is kept elsewhere (cradle ca csr, cradle ca install)." default:"own" enum:"own,external"`
 }
 
 // Run makes the order key here, on the builder's side, and registers its public half.
@@ -208,7 +209,7 @@ func (c *AccountCreateCmd) Run(ctx context.Context, out *cli.Out) error {
 	}
 	var acc admin.Account
 	if err := a.Call(ctx, http.MethodPost, "/accounts", admin.CreateAccount{Name: cradle.AccountID(c.Name), OrderKey: spki,
-		OperationalValidity: c.OperationalValidity, LDevIDValidity: c.LDevIDValidity, CAKey: c.CAKey}, &acc); err != nil {
+		OperationalValidity: c.OperationalValidity, LDevIDValidity: c.LDevIDValidity, CAKey: c.CAKey, ExternalRoot: c.Root == "external"}, &acc); err != nil {
 		return err
 	}
 	write := map[string]string{}
@@ -238,6 +239,9 @@ func (c *AccountCreateCmd) Run(ctx context.Context, out *cli.Out) error {
 	}{&acc, dir}, func(w io.Writer) {
 		fmt.Fprintf(w, "account %s: its context, order key and CA certificates are in %s\n", acc.Name, dir)
 		printAccount(w, &acc)
+		if c.Root == "external" {
+			fmt.Fprintf(w, "nothing is issued until its CAs are certified: cradle ca list %s; cradle ca csr %s --ca CA --class CLASS --out FILE\n", acc.Name, acc.Name)
+		}
 	})
 }
 

@@ -120,7 +120,8 @@ type CreateAccount struct {
 	OrderKey            []byte           `json:"order_key"`                      // SPKI DER
 	OperationalValidity string           `json:"operational_validity,omitempty"` // Go duration
 	LDevIDValidity      string           `json:"ldevid_validity,omitempty"`
-	CAKey               string           `json:"ca_key,omitempty"` // ec-p256 (default), ec-p384, rsa-3072, rsa-4096
+	CAKey               string           `json:"ca_key,omitempty"`        // ec-p256 (default), ec-p384, rsa-3072, rsa-4096
+	ExternalRoot        bool             `json:"external_root,omitempty"` // no root is made here: the CAs wait for certificates from elsewhere
 }
 
 // Account describes an account.
@@ -182,6 +183,7 @@ type Authority struct {
 	Class       cradle.Class `json:"class,omitempty"`
 	Fingerprint string       `json:"fingerprint"`
 	PEM         string       `json:"pem"`
+	Crosses     string       `json:"crosses,omitempty"` // PEM: the same key certified by another root
 }
 
 // CreateOEM registers a device maker.

@@ -39,7 +39,7 @@ func (s *Server) createAccount(c *call, in admin.CreateAccount) (*admin.Account,
 			pr[f.profile] = ca.Profile{Validity: v}
 		}
 	}
-	_, err := s.Provider.CreateAccount(c.ctx(), in.Name, in.OrderKey, pr, provider.CAs{Key: keystore.Algorithm(in.CAKey)})
+	_, err := s.Provider.CreateAccount(c.ctx(), in.Name, in.OrderKey, pr, provider.CAs{Key: keystore.Algorithm(in.CAKey), External: in.ExternalRoot})
 	if cradle.KindOf(err) == cradle.Conflict {
 		// The builder who holds the account's order key asks again: the answer, with the token, was lost.
 		if a, _, aerr := s.Provider.Account(c.ctx(), in.Name); aerr == nil && bytes.Equal(a.OrderKey, in.OrderKey) {
@@ -78,7 +78,7 @@ func (s *Server) account(ctx context.Context, id cradle.AccountID) (*admin.Accou
 func authorities(cas []provider.Authority) []admin.Authority {
 	var out []admin.Authority
 	for _, a := range cas {
-		out = append(out, admin.Authority{Kind: string(a.Kind), Class: a.Class, Fingerprint: a.ID, PEM: admin.PEM(a.Cert)})
+		out = append(out, admin.Authority{Kind: string(a.Kind), Class: a.Class, Fingerprint: a.ID, PEM: admin.PEM(a.Cert), Crosses: pems(a.Cross)})
 	}
 	return out
 }

@@ -22,6 +22,7 @@ func (s *Server) routes() {
 		})
 	s.operatorRoutes()
 	s.accountRoutes()
+	s.caRoutes()
 	s.orderRoutes()
 	s.deviceRoutes()
 	s.clientRoutes()

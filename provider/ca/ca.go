@@ -52,7 +52,17 @@ func Signs(parent, c *x509.Certificate) bool {
 type Issuer struct {
 	ID   string // SHA-256 of the certificate, hexadecimal
 	Cert *x509.Certificate
-	Key  crypto.Signer
+	Key  crypto.Signer // nil: kept elsewhere
+	// Policies are those under which it signs; nil: those of its certificate. A certificate that another's CA made
+	// may lack ours.
+	Policies []x509.OID
+}
+
+func (iss *Issuer) policies() []x509.OID {
+	if iss.Policies != nil {
+		return iss.Policies
+	}
+	return iss.Cert.Policies
 }
 
 // NewSerial returns a random positive serial number of 127 bits (RFC 5280 §4.1.2.2; 802.1AR asks 64 to 160 bits).
@@ -120,6 +130,9 @@ func Issue(iss *Issuer, p *Permit, l Leaf) (*x509.Certificate, error) {
 	}
 	if p.used.Swap(true) {
 		return nil, fmt.Errorf("internal error: permit of intent %s used twice", p.Intent)
+	}
+	if iss.Key == nil {
+		return nil, cradle.Errorf(cradle.Busy, "the key of %q is kept elsewhere", iss.Cert.Subject.CommonName)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, d.template, iss.Cert, l.Public, iss.Key)
 	if err != nil {

@@ -116,7 +116,7 @@ var checks = []struct {
 	}},
 	{"profile: validity", func(d *draft) string {
 		if d.Rules.Validity == Endless {
-			return unless(d.NotAfter.Equal(Forever), "notAfter is not 99991231235959Z")
+			return unless(d.NotAfter.Equal(Forever) || d.NotAfter.Equal(d.iss.Cert.NotAfter), "notAfter is neither 99991231235959Z nor the issuer's")
 		}
 		return unless(d.NotAfter.Sub(d.NotBefore) <= time.Duration(d.Rules.Validity)+2*Backdate, "validity is longer than the profile's")
 	}},
@@ -130,7 +130,7 @@ var checks = []struct {
 	}},
 	{"evaluation never signs for production", func(d *draft) string {
 		for _, want := range d.template.Policies {
-			if !slices.ContainsFunc(d.iss.Cert.Policies, want.Equal) {
+			if !slices.ContainsFunc(d.iss.policies(), want.Equal) {
 				return fmt.Sprintf("issuer %q does not sign under policy %s", d.iss.Cert.Subject.CommonName, want)
 			}
 		}
@@ -184,8 +184,8 @@ var checks = []struct {
 			return ""
 		}
 		switch {
-		case !d.NotAfter.Equal(Forever):
-			return "notAfter of an IDevID is not 99991231235959Z"
+		case !d.NotAfter.Equal(Forever) && !d.NotAfter.Equal(d.iss.Cert.NotAfter): // §8.7 says "should"; nothing outlives its issuer
+			return "notAfter of an IDevID is neither 99991231235959Z nor its issuer's"
 		case d.Serial == "":
 			return "an IDevID without the device's serial number"
 		case len(d.EKDigest) != 32:

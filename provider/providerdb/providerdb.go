@@ -161,7 +161,7 @@ func scanAccount(r row, a *provider.Account) error {
 }
 
 // CreateAccount implements provider.Directory.
-func (d *DB) CreateAccount(ctx context.Context, a provider.Account, cas []provider.Authority, leaf ledger.Leaf) error {
+func (d *DB) CreateAccount(ctx context.Context, a provider.Account, cas []provider.Authority, waiting []provider.PendingKey, leaf ledger.Leaf) error {
 	return d.update(ctx, string(a.ID), func(tx *sqldb.Tx) error {
 		n, err := tx.Exec(`INSERT INTO accounts (`+accountColumns+`) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
 			a.ID, a.Region, a.OrderKey, jsonText(a.Profiles), jsonText(a.CAs), micros(a.Created))
@@ -176,6 +176,11 @@ func (d *DB) CreateAccount(ctx context.Context, a provider.Account, cas []provid
 		}
 		for i := range cas {
 			if err := insertAuthority(tx, &cas[i]); err != nil {
+				return err
+			}
+		}
+		for i := range waiting {
+			if _, err := insertPending(tx, &waiting[i]); err != nil {
 				return err
 			}
 		}

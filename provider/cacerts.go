@@ -1,0 +1,63 @@
+package provider
+
+import (
+	"crypto/x509"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/provider/ca"
+)
+
+// CACerts returns what chains an endpoint's certificates to the account's roots (RFC 7030 §4.1.3): for each
+// class the CA that issues, and those before it, while what they signed may be valid; what stands between them and
+// their roots; where a root was replaced, the certificates by which the two vouch for each other (OldWithNew and
+// NewWithOld); the roots.
+func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
+	d, now := p.dir.Load(), p.now()
+	var out []*x509.Certificate
+	seen := map[string]bool{}
+	add := func(c *x509.Certificate) {
+		if id := ca.Digest(c.Raw); !seen[id] && now.Before(c.NotAfter) {
+			seen[id] = true
+			out = append(out, c)
+		}
+	}
+	chain := func(ders [][]byte) error {
+		for _, der := range ders {
+			c, err := x509.ParseCertificate(der)
+			if err != nil {
+				return err
+			}
+			add(c)
+		}
+		return nil
+	}
+	kinds := map[AuthorityKind]bool{issuerKinds[p.kindOf(e.Account, e.Profile)]: true, UnprovedCA: p.unprovedHere(e)}
+	all := d.of(e.Account, true) // by class, then kind, the active one first
+	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
+		var above, crosses, roots [][]byte
+		for _, a := range all {
+			switch {
+			case a.Class != class:
+			case a.Kind == RootCA:
+				roots = append(roots, a.Cert)
+				crosses = append(crosses, a.Cross...)
+			case kinds[a.Kind]:
+				add(a.issuer.Cert)
+				if n := len(a.Chain); n > 0 {
+					above, roots = append(above, a.Chain[:n-1]...), append(roots, a.Chain[n-1])
+				}
+			}
+		}
+		// Crosses stand before roots: OpenSSL takes the first issuer of the right name, and a root that it does not
+		// trust would be the end of its way.
+		for _, ders := range [][][]byte{above, crosses, roots} {
+			if err := chain(ders); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, cradle.Errorf(cradle.NotFound, "no CA certificates for %s", e.Label)
+	}
+	return out, nil
+}
