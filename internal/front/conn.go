@@ -1,8 +1,10 @@
 package front
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -16,6 +18,9 @@ type conn struct {
 
 	first  [1]byte
 	unread int // bytes of first that Read has yet to give
+
+	log  *slog.Logger
+	owed bool // a handler was called, whose answer is yet to come; only net/http's goroutine of the connection uses it
 
 	hold bool // Write keeps instead of sending; only the goroutine of the one request running uses it
 	kept []byte
@@ -38,11 +43,26 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // Write sends p, or keeps it between Hold and its release.
 func (c *conn) Write(p []byte) (int, error) {
+	c.watch(p)
 	if c.hold {
 		c.kept = append(c.kept, p...)
 		return len(p), nil
 	}
 	return c.Conn.Write(p)
+}
+
+// watch logs what net/http refuses by itself, which no handler sees: a head that is malformed or too large, two
+// lengths, an unknown transfer coding. Such an answer begins though no handler was called for it.
+func (c *conn) watch(p []byte) {
+	rest, ok := bytes.CutPrefix(p, []byte("HTTP/1."))
+	if !ok || len(rest) < 5 || rest[2] == '1' { // 1xx goes before an answer
+		return
+	}
+	if !c.owed {
+		status, _, _ := bytes.Cut(rest[2:], []byte("\r\n"))
+		c.log.Info("http request refused", "remote", c.RemoteAddr().String(), "server_name", c.state.ServerName, "status", string(status[:min(len(status), 100)]))
+	}
+	c.owed = false
 }
 
 // Hold keeps back what the request's connection writes until release is called, which sends all of it in one

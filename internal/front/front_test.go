@@ -20,6 +20,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -60,7 +61,9 @@ func start(t *testing.T, c front.Config) (addr string, stop func() error) {
 		cert := newCert(t, "server")
 		c.Certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }
 	}
-	c.Log = slog.New(slog.DiscardHandler)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
 	ln, err := front.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -174,6 +177,57 @@ func TestOldTLSIsRefused(t *testing.T) {
 		t.Error("TLS 1.1 was accepted")
 	}
 }
+
+// Clients whose certificate's issuer is not in the list leave the certificate out, and a list would tell who the
+// tenants are.
+func TestCertificateIsAskedForWithoutCANames(t *testing.T) {
+	addr, _ := start(t, front.Config{Default: front.Route{HTTP: say("x")}})
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		asked := false
+		c := clientConfig("")
+		c.MinVersion, c.MaxVersion = version, version
+		c.GetClientCertificate = func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			asked = true
+			if len(r.AcceptableCAs) > 0 {
+				t.Errorf("%s: %d CA names", tls.VersionName(version), len(r.AcceptableCAs))
+			}
+			return &tls.Certificate{}, nil
+		}
+		if code, _ := get(t, addr, "/", c); code != 200 || !asked {
+			t.Errorf("%s: %d, asked %v", tls.VersionName(version), code, asked)
+		}
+	}
+}
+
+// What net/http answers by itself is logged: no handler sees it.
+func TestRefusedHeadsAreLogged(t *testing.T) {
+	var mu sync.Mutex
+	var buf bytes.Buffer
+	log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return buf.Write(p)
+	}), nil))
+	addr, stop := start(t, front.Config{Default: front.Route{HTTP: say("x")}, Log: log})
+	conn := dial(t, addr, clientConfig(""))
+	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n")
+	got, _ := io.ReadAll(conn)
+	if !bytes.HasPrefix(got, []byte("HTTP/1.1 200 OK")) || !bytes.Contains(got, []byte("HTTP/1.1 400 Bad Request")) {
+		t.Errorf("%q", got)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if text := buf.String(); strings.Count(text, "http request refused") != 1 || !strings.Contains(text, `status="400 Bad Request`) {
+		t.Errorf("log: %s", text)
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestRoutesByFirstByte(t *testing.T) {
 	cert := newCert(t, "device-7")

@@ -74,7 +74,9 @@ func New(c Config) *Server {
 // serveHTTP gives the request to the service of the connection's server name. net/http has set r.TLS from
 // conn.ConnectionState.
 func serveHTTP(w http.ResponseWriter, r *http.Request) {
-	r.Context().Value(connKey{}).(*conn).route.HTTP.ServeHTTP(w, r)
+	c := r.Context().Value(connKey{}).(*conn)
+	c.owed = true
+	c.route.HTTP.ServeHTTP(w, r)
 }
 
 // Run serves the listeners until ctx ends, then shuts down within Config.Grace. It returns nil after that, or
@@ -190,7 +192,7 @@ func (s *Server) handshake(a *admitted) (*conn, error) {
 	if err := a.SetDeadline(time.Now().Add(s.c.HandshakeTimeout)); err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: tls.Server(a, s.tls), unread: 1}
+	c := &conn{Conn: tls.Server(a, s.tls), unread: 1, log: s.c.Log}
 	if err := c.Conn.HandshakeContext(s.ctx); err != nil {
 		return nil, err
 	}
