@@ -22,6 +22,7 @@ type directory struct {
 	oems     map[cradle.OEMID]*OEM
 	byID     map[string]*authority
 	byRole   map[role]*authority // the active ones
+	issuing  map[string]bool     // SHA-256 of the SPKI of each authority, hexadecimal
 	pending  map[role]PendingKey
 	anchors  *attest.AnchorSet
 	clients  clientProfiles
@@ -45,7 +46,7 @@ func (p *Provider) reload(ctx context.Context) error {
 	defer p.dirMu.Unlock()
 	old := p.dir.Load()
 	d := &directory{accounts: map[cradle.AccountID]*Account{}, profiles: map[cradle.AccountID]Profiles{}, oems: map[cradle.OEMID]*OEM{},
-		byID: map[string]*authority{}, byRole: map[role]*authority{}, pending: map[role]PendingKey{}}
+		byID: map[string]*authority{}, byRole: map[role]*authority{}, issuing: map[string]bool{}, pending: map[role]PendingKey{}}
 	accounts, err := p.store.Accounts(ctx)
 	if err != nil {
 		return fmt.Errorf("reading accounts: %w", err)
@@ -100,6 +101,7 @@ func (p *Provider) reload(ctx context.Context) error {
 
 func (d *directory) put(a *authority) {
 	d.byID[a.ID] = a
+	d.issuing[hexDigest(a.issuer.Cert.RawSubjectPublicKeyInfo)] = true
 	if a.State == ActiveCA {
 		d.byRole[role{a.Kind, a.Account, a.OEM, a.Class}] = a
 	}

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"crypto"
 	"crypto/ed25519"
 )
 
@@ -10,3 +11,6 @@ func LogPrivate(p *Provider) ed25519.PrivateKey { return p.logKey }
 
 // Reload rereads the directory, as Run does every few seconds.
 func (p *Provider) Reload(ctx context.Context) error { return p.reload(ctx) }
+
+// IssuingKey is the key of a CA.
+func IssuingKey(p *Provider, id string) crypto.Signer { return p.dir.Load().byID[id].issuer.Key }

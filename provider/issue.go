@@ -153,7 +153,7 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 // issue is the second half of enroll: everything about the request was found right.
 func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, error) {
 	now, c := p.now(), d.cred
-	if _, err := p.leafFor(r, d, now); err != nil { // before the challenge is spent
+	if err := p.preSign(r, d, now); err != nil {
 		return nil, err
 	}
 	in := &Intent{ID: newID(), Account: r.Account, Device: d.dev.ID, Profile: r.Profile, Operation: r.Operation, Authority: d.auth.ID,
@@ -207,6 +207,18 @@ func answered(c *Certificate, w ca.Wishes) (*Issued, error) {
 		return nil, err
 	}
 	return &Issued{Cert: cert, Replaced: w.Replaced(cert)}, nil
+}
+
+// preSign refuses what could not be signed, before a challenge is spent for it.
+func (p *Provider) preSign(r Request, d *decision, now time.Time) error {
+	l, err := p.leafFor(r, d, now)
+	if err != nil {
+		return err
+	}
+	if p.dir.Load().issuing[hexDigest(d.csr.SPKI)] {
+		return cradle.Errorf(cradle.Invalid, "the CSR's key is an issuing key of this installation")
+	}
+	return ca.Check(d.auth.issuer, l)
 }
 
 // leafFor is the certificate that was decided on, with what the profile grants of the CSR's wishes; it refuses those

@@ -112,7 +112,8 @@ type Issuance interface {
 	//   Conflict  the challenge was spent by another request, or the device's epoch is not i.Epoch
 	//   Busy      the same request is being worked on (open intent)
 	//   Forbidden the device is suspended, revoked or retired; birth: order not open, quantity used up, EK or
-	//             serial or device id of another unit; (profile LDevID, operational) state made
+	//             serial or device id of another unit; (profile LDevID, operational) state made; the key (i.SPKI) was
+	//             certified, or was to be, for another device of the installation
 	// and stores nothing then. A challenge spent by a voided intent of the very same request may be spent
 	// by it again. birth is set for the profiles IAK and IDevID alone; then the device's epoch is not
 	// compared but filled in.

@@ -16,6 +16,7 @@ import (
 	"sync"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/weakkey"
 )
 
 // Anchor is one CA certificate of a TPM maker, a root or an intermediate, as the operator tagged it.
@@ -343,7 +344,7 @@ func weakCAKey(c *x509.Certificate) string {
 		if n := k.N.BitLen(); n < 2048 || n > maxRSA {
 			return fmt.Sprintf("RSA key of %s has %d bits; 2048 to %d are allowed", nameOf(c), n, maxRSA)
 		}
-		if weakROCA(k.N) {
+		if weakkey.ROCA(k.N) {
 			return fmt.Sprintf("RSA key of %s has the ROCA fingerprint (CVE-2017-15361)", nameOf(c))
 		}
 		return ""

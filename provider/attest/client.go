@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cradle-iot/cradle/internal/weakkey"
 	"github.com/cradle-iot/cradle/protocol/evidence"
 )
 
@@ -127,15 +128,7 @@ var clientPathChecks = []check[*clientSubject]{
 func weakClientKey(pub any) string {
 	switch k := pub.(type) {
 	case *rsa.PublicKey:
-		switch n := k.N.BitLen(); {
-		case n < 2048 || n > maxRSA:
-			return fmt.Sprintf("an RSA key has %d bits; 2048 to %d are allowed", n, maxRSA)
-		case k.E != 65537:
-			return fmt.Sprintf("RSA exponent %d is not 65537", k.E)
-		case weakROCA(k.N):
-			return "RSA modulus has the ROCA fingerprint (CVE-2017-15361)"
-		}
-		return ""
+		return weakkey.RSA(k)
 	case *ecdsa.PublicKey:
 		return unless(k.Curve == elliptic.P256() || k.Curve == elliptic.P384() || k.Curve == elliptic.P521(), "an EC key on another curve than P-256, P-384 or P-521")
 	case ed25519.PublicKey:

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/weakkey"
 	"github.com/cradle-iot/cradle/protocol/evidence"
 )
 
@@ -273,7 +274,7 @@ var ekChecks = []check[*ekSubject]{
 	}},
 	{EKROCA, func(s *ekSubject) string {
 		k, ok := s.Public.(*rsa.PublicKey)
-		return unless(!ok || !weakROCA(k.N), "RSA modulus has the ROCA fingerprint (CVE-2017-15361)")
+		return unless(!ok || !weakkey.ROCA(k.N), "RSA modulus has the ROCA fingerprint (CVE-2017-15361)")
 	}},
 	{EKIsCA, func(s *ekSubject) string {
 		return unless(!s.Cert.IsCA, "the certificate is a CA's")

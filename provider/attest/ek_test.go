@@ -300,18 +300,3 @@ func TestEKFacts(t *testing.T) {
 		}
 	}
 }
-
-func TestROCA(t *testing.T) {
-	if !attest.WeakROCA(rocaModulus()) {
-		t.Error("a modulus with the fingerprint was not found")
-	}
-	for range 2000 {
-		b := make([]byte, 256)
-		rand.Read(b)
-		b[0] |= 0x80
-		b[255] |= 1
-		if attest.WeakROCA(new(big.Int).SetBytes(b)) {
-			t.Errorf("random modulus %x has the fingerprint", b)
-		}
-	}
-}

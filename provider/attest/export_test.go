@@ -6,7 +6,6 @@ import (
 )
 
 // WeakROCA is the fingerprint alone.
-var WeakROCA = weakROCA
 
 // Registered lists the codes of all checks that can be removed. Those of TPM keys are without prefix.
 func Registered() []Code {

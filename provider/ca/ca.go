@@ -121,11 +121,8 @@ type Leaf struct {
 // Issue makes the draft of a certificate, lints it, spends the permit and signs. A refusal is of kind Invalid and
 // leaves the permit unspent.
 func Issue(iss *Issuer, p *Permit, l Leaf) (*x509.Certificate, error) {
-	d, err := newDraft(iss, p, &l)
+	d, err := lint(iss, p.Serial, &l)
 	if err != nil {
-		return nil, cradle.Errorf(cradle.Invalid, "certificate would be wrong: %v", err)
-	}
-	if err := d.lint(); err != nil {
 		return nil, err
 	}
 	if p.used.Swap(true) {
@@ -140,6 +137,14 @@ func Issue(iss *Issuer, p *Permit, l Leaf) (*x509.Certificate, error) {
 	}
 	return x509.ParseCertificate(der)
 }
+
+// Check is Issue without the signature: what it refuses, Issue refuses.
+func Check(iss *Issuer, l Leaf) error {
+	_, err := lint(iss, serialForCheck, &l)
+	return err
+}
+
+var serialForCheck = NewSerial()
 
 func leafPolicies(l *Leaf) []x509.OID {
 	p := cradle.PolicyKeyNotProved

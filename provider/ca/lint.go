@@ -4,21 +4,23 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
+	"math/big"
 	"slices"
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/weakkey"
 )
 
 // draft is a certificate before it is signed.
 type draft struct {
 	*Leaf
 	iss      *Issuer
-	permit   *Permit
 	template *x509.Certificate
 	subject  pkix.RDNSequence
 	names    []string
@@ -26,8 +28,8 @@ type draft struct {
 }
 
 // newDraft fills the facts of the leaf into its profile.
-func newDraft(iss *Issuer, p *Permit, l *Leaf) (*draft, error) {
-	d := &draft{Leaf: l, iss: iss, permit: p}
+func newDraft(iss *Issuer, serial *big.Int, l *Leaf) (*draft, error) {
+	d := &draft{Leaf: l, iss: iss}
 	if l.Rules == nil {
 		return nil, fmt.Errorf("no such profile %q", l.Profile)
 	}
@@ -42,7 +44,7 @@ func newDraft(iss *Issuer, p *Permit, l *Leaf) (*draft, error) {
 		return nil, err
 	}
 	d.template = &x509.Certificate{
-		SerialNumber:          p.Serial,
+		SerialNumber:          serial,
 		NotBefore:             l.NotBefore,
 		NotAfter:              l.NotAfter,
 		KeyUsage:              l.keyUsage(),
@@ -75,14 +77,18 @@ func newDraft(iss *Issuer, p *Permit, l *Leaf) (*draft, error) {
 	return d, nil
 }
 
-// lint runs every check over the draft. The error is of kind Invalid and names the clause.
-func (d *draft) lint() error {
+// lint makes the draft and runs every check over it. The error is of kind Invalid and names the clause.
+func lint(iss *Issuer, serial *big.Int, l *Leaf) (*draft, error) {
+	d, err := newDraft(iss, serial, l)
+	if err != nil {
+		return nil, cradle.Errorf(cradle.Invalid, "certificate would be wrong: %v", err)
+	}
 	for _, c := range checks {
 		if why := c.refuse(d); why != "" {
-			return cradle.Errorf(cradle.Invalid, "certificate would be wrong: %s (%s)", why, c.clause)
+			return nil, cradle.Errorf(cradle.Invalid, "certificate would be wrong: %s (%s)", why, c.clause)
 		}
 	}
-	return nil
+	return d, nil
 }
 
 // checks are what RFC 5280, 802.1AR and our own rules ask of a leaf before it is signed. Each is pure and
@@ -92,11 +98,11 @@ var checks = []struct {
 	refuse func(*draft) string
 }{
 	{"RFC 5280 §4.1.2.2", func(d *draft) string {
-		n := d.permit.Serial
+		n := d.template.SerialNumber
 		return unless(n != nil && n.Sign() > 0 && n.BitLen() <= 159, "serial number out of bounds")
 	}},
 	{"802.1AR-2018 §8.3", func(d *draft) string {
-		return unless(d.permit.Serial.BitLen() >= 64, "serial number has less than 64 bits")
+		return unless(d.template.SerialNumber.BitLen() >= 64, "serial number has less than 64 bits")
 	}},
 	{"device ids", func(d *draft) string {
 		if err := cradle.CheckID("device", string(d.Device)); err != nil {
@@ -194,6 +200,13 @@ var checks = []struct {
 		return ""
 	}},
 	{"profile: keys", func(d *draft) string { return d.Rules.checkKeyType(d.Public) }},
+	{"key strength", func(d *draft) string {
+		k, ok := d.Public.(*rsa.PublicKey)
+		if !ok {
+			return ""
+		}
+		return weakkey.RSA(k)
+	}},
 	{"own key", func(d *draft) string {
 		pub, ok := d.iss.Cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 		return unless(!ok || !pub.Equal(d.Public), "the key is the issuer's own")

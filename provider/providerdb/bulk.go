@@ -33,7 +33,8 @@ type Issued struct {
 // are appended, so they are later than what they record. Conflict when the order has no room left for
 // the units, or one of them, or a certificate of theirs, is there already; then nothing is stored.
 func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cradle.OrderID, units []Unit) error {
-	var devices, certs, intents [][]any
+	var devices, certs, intents, keys [][]any
+	claimed := map[string]cradle.DeviceID{}
 	var leaves []ledger.Leaf
 	for i := range units {
 		v := &units[i].Device
@@ -55,6 +56,12 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 			intents = append(intents, []any{n.ID, n.Account, n.Device, n.Profile, n.Operation, n.Authority, n.AuthCert, n.AuthProfile, n.CSR, n.SPKI,
 				n.Challenge, n.Serial, n.Epoch, "done", c.Digest, "", micros(n.Created), n.Replica, n.Lineage})
 			leaves = append(leaves, is.Leaf)
+			if owner, there := claimed[n.SPKI]; !there {
+				claimed[n.SPKI] = v.ID
+				keys = append(keys, []any{n.SPKI, n.Account, n.Device})
+			} else if owner != v.ID {
+				return cradle.Errorf(cradle.Conflict, "devices %s and %s have the same key", owner, v.ID)
+			}
 		}
 	}
 	err := d.update(ctx, string(account), func(tx *sqldb.Tx) error {
@@ -76,6 +83,7 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 				"issued", "revoked", "reason", "lineage"}, certs},
 			{"intents", []string{"id", "account", "device", "profile", "operation", "authority", "auth_cert", "auth_profile", "csr", "spki", "challenge",
 				"serial", "epoch", "state", "certificate", "reason", "created", "replica", "lineage"}, intents},
+			{"device_keys", []string{"spki", "account", "device"}, keys},
 		} {
 			if err := tx.InsertMany(t.table, t.columns, t.rows); err != nil {
 				return fmt.Errorf("loading %s: %w", t.table, err)
@@ -85,7 +93,7 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 		return appendLeaf(tx, leaves...)
 	})
 	if errors.Is(err, sqldb.ErrUnique) {
-		return &cradle.Error{Kind: cradle.Conflict, Detail: "a device or certificate of these is there already", Err: err}
+		return &cradle.Error{Kind: cradle.Conflict, Detail: "a device, certificate or key of these is there already", Err: err}
 	}
 	return err
 }

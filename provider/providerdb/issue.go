@@ -40,8 +40,28 @@ func intentValues(i *provider.Intent) []any {
 		i.Epoch, micros(i.Created), i.Replica, i.Lineage}
 }
 
-// spend inserts the intent, which spends its challenge. It reports false when the challenge was spent before.
+// insertKey claims a public key for a device and returns whose it is. It stays that device's also when no certificate
+// comes of the intent: its holder proved to have it.
+const insertKey = ` ON CONFLICT (spki) DO UPDATE SET spki = excluded.spki RETURNING account || '/' || device`
+
+func ownKey(i *provider.Intent, owner string) error {
+	if owner == string(i.Account)+"/"+string(i.Device) {
+		return nil
+	}
+	return cradle.Errorf(cradle.Forbidden, "the CSR's key belongs to another device").WithHint("make a new key: each device has its own")
+}
+
+// spend claims the key and inserts the intent, which spends its challenge. It reports false when the challenge was
+// spent before.
 func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
+	var owner string
+	err := tx.QueryRow(`INSERT INTO device_keys (spki, account, device) VALUES (?, ?, ?)`+insertKey, i.SPKI, i.Account, i.Device).Scan(&owner)
+	if err == nil {
+		err = ownKey(i, owner)
+	}
+	if err != nil {
+		return false, err
+	}
 	n, err := tx.Exec(`INSERT INTO intents (`+intentColumns+`)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', '', '') ON CONFLICT (challenge) DO NOTHING`, intentValues(i)...)
 	return n == 1, err
@@ -63,14 +83,20 @@ func spendFor(tx *sqldb.Tx, i *provider.Intent, dev *provider.Device) (fresh boo
 		return spend(tx, i)
 	}
 	var spent int64 // in one round trip; the states are those that mayIssue allows
+	var owner string
 	err = tx.QueryRow(`WITH d AS (SELECT state, epoch FROM devices WHERE account = ? AND id = ? FOR UPDATE),
+		k (owner) AS (INSERT INTO device_keys (spki, account, device) SELECT ?, ?, ? FROM d`+insertKey+`),
 		i AS (INSERT INTO intents (`+intentColumns+`)
-			SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?::bigint, ?::bigint, ?, ?, 'open', '', '' FROM d
-			WHERE d.epoch = ? AND d.state IN ('accepted', 'active') ON CONFLICT (challenge) DO NOTHING RETURNING 1)
-		SELECT d.state, d.epoch, (SELECT count(*) FROM i) FROM d`,
-		append(append([]any{i.Account, i.Device}, intentValues(i)...), i.Epoch)...).Scan(&dev.State, &dev.Epoch, &spent)
+			SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?::bigint, ?::bigint, ?, ?, 'open', '', '' FROM d, k
+			WHERE d.epoch = ? AND d.state IN ('accepted', 'active') AND k.owner = ? ON CONFLICT (challenge) DO NOTHING RETURNING 1)
+		SELECT d.state, d.epoch, (SELECT count(*) FROM i), k.owner FROM d, k`,
+		append(append([]any{i.Account, i.Device, i.SPKI, i.Account, i.Device}, intentValues(i)...), i.Epoch, string(i.Account)+"/"+string(i.Device))...).
+		Scan(&dev.State, &dev.Epoch, &spent, &owner)
 	if err == nil {
 		err = mayIssue(i, dev)
+	}
+	if err == nil {
+		err = ownKey(i, owner)
 	}
 	return spent == 1, err
 }

@@ -28,7 +28,6 @@ type stamp struct {
 	serial              []byte
 	device, unit, ek    string
 	notBefore, notAfter time.Time
-	spki                string // digest
 }
 
 func newStamp(iss *ca.Issuer, p cradle.Profile, key *softkey.Key, now, end time.Time) (*stamp, error) {
@@ -41,7 +40,7 @@ func newStamp(iss *ca.Issuer, p cradle.Profile, key *softkey.Key, now, end time.
 		return nil, err
 	}
 	n := ca.NewSerial()
-	s := &stamp{issuer: iss, key: signer, serial: n.Bytes(), unit: plant.Serial(plant.Fleet, 0), ek: digestOf("an EK"), spki: ca.Digest(spki)}
+	s := &stamp{issuer: iss, key: signer, serial: n.Bytes(), unit: plant.Serial(plant.Fleet, 0), ek: digestOf("an EK")}
 	s.device = string(plant.Account) + "-" + s.unit
 	ek, err := hex.DecodeString(s.ek)
 	if err != nil {

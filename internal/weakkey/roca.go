@@ -1,4 +1,4 @@
-package attest
+package weakkey
 
 import "math/big"
 
@@ -19,8 +19,8 @@ var rocaResidues = func() (out [len(rocaPrimes)][3]uint64) {
 	return out
 }()
 
-// weakROCA reports whether n has the fingerprint. A random modulus has it with probability below 2^-27.
-func weakROCA(n *big.Int) bool {
+// ROCA reports whether n has the fingerprint. A random modulus has it with probability below 2^-27.
+func ROCA(n *big.Int) bool {
 	rest := new(big.Int).Mod(n, rocaProduct) // one long division, then short ones
 	var m big.Int
 	for i, p := range rocaPrimes {
