@@ -53,7 +53,7 @@ func (w Wishes) Grant(l *Leaf) error {
 		if err != nil {
 			return err
 		}
-		if !sameName(w.Subject, der) {
+		if !SameName(w.Subject, der) {
 			if err := refuse(rules.Subject, "subject", "the name is %q", own.String()); err != nil {
 				return err
 			}
@@ -172,7 +172,7 @@ func glob(pattern, s string) bool {
 // usages when cert has exactly these.
 func (w Wishes) Replaced(cert *x509.Certificate) []string {
 	var out []string
-	if w.Subject != nil && !sameName(w.Subject, cert.RawSubject) {
+	if w.Subject != nil && !SameName(w.Subject, cert.RawSubject) {
 		out = append(out, "subject")
 	}
 	for _, e := range w.Extensions {
@@ -236,9 +236,12 @@ func isCA(der []byte) bool {
 	return err == nil && v.IsCA
 }
 
-// sameName compares two Names by type and text of each attribute, in order: clients encode the same text as
+// SameAltNames compares two subjectAltNames as sets of names.
+func SameAltNames(a, b []byte) bool { return isSubset(a, b) && isSubset(b, a) }
+
+// SameName compares two Names by type and text of each attribute, in order: clients encode the same text as
 // PrintableString or UTF8String, as they please (RFC 5280 §7.1).
-func sameName(a, b []byte) bool {
+func SameName(a, b []byte) bool {
 	if bytes.Equal(a, b) {
 		return true
 	}
