@@ -31,12 +31,14 @@ type Event struct {
 	Account   cradle.AccountID
 	Profile   cradle.Profile
 	Label     string
+	User      string // that the client named, not authenticated
 	Actor     string // who asked, where a name was authenticated
 	Trace     string // from Trace
 	Start     time.Time
 
 	Status   int
 	Err      error // why it was refused; nil
+	Issued   bool  // a certificate, if it was not refused
 	Shed     bool  // refused because of a limit, before it was looked at
 	WriteErr error // why the answer did not get out; nil
 	Took     time.Duration
@@ -110,6 +112,7 @@ func (l *Log) Done(r *http.Request, e *Event) {
 	text("account", string(e.Account))
 	text("profile", string(e.Profile))
 	text("by", e.Actor)
+	text("user", e.User[:min(len(e.User), 64)])
 	text("remote", r.RemoteAddr)
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		p := r.TLS.PeerCertificates[0]

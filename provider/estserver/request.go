@@ -144,18 +144,6 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// privateCause is what the log may know and the client not.
-func privateCause(err error) string {
-	var e *cradle.Error
-	if !errors.As(err, &e) || e.Kind == cradle.Internal {
-		return err.Error()
-	}
-	if e.Err != nil {
-		return e.Err.Error()
-	}
-	return ""
-}
-
 // wants tells whether an object identifier is in the list.
 func wants(a est.CSRAttributes, oid asn1.ObjectIdentifier) bool {
 	return slices.ContainsFunc(a.OIDs, oid.Equal)

@@ -15,6 +15,9 @@
 //	Invalid 400   Unauthorized 403 or 401   Forbidden 403   NotFound 404
 //	Conflict 409  TooLarge 413       Busy 503, Pending 202, both with Retry-After   Internal 500
 //
+// A request over a limit of package shed is 429 with Retry-After: then nothing was read and nobody asked. Each request
+// is one log line (package reqlog); a refusal carries its trace.
+//
 // Unauthorized is 401 where HTTP Basic is accepted (Endpoint.Realm). Elsewhere it is 403, because 401 demands a
 // WWW-Authenticate challenge (RFC 9110 §15.5.2), of which there is none for a TLS certificate; RFC 7030 asks for any
 // 4xx. A 401 has no content, since Bouncy Castle drops one that has, and neither has the 400 of a bad nonce request, as
@@ -35,13 +38,17 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/front"
+	"github.com/cradle-iot/cradle/internal/reqlog"
 	"github.com/cradle-iot/cradle/protocol/est"
+	"github.com/cradle-iot/cradle/provider/shed"
 )
 
 // Config of a Server. Only Provider is required.
 type Config struct {
 	Provider Provider
-	Log      *slog.Logger // one line per request; nil means slog.Default()
+	Log      *slog.Logger        // one line per request; nil means slog.Default()
+	Count    func(*reqlog.Event) // gets every request; may be nil
+	Gate     *shed.Gate          // sheds requests over a limit with 429; nil takes all
 
 	// Timeout bounds one call of the provider, which goes on when the client has gone. 0 means 20 s: clients
 	// such as aziot-certd are given up on by their callers after 30 s.
@@ -57,8 +64,9 @@ type Config struct {
 
 // Server is an http.Handler for every path under est.WellKnown. It starts no goroutine.
 type Server struct {
-	c     Config
-	slots chan struct{}
+	c        Config
+	slots    chan struct{}
+	requests *reqlog.Log
 }
 
 // New returns a Server. It panics without a provider.
@@ -81,7 +89,7 @@ func New(c Config) *Server {
 	if c.RetryAfter <= 0 {
 		c.RetryAfter = 3
 	}
-	return &Server{c: c, slots: make(chan struct{}, c.MaxInFlight)}
+	return &Server{c: c, slots: make(chan struct{}, c.MaxInFlight), requests: reqlog.New(c.Log, c.Count)}
 }
 
 // answer is a response ready for the wire.
@@ -109,24 +117,32 @@ func (r *refusal) Unwrap() error { return r.error }
 
 // event is the one log line of a request, filled on the way.
 type event struct {
-	op, label string
-	account   cradle.AccountID
-	profile   cradle.Profile
-	realm     string // the endpoint's
-	user      string // of HTTP Basic
+	reqlog.Event
+	realm string // the endpoint's
 }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	start := time.Now()
-	var ev event
+	ev := event{Event: reqlog.Event{Service: "est", Trace: reqlog.Trace(), Start: time.Now()}}
 	a, err := s.handle(w, r, &ev)
 	if err != nil {
 		a = s.refuse(err, ev.realm)
+		ev.Err, ev.Shed = err, errors.Is(err, shed.ErrLimit)
+		if ev.Shed {
+			a.status = http.StatusTooManyRequests
+		}
+		w.Header().Set(reqlog.Header, ev.Trace)
 	}
-	writeErr := s.write(w, r, a)
-	s.log(r, &ev, a, err, writeErr, time.Since(start))
+	ev.Status, ev.Issued = a.status, issuing[ev.Operation]
+	if ev.Issued && err == nil { // it was authenticated
+		s.c.Gate.Served(r, ev.Profile)
+	}
+	ev.WriteErr = s.write(w, r, a)
+	s.requests.Done(r, &ev.Event)
 }
+
+// issuing are the operations whose answer is a certificate.
+var issuing = map[string]bool{est.OpSimpleEnroll: true, est.OpSimpleReenroll: true, est.OpServerKeyGen: true, est.OpTPMEnroll: true}
 
 // handle does everything but writing the answer. A panic below it becomes an internal error: one
 // request's bug does not take a shared connection, or the log line, with it.
@@ -140,21 +156,25 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ev *event) (a an
 		return a, cradle.Errorf(cradle.Forbidden, "EST is served over TLS only").WithHint("use an https URL (RFC 7030 §3.3)")
 	}
 	op, label, err := splitPath(r.URL)
-	ev.op, ev.label = op, label
+	ev.Operation, ev.Label = op, label
+	var e Endpoint
+	if err == nil {
+		e, err = s.c.Provider.Resolve(serverName(r), label)
+	}
+	if limit := s.c.Gate.EST(r, e.Account, e.Profile); limit != nil {
+		ev.Account, ev.Profile = e.Account, e.Profile
+		return a, limit
+	}
 	if err != nil {
 		return a, err
 	}
-	e, err := s.c.Provider.Resolve(serverName(r), label)
-	if err != nil {
-		return a, err
-	}
-	ev.account, ev.profile, ev.label, ev.realm = e.Account, e.Profile, e.Label, e.Realm
+	ev.Account, ev.Profile, ev.Label, ev.realm = e.Account, e.Profile, e.Label, e.Realm
 	c, err := clientOf(r)
 	if err != nil {
 		return a, err
 	}
 	if c.Basic != nil {
-		ev.user = c.Basic.User
+		ev.User = c.Basic.User
 	}
 	switch op {
 	case est.OpCACerts:
@@ -319,44 +339,4 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a answer) error {
 		f.Flush() // so that all of it is there when it is released
 	}
 	return errors.Join(err, release())
-}
-
-func (s *Server) log(r *http.Request, ev *event, a answer, err, writeErr error, took time.Duration) {
-	level := slog.LevelInfo
-	attrs := make([]slog.Attr, 0, 16)
-	attrs = append(attrs,
-		slog.Int("status", a.status),
-		slog.String("op", ev.op),
-		slog.String("label", ev.label),
-		slog.String("account", string(ev.account)),
-		slog.String("profile", string(ev.profile)),
-		slog.String("remote", r.RemoteAddr),
-		slog.Duration("took", took),
-	)
-	if ev.op == "" {
-		attrs = append(attrs, slog.String("path", r.URL.Path[:min(len(r.URL.Path), 200)]))
-	}
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		p := r.TLS.PeerCertificates[0]
-		attrs = append(attrs, slog.String("peer", p.Subject.CommonName), slog.String("peer_serial", p.SerialNumber.Text(16)))
-	}
-	if ev.user != "" {
-		attrs = append(attrs, slog.String("user", ev.user))
-	}
-	if err != nil {
-		level = slog.LevelWarn
-		detail, _ := cradle.Public(err)
-		kind := cradle.KindOf(err)
-		if kind == cradle.Internal {
-			level = slog.LevelError
-		}
-		attrs = append(attrs, slog.String("kind", kind.String()), slog.String("reason", detail))
-		if cause := privateCause(err); cause != "" && cause != detail {
-			attrs = append(attrs, slog.String("cause", cause))
-		}
-	}
-	if writeErr != nil {
-		attrs = append(attrs, slog.String("write_error", writeErr.Error()))
-	}
-	s.c.Log.LogAttrs(context.WithoutCancel(r.Context()), level, "est", attrs...)
 }
