@@ -38,6 +38,8 @@ func (p *Provider) signCheckpoints(ctx context.Context) error {
 			return fmt.Errorf("saving checkpoint of log %s: %w", h.Log, err)
 		}
 	}
+	now := p.now()
+	p.signedAt.Store(&now)
 	return nil
 }
 

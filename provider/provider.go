@@ -75,6 +75,7 @@ type Provider struct {
 	refusal   limiter
 	passwords passwords
 	feed      feedSignal
+	signedAt  atomic.Pointer[time.Time] // when every log was seen signed to its end
 }
 
 // New opens the provider over its store, making on the first start what is missing: challenge key, feed

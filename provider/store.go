@@ -28,6 +28,7 @@ type Store interface {
 	Log
 	Audit
 	Operators
+	Watch
 }
 
 // Setup keeps what the first start makes.

@@ -37,6 +37,7 @@ import (
 	"github.com/cradle-iot/cradle/internal/cli"
 	"github.com/cradle-iot/cradle/internal/durable"
 	"github.com/cradle-iot/cradle/internal/front"
+	"github.com/cradle-iot/cradle/internal/meter"
 	"github.com/cradle-iot/cradle/internal/verbs"
 	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/admin"
@@ -66,6 +67,7 @@ type ServeCmd struct {
 	Limits    map[string]string `name:"limit" help:"Rate of requests that is taken: address, certificate, line, account or operator, as certificate=0.5:30 (each second, and at once) or address=off." placeholder:"NAME=RATE"`
 	LogLevel  string            `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 	LogFormat string            `help:"text or json." default:"text" enum:"text,json"`
+	Metrics   string            `name:"metrics-listen" help:"Address at which Prometheus metrics, /healthz and /readyz are served, without TLS: for monitoring alone." placeholder:"HOST:PORT"`
 	Pprof     string            `help:"Address at which this process's profiles are served." hidden:"" placeholder:"HOST:PORT"`
 }
 
@@ -84,6 +86,7 @@ type installation struct {
 	hubs   *hub.Hub
 	follow *status.Follower
 	gate   *shed.Gate
+	watch  watch
 	close  []func() error
 }
 
@@ -110,6 +113,9 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 		lines = slog.NewJSONHandler(out.Err, &slog.HandlerOptions{Level: level})
 	}
 	in := &installation{cmd: c, log: slog.New(lines), gate: shed.New(limits, nil)}
+	if c.Metrics != "" {
+		in.watch.meter = meter.New()
+	}
 	defer func() {
 		for _, f := range slices.Backward(in.close) {
 			err = errors.Join(err, f())
@@ -154,6 +160,20 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 		}
 		run.Go(profiles)
 	}
+	in.watch.front(srv)
+	ready := map[string]any{"event": "ready", "url": in.url}
+	if c.Metrics != "" {
+		figures, url, err := in.watch.listen(ctx, c.Metrics)
+		if err != nil {
+			for _, l := range listeners {
+				_ = l.Close()
+			}
+			return err
+		}
+		run.Go(figures)
+		ready["metrics"] = url
+		in.log.Info("metrics and health are served", "metrics", url)
+	}
 	run.Go(func() error { return srv.Run(ctx, listeners...) })
 	for i := 0; i < 100 && !in.follow.Fresh(time.Now()) && ctx.Err() == nil; i++ { // ready means: devices are admitted
 		time.Sleep(50 * time.Millisecond)
@@ -162,7 +182,8 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	if err := durable.WriteFile(filepath.Join(c.Data, "endpoints.json"), indent(st), 0o644); err != nil {
 		return err
 	}
-	if err := out.Print(map[string]any{"event": "ready", "url": in.url, "status": st}, func(w io.Writer) {
+	ready["status"] = st
+	if err := out.Print(ready, func(w io.Writer) {
 		fmt.Fprintf(w, "ready %s (EST, admin API, provisioning %s, hubs %s); context: %s\n", in.url, st.IDScope, strings.Join(st.Hubs, ", "),
 			filepath.Join(c.Data, "context.json"))
 	}); err != nil {
@@ -236,6 +257,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 		return nil, fmt.Errorf("provider's store: %w", err)
 	}
 	in.close = append(in.close, pdb.Close)
+	in.watch.store("provider", pdb.Stats)
 	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: vault, Keys: keys, Replica: replica, Region: in.cmd.Region, Origin: in.cmd.Host, Log: in.log}); err != nil {
 		return nil, err
 	}
@@ -247,11 +269,13 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 		return nil, fmt.Errorf("hub's store: %w", err)
 	}
 	in.close = append(in.close, hdb.Close)
+	in.watch.store("hub", hdb.Stats)
 	ddb, err := provisioningdb.Open(ctx, in.store("provisioning"))
 	if err != nil {
 		return nil, fmt.Errorf("provisioning's store: %w", err)
 	}
 	in.close = append(in.close, ddb.Close)
+	in.watch.store("provisioning", ddb.Stats)
 
 	in.follow = status.NewFollower(in.prov, in.prov.FeedKey(), in.log, func(e status.Event) {
 		in.dps.OnBlock(e.Account, e.Device, e.State)
@@ -277,6 +301,8 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 		Anchors: admin.PEM(in.prov.Services().Raw), Token: adminserver.Token(tokens, "")}), 0o600); err != nil {
 		return nil, err
 	}
+	in.watch.provider(in.prov)
+	in.watch.feed(in.follow.Newest, in.follow.Fresh)
 	run.Go(func() error { return in.prov.Run(ctx) })
 	run.Go(func() error { return in.follow.Run(ctx) })
 	run.Go(func() error { return in.dps.Run(ctx) })
@@ -286,9 +312,9 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 // front puts every service behind the one port.
 func (in *installation) front(tokens []byte) (*front.Server, error) {
 	c := in.cmd
-	adm := adminserver.New(adminserver.Config{Provider: in.prov, Key: tokens, Log: in.log, Gate: in.gate, Status: in.status, ServiceKey: in.serviceKey, Followed: in.followed,
+	adm := adminserver.New(adminserver.Config{Provider: in.prov, Key: tokens, Log: in.log, Gate: in.gate, Count: in.watch.count(), Status: in.status, ServiceKey: in.serviceKey, Followed: in.followed,
 		Public: adminserver.Public{URL: in.url, ESTHost: func(a cradle.AccountID) string { return estHost(c.Host, a) }}})
-	est := estserver.New(estserver.Config{Provider: estProvider{in.prov, c.Host}, Log: in.log})
+	est := estserver.New(estserver.Config{Provider: estProvider{in.prov, c.Host}, Log: in.log, Count: in.watch.count(), Gate: in.gate})
 	dps := dpsserver.New(dpsserver.Config{Service: in.dps, Log: in.log})
 	hubs := hubserver.New(hubserver.Config{Hub: in.hubs, Default: firstHub, Log: in.log})
 	hubRoute := front.Route{HTTP: hubs, MQTT: hubs.ServeConn}
@@ -302,7 +328,7 @@ func (in *installation) front(tokens []byte) (*front.Server, error) {
 		}
 		hubs.ServeHTTP(w, r)
 	})
-	paths = append(paths, front.Path{Pattern: "/", Handler: services})
+	paths = append(append(paths, in.watch.paths()...), front.Path{Pattern: "/", Handler: services})
 	cert, err := in.certificate()
 	if err != nil {
 		return nil, err

@@ -49,6 +49,9 @@ func Open(ctx context.Context, url string) (*Store, error) {
 // Close closes the database.
 func (s *Store) Close() error { return s.db.Close() }
 
+// Stats says how busy the store is.
+func (s *Store) Stats() sqldb.Stats { return s.db.Stats() }
+
 func micros(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

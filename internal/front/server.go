@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -40,6 +41,8 @@ type Server struct {
 	closed    bool
 	listeners map[net.Listener]struct{}
 	mqtt      map[*conn]struct{}
+
+	web atomic.Int64 // HTTP connections
 }
 
 // New makes a Server; nothing runs before Serve. It panics without a certificate source.
@@ -67,8 +70,27 @@ func New(c Config) *Server {
 		MaxHeaderBytes:    16 << 10,
 		ConnContext:       func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, connKey{}, nc) },
 		ErrorLog:          log.New(slogWriter{c.Log}, "", 0),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				s.web.Add(1)
+			case http.StateClosed, http.StateHijacked:
+				s.web.Add(-1)
+			}
+		},
 	}
 	return s
+}
+
+// Connections counts what is open: up to the end of the handshake, HTTP (but for those turned into WebSockets), and MQTT.
+func (s *Server) Connections() (handshakes, web, mqtt int) {
+	s.limit.mu.Lock()
+	handshakes = s.limit.pending.Len()
+	s.limit.mu.Unlock()
+	s.mu.Lock()
+	mqtt = len(s.mqtt)
+	s.mu.Unlock()
+	return handshakes, int(s.web.Load()), mqtt
 }
 
 // serveHTTP gives the request to the service of the connection's server name. net/http has set r.TLS from

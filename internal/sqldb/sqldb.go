@@ -186,15 +186,22 @@ func (db *DB) Close() error {
 // Engine says what the store runs on.
 func (db *DB) Engine() Engine { return db.engine }
 
-// Stats counts what was done since Open.
+// Stats says what was done since Open, and what is to do.
 type Stats struct {
 	Updates int64 // functions whose transaction was committed
 	Commits int64 // commits they shared
+
+	Waiting int // Updates that wait for a writer
+	Reading int // connections that read
 }
 
-// Stats returns the counts.
+// Stats returns them.
 func (db *DB) Stats() Stats {
-	return Stats{Updates: db.updates.Load(), Commits: db.commits.Load()}
+	s := Stats{Updates: db.updates.Load(), Commits: db.commits.Load(), Reading: len(db.readers.slots)}
+	for _, w := range db.writers {
+		s.Waiting += len(w.queue)
+	}
+	return s
 }
 
 // View runs fn on a snapshot of the store. fn may run again when the connection was lost

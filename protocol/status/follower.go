@@ -171,3 +171,10 @@ func (f *Follower) Seq() int64 {
 	defer f.mu.RUnlock()
 	return f.seq
 }
+
+// Newest is when the newest statement came, by our clock; zero before the first.
+func (f *Follower) Newest() time.Time {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.fresh
+}

@@ -51,6 +51,9 @@ func Open(ctx context.Context, url string) (*DB, error) {
 // Close ends the store.
 func (d *DB) Close() error { return d.db.Close() }
 
+// Stats says how busy the store is.
+func (d *DB) Stats() sqldb.Stats { return d.db.Stats() }
+
 func micros(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

@@ -47,6 +47,7 @@ type Options struct {
 	RenewalFraction     float64       // 0: the default
 	Quantity            int           // of the order; 0: 1000
 	AutoAccept          *bool         // of the order; nil: the default
+	Serve               []string      // further arguments of cradle serve
 }
 
 // World is an installation with its OEM and devices.
@@ -103,7 +104,7 @@ func (w *World) ServeArgs() []string {
 	if w.opts.DB != "" {
 		args = append(args, "--db", w.opts.DB)
 	}
-	return args
+	return append(args, w.opts.Serve...)
 }
 
 // Start starts the server and waits until it is ready. env is added to its environment.
