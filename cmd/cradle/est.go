@@ -64,8 +64,8 @@ func (e estProvider) CACerts(_ context.Context, ep estserver.Endpoint) ([]*x509.
 }
 
 // CSRAttributes implements estserver.Provider.
-func (e estProvider) CSRAttributes(context.Context, estserver.Endpoint, estserver.Client) (est.CSRAttributes, error) {
-	return est.CSRAttributes{}, nil
+func (e estProvider) CSRAttributes(ctx context.Context, ep estserver.Endpoint, c estserver.Client) (est.CSRAttributes, error) {
+	return e.p.CSRAttributes(ctx, endpoint(ep), client(c))
 }
 
 // Nonce implements estserver.Provider.

@@ -2,8 +2,6 @@ package ca
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
@@ -27,13 +25,16 @@ var keyUsages = map[string]x509.KeyUsage{
 
 const caUsages = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 
-// keyUsageOf says what a key's algorithm can be used for: RFC 3279 §2.3.1, RFC 8813 §3, RFC 8410 §5.
-func keyUsageOf(pub crypto.PublicKey) x509.KeyUsage {
+// keyUsageOf says what a key's algorithm can be used for.
+func keyUsageOf(pub crypto.PublicKey) x509.KeyUsage { return usageOfType(KeyTypeOf(pub)) }
+
+// usageOfType: RFC 3279 §2.3.1, RFC 8813 §3, RFC 8410 §5.
+func usageOfType(t KeyType) x509.KeyUsage {
 	const signs = x509.KeyUsageDigitalSignature | x509.KeyUsageContentCommitment
-	switch pub.(type) {
-	case *rsa.PublicKey:
+	switch {
+	case strings.HasPrefix(string(t), "rsa-"):
 		return signs | x509.KeyUsageKeyEncipherment | x509.KeyUsageDataEncipherment
-	case *ecdsa.PublicKey:
+	case strings.HasPrefix(string(t), "ec-"):
 		return signs | x509.KeyUsageKeyAgreement | x509.KeyUsageEncipherOnly | x509.KeyUsageDecipherOnly
 	}
 	return signs
