@@ -69,8 +69,12 @@ func (p *Provider) approve(ctx context.Context, r Request, d *decision, in *Inte
 		return err
 	}
 	now := p.now()
+	spki := in.SPKI
+	if d.made != nil { // another one each time
+		spki = "server"
+	}
 	h := sha256.New()
-	for _, s := range []string{string(r.Profile), in.AuthCert, string(d.dev.ID), string(d.csr.Request.RawSubject), in.SPKI} {
+	for _, s := range []string{string(r.Profile), in.AuthCert, string(d.dev.ID), string(d.csr.Request.RawSubject), spki} {
 		fmt.Fprintf(h, "%d:%s", len(s), s)
 	}
 	a := Approval{ID: newApprovalID(), Account: r.Account, Request: string(r.Account) + "/" + hex.EncodeToString(h.Sum(nil)), Profile: r.Profile, Device: d.dev.ID,

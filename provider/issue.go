@@ -102,7 +102,7 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 	if err := changeNames(rules, r, pt, csr, &wishes); err != nil {
 		return nil, err
 	}
-	if csr.Bundle == nil || len(csr.Bundle.Challenge) == 0 || !pt.issued() || rules.Evidence == ca.EvidenceNone {
+	if csr.Bundle == nil || len(csr.Bundle.Challenge) == 0 || !pt.issued() || rules.Evidence == ca.EvidenceNone || r.Operation == ServerKeyGen {
 		return p.judgeUnproved(ctx, r, rules, pt, csr, wishes)
 	}
 	st, err := p.openChallenge(csr.Bundle.Challenge)
@@ -158,12 +158,16 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 	if err := p.preSign(r, d, now); err != nil {
 		return nil, err
 	}
+	_, spki := d.key()
 	in := &Intent{ID: newID(), Account: r.Account, Device: d.dev.ID, Profile: r.Profile, Operation: r.Operation, Authority: d.auth.ID,
-		AuthCert: c.Cert.Digest, AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(d.csr.SPKI),
+		AuthCert: c.Cert.Digest, AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(spki),
 		Serial: ca.SerialString(ca.NewSerial()), Epoch: d.dev.Epoch, Created: now, Replica: p.replica, Lineage: d.lineage}
-	if d.proved() {
+	switch {
+	case d.proved():
 		in.Challenge = hexDigest(d.csr.Bundle.Challenge)
-	} else {
+	case d.made != nil: // the key is kept nowhere, so that nothing can be answered again
+		in.AuthCert, in.Challenge = d.client, "key/"+in.ID
+	default:
 		in.AuthCert, in.Challenge, in.ReplayAfter = d.client, onceFor(r, d), now.Add(-p.replayWindow(r.Endpoint))
 	}
 	if err := p.approve(ctx, r, d, in); err != nil {
@@ -231,8 +235,9 @@ func (p *Provider) leafFor(r Request, d *decision, now time.Time) (ca.Leaf, erro
 		return ca.Leaf{}, err
 	}
 	ek, _ := hex.DecodeString(d.dev.EKDigest)
+	public, spki := d.key()
 	l := ca.Leaf{Profile: r.Profile, Rules: rules, Account: r.Account, Device: d.dev.ID, Serial: d.dev.Serial, Order: d.dev.Order, OEM: d.dev.OEM,
-		Tier: d.dev.Tier, Maker: d.dev.Maker, Proved: d.proved(), EKDigest: ek, Public: d.csr.Request.PublicKey, SPKI: d.csr.SPKI,
+		Tier: d.dev.Tier, Maker: d.dev.Maker, Proved: d.proved(), EKDigest: ek, Public: public, SPKI: spki,
 		NotBefore: now.Add(-ca.Backdate).Truncate(time.Second), NotAfter: ca.Forever}
 	iss := d.auth.issuer.Cert
 	if l.NotBefore.Before(iss.NotBefore) {

@@ -59,12 +59,14 @@ type Provider struct {
 	replica string
 	signer  Signer
 
-	seal      cipher.AEAD // challenges
-	feedKey   ed25519.PrivateKey
-	logKey    ed25519.PrivateKey
-	services  *ca.Issuer
-	timeKey   crypto.Signer
-	timeChain [][]byte
+	seal           cipher.AEAD // challenges
+	feedKey        ed25519.PrivateKey
+	logKey         ed25519.PrivateKey
+	services       *ca.Issuer
+	timeKey        crypto.Signer
+	timeChain      [][]byte
+	generator      crypto.Signer // of serverkeygen
+	generatorChain []*x509.Certificate
 
 	ekCache   *attest.Cache
 	eks       ekVerdicts
@@ -182,6 +184,9 @@ func (p *Provider) openServices(ctx context.Context) error {
 	}
 	p.services.ID = ca.Digest(s.Cert)
 	if p.services.Key, err = p.vault.Key("services-ca", s.Key); err != nil {
+		return err
+	}
+	if err := p.openKeyGenerator(); err != nil {
 		return err
 	}
 	return p.openTimeKey()

@@ -172,6 +172,8 @@ type Operation string
 const (
 	Enroll   Operation = "simpleenroll"
 	Reenroll Operation = "simplereenroll"
+	// ServerKeyGen asks for a key as well, which the provider makes.
+	ServerKeyGen Operation = "serverkeygen"
 )
 
 // Intent is the provider's recorded intention to issue (DESIGN §5). It is stored before the

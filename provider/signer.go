@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 
@@ -37,8 +38,21 @@ type decision struct {
 	birth  bool
 	auth   *authority
 
-	lineage string // of the certificate to be
-	client  string // without evidence: what the intent names as the authenticating party
+	lineage string        // of the certificate to be
+	made    crypto.Signer // serverkeygen: the key, made here
+	client  string        // without evidence: what the intent names as the authenticating party
+}
+
+// key is what is to be certified.
+func (d *decision) key() (pub crypto.PublicKey, spki []byte) {
+	if d.made == nil {
+		return d.csr.Request.PublicKey, d.csr.SPKI
+	}
+	spki, err := x509.MarshalPKIXPublicKey(d.made.Public())
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+	return d.made.Public(), spki
 }
 
 // proved reports whether the request had evidence.
@@ -74,6 +88,9 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 		"csr": in.CSR, "tier": d.dev.Tier, "maker": d.dev.Maker, "proved": d.proved(), "replaced": d.wishes.Replaced(cert), "challenge": in.Challenge, "lineage": in.Lineage}
 	if d.dev.Origin != "" {
 		body["origin"] = d.dev.Origin
+	}
+	if d.made != nil {
+		body["key"] = "server"
 	}
 	if d.birth {
 		born := d.dev.Row()

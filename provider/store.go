@@ -25,6 +25,7 @@ type Store interface {
 	Revocations
 	Clients
 	Approvals
+	KEKs
 	Log
 	Audit
 	Operators

@@ -96,12 +96,17 @@ func (p *Provider) judgeUnproved(ctx context.Context, r Request, rules *ca.Profi
 	default:
 		return nil, refuse
 	}
-	if err := attest.VerifyPossession(csr).Refuse(cradle.Invalid, "CSR"); err != nil {
-		return nil, err
+	if r.Operation != ServerKeyGen { // whose CSR's key and signature count for nothing (RFC 7030 §4.4.1)
+		if err := attest.VerifyPossession(csr).Refuse(cradle.Invalid, "CSR"); err != nil {
+			return nil, err
+		}
 	}
 	d := &decision{cred: &pt.Credential, csr: csr, wishes: w, lineage: lineageOf(r.Profile, csr)}
-	if r.Operation == Reenroll {
+	switch r.Operation {
+	case Reenroll:
 		d.lineage = pt.Cert.Lineage
+	case ServerKeyGen:
+		d.lineage = string(r.Profile) + "/server"
 	}
 	if err := p.unprovedDevice(ctx, r, pt, d); err != nil {
 		return nil, err

@@ -107,6 +107,39 @@ func (c *AccountTrustCACmd) Run(ctx context.Context, out *cli.Out) error {
 	return call(ctx, &c.Operator, out, http.MethodPost, path, in, show)
 }
 
+// AccountKEKCmd registers, ends or lists key-encryption keys of serverkeygen.
+type AccountKEKCmd struct {
+	Operator
+	Name    string `arg:"" help:"Account."`
+	ID      string `name:"id" help:"What clients name the key by (DecryptKeyIdentifier), in hexadecimal. Without it the keys are listed." placeholder:"HEX"`
+	KeyFile string `help:"File of the key: 16, 24 or 32 bytes, as they are." placeholder:"FILE" type:"existingfile"`
+	Remove  bool   `help:"End the key."`
+}
+
+// Run implements the verb.
+func (c *AccountKEKCmd) Run(ctx context.Context, out *cli.Out) error {
+	path := "/accounts/" + url.PathEscape(c.Name) + "/keks"
+	if c.ID == "" {
+		return list(ctx, &c.Operator, out, path, []string{"id"}, func(k *admin.KEK) []string { return []string{k.ID} })
+	}
+	in := admin.SetKEK{ID: c.ID}
+	switch {
+	case c.Remove == (c.KeyFile != ""):
+		return cli.Usagef("--id needs --key-file FILE or --remove")
+	case c.KeyFile != "":
+		b, err := os.ReadFile(c.KeyFile)
+		if err != nil {
+			return cradle.Errorf(cradle.NotFound, "%v", err)
+		}
+		if in.Key = b; len(b) == 0 {
+			return cradle.Errorf(cradle.Invalid, "%s is empty", c.KeyFile)
+		}
+	}
+	return call(ctx, &c.Operator, out, http.MethodPost, path, in, func(w io.Writer, k *admin.KEK) {
+		fmt.Fprintf(w, "key %s of %s\n", k.ID, k.Account)
+	})
+}
+
 // DeviceHealCmd lifts a quarantine.
 type DeviceHealCmd struct {
 	Operator

@@ -96,12 +96,12 @@ func (e estProvider) Enroll(ctx context.Context, r estserver.Enrolment) (estserv
 }
 
 // GenerateKey implements estserver.Provider.
-func (e estProvider) GenerateKey(ctx context.Context, r estserver.Enrolment, _ int) (estserver.GeneratedKey, error) {
-	k, err := e.p.GenerateKey(ctx, enrolment(r))
+func (e estProvider) GenerateKey(ctx context.Context, r estserver.Enrolment, strength int) (estserver.GeneratedKey, error) {
+	k, err := e.p.GenerateKey(ctx, enrolment(r), strength)
 	if err != nil {
 		return estserver.GeneratedKey{}, err
 	}
-	return estserver.GeneratedKey{Issued: estserver.Issued{Certificate: k.Cert.Raw}, PKCS8: k.PKCS8}, nil
+	return estserver.GeneratedKey{Issued: estserver.Issued{Certificate: k.Cert.Raw, Replaced: k.Replaced}, PKCS8: k.PKCS8}, nil
 }
 
 // DecryptKey implements estserver.Provider.

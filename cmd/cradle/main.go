@@ -30,6 +30,7 @@ type commands struct {
 		Create  AccountCreateCmd  `cmd:"" help:"Act one: make an account."`
 		Show    AccountShowCmd    `cmd:"" help:"Show an account's EST labels, CAs and profiles."`
 		Basic   AccountBasicCmd   `cmd:"" help:"Let clients without evidence in by HTTP Basic at one profile."`
+		KEK     AccountKEKCmd     `cmd:"" name:"kek" help:"Keys that encrypt server-generated keys on their way to clients."`
 		TrustCA AccountTrustCACmd `cmd:"" name:"trust-ca" help:"Let units with certificates of another CA in at one profile."`
 		Profile struct {
 			Show ProfileShowCmd `cmd:"" help:"Print profiles as TOML."`

@@ -79,3 +79,15 @@ type Approval struct {
 type Decide struct {
 	Reason string `json:"reason,omitempty"`
 }
+
+// SetKEK registers a key-encryption key of serverkeygen; without a key it ends one.
+type SetKEK struct {
+	ID  string `json:"id"` // DecryptKeyIdentifier, hexadecimal
+	Key []byte `json:"key,omitempty"`
+}
+
+// KEK names a key-encryption key of serverkeygen.
+type KEK struct {
+	Account cradle.AccountID `json:"account"`
+	ID      string           `json:"id"`
+}

@@ -1,6 +1,7 @@
 package adminserver
 
 import (
+	"encoding/hex"
 	"encoding/pem"
 
 	"github.com/cradle-iot/cradle"
@@ -50,6 +51,19 @@ func (s *Server) clientRoutes() {
 		func(c *call, _ none) (admin.ClientCA, error) {
 			v, err := p.RemoveClientCA(c.ctx(), c.account(), c.path("id"))
 			return clientCAMessage(v), err
+		})
+	handle(s, op{pattern: "GET /accounts/{account}/keks", does: "Identifiers of the keys that encrypt server-generated keys.", need: view, scope: named},
+		func(c *call, _ none) ([]admin.KEK, error) {
+			ids, err := p.KEKs(c.ctx(), c.account())
+			return messages(ids, func(id string) admin.KEK { return admin.KEK{Account: c.account(), ID: id} }), err
+		})
+	handle(s, op{pattern: "POST /accounts/{account}/keks", does: "Register or end a key that encrypts server-generated keys.", need: own, scope: named},
+		func(c *call, in admin.SetKEK) (admin.KEK, error) {
+			id, err := hex.DecodeString(in.ID)
+			if err != nil {
+				return admin.KEK{}, cradle.Errorf(cradle.Invalid, "the key identifier %.40q is not hexadecimal", in.ID)
+			}
+			return admin.KEK{Account: c.account(), ID: hex.EncodeToString(id)}, p.SetKEK(c.ctx(), c.account(), id, in.Key)
 		})
 	handle(s, op{pattern: "POST /accounts/{account}/devices/{id}/heal", does: "Lift the quarantine of a device's credentials that began without evidence.", need: work, scope: named},
 		func(c *call, in admin.ChangeState) (admin.Healed, error) {

@@ -109,6 +109,18 @@ func TimeStamper(iss *Issuer, pub crypto.PublicKey, notBefore, notAfter time.Tim
 	}, pub)
 }
 
+// KeyGenerator makes the certificate of a key that signs packages of generated keys (RFC 7030 §4.4.2) and does nothing else.
+func KeyGenerator(iss *Issuer, pub crypto.PublicKey, notBefore, notAfter time.Time) (*x509.Certificate, error) {
+	return signLeaf(iss, &x509.Certificate{
+		SerialNumber:          NewSerial(),
+		Subject:               pkix.Name{CommonName: "Cradle key generator"},
+		NotBefore:             notBefore,
+		NotAfter:              notAfter,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+	}, pub)
+}
+
 func signLeaf(iss *Issuer, t *x509.Certificate, pub crypto.PublicKey) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, t, iss.Cert, pub, iss.Key)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -37,6 +38,12 @@ func (v verbs) clients() {
 	v.ok("cradle account trust-ca acme", "id", "profile")
 	v.one("cradle account trust-ca acme --remove "+ca["id"].(string), "id", "disabled")
 	v.bad(1, "no client CA", "cradle account trust-ca acme --remove nothing")
+	v.w.Write("kek", strings.Repeat("k", 32))
+	v.one("cradle account kek acme --id 0A0b --key-file @/kek", "account", "id")
+	v.ok("cradle account kek acme", "id")
+	v.bad(1, "16, 24 or 32", "cradle account kek acme --id 0a0b --key-file @/manifest")
+	v.bad(2, "--key-file", "cradle account kek acme --id 0a0b")
+	v.one("cradle account kek acme --id 0a0b --remove", "id")
 	v.bad(1, "no device", "cradle device heal acme-nothing --account acme")
 	v.ok("cradle approval list --account acme")
 	v.bad(1, "no approval", "cradle approval approve nothing")
