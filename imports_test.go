@@ -34,6 +34,7 @@ var layers = []struct {
 	{"provider/estserver", []string{"provider", "provider/shed", "protocol", "internal"}},
 	{"provider/shed", []string{"internal"}},
 	{"provider/adminserver", []string{"provider", "provider/ledger", "provider/shed", "protocol", "keys/keystore", "internal"}},
+	{"provider/status", []string{"provider", "provider/ca", "internal"}}, // writes serial numbers as the records do
 	{"provider/providerdb", []string{"provider", "provider/ca", "provider/ledger", "keys/keystore", "internal"}},
 	{"provisioning", []string{"protocol", "internal"}},
 	{"provisioning/dpsserver", []string{"provisioning", "protocol", "internal"}},

@@ -17,7 +17,7 @@ func (p *Provider) openAuthority(ctx context.Context, a Authority) (*authority, 
 	if err != nil {
 		return nil, fmt.Errorf("authority %s: %w", a.ID, err)
 	}
-	iss := &ca.Issuer{ID: a.ID, Cert: cert}
+	iss := &ca.Issuer{ID: a.ID, Cert: cert, Points: p.points(a.ID, a.Kind)}
 	if a.Class != "" {
 		iss.Policies = cradle.ClassPolicies(a.Class, a.Kind != UnprovedCA)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/x509"
 	"fmt"
+	"sync"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/keys/keystore"
@@ -27,6 +28,9 @@ type directory struct {
 	anchors  *attest.AnchorSet
 	clients  clientProfiles
 	count    int // anchors
+
+	serialsOnce sync.Once
+	serials     map[cradle.CertSerial]string // of CA certificates: who signed them
 }
 
 type role struct {

@@ -37,13 +37,16 @@ const InstallationLog = "provider"
 // Config is what a Provider needs.
 type Config struct {
 	Store   Store
-	Vault   *filekey.Vault   // seals the installation's secrets
-	Keys    keystore.Store   // issuing keys; default: files sealed by Vault
-	Replica string           // names this process among those on the store, the same at every start; default random
-	Region  string           // data region of the accounts; default "local"
-	Origin  string           // names the logs in their checkpoints, for example "cradle.example.com"
-	Log     *slog.Logger     // default slog.Default
-	Now     func() time.Time // default time.Now
+	Vault   *filekey.Vault // seals the installation's secrets
+	Keys    keystore.Store // issuing keys; default: files sealed by Vault
+	Replica string         // names this process among those on the store, the same at every start; default random
+	Region  string         // data region of the accounts; default "local"
+	// StatusURL is where CRLs and OCSP are served, for example "http://status.example.com"; it goes into every certificate.
+	// Empty: certificates do not say where to ask.
+	StatusURL string
+	Origin    string           // names the logs in their checkpoints, for example "cradle.example.com"
+	Log       *slog.Logger     // default slog.Default
+	Now       func() time.Time // default time.Now
 }
 
 // Provider is the credential provider. Its methods are safe for concurrent use, and any number of
@@ -78,12 +81,19 @@ type Provider struct {
 	passwords passwords
 	feed      feedSignal
 	signedAt  atomic.Pointer[time.Time] // when every log was seen signed to its end
+
+	statusURL  string
+	shards     openShards
+	crls       madeCRLs
+	crlMu      sync.Mutex // one CRL is made on demand at a time
+	responders responders
 }
 
 // New opens the provider over its store, making on the first start what is missing: challenge key, feed
 // key, log key, services CA and the installation's log.
 func New(ctx context.Context, c Config) (*Provider, error) {
-	p := &Provider{store: c.Store, vault: c.Vault, keys: c.Keys, region: c.Region, origin: c.Origin, log: c.Log, now: c.Now, ekCache: new(attest.Cache), replica: c.Replica}
+	p := &Provider{store: c.Store, vault: c.Vault, keys: c.Keys, region: c.Region, origin: c.Origin, log: c.Log, now: c.Now, ekCache: new(attest.Cache), replica: c.Replica,
+		statusURL: c.StatusURL}
 	p.signer = inProcess{p}
 	if p.keys == nil {
 		p.keys = filekey.Store{Vault: p.vault}
@@ -222,7 +232,7 @@ func (p *Provider) Run(ctx context.Context) error {
 const openIntentLife = 2 * time.Minute
 
 func (p *Provider) round(ctx context.Context, n int) error {
-	err := p.signCheckpoints(ctx)
+	err := errors.Join(p.signCheckpoints(ctx), p.crlRound(ctx))
 	if n%10 == 0 {
 		err = errors.Join(err, p.reload(ctx))
 	}
@@ -231,7 +241,8 @@ func (p *Provider) round(ctx context.Context, n int) error {
 		if voided > 0 {
 			p.log.Info("voided open intents", "count", voided)
 		}
-		err = errors.Join(err, verr, p.store.ForgetApprovals(ctx, p.now()))
+		_, derr := p.store.DropShards(ctx, p.now().Add(-shardGrace))
+		err = errors.Join(err, verr, derr, p.store.ForgetApprovals(ctx, p.now()))
 	}
 	return err
 }

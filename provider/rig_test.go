@@ -47,6 +47,7 @@ type rig struct {
 	oemKey  *ecdsa.PrivateKey
 	lotKey  *ecdsa.PrivateKey
 	roots   *x509.CertPool
+	config  []func(*provider.Config)
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
@@ -71,21 +72,28 @@ func (r *rig) now() time.Time { return time.Now().Add(time.Duration(r.offset.Loa
 
 func (r *rig) advance(d time.Duration) { r.offset.Add(int64(d)) }
 
-func newRig(t *testing.T, url string) *rig {
+func newRig(t *testing.T, url string, config ...func(*provider.Config)) *rig {
 	t.Helper()
-	return newRigWith(t, url, provider.CAs{})
+	return openRig(&rig{t: t, url: url, config: config}, provider.CAs{})
 }
 
 // newRigWith is newRig with other choices about CAs; keys are kept in a store, if one is given, else in files.
 func newRigWith(t *testing.T, url string, cas provider.CAs, keys ...keystore.Store) *rig {
 	t.Helper()
-	r := &rig{t: t, url: url, account: newKey(t), oemKey: newKey(t), lotKey: newKey(t)}
+	r := &rig{t: t, url: url}
+	if len(keys) > 0 {
+		r.keys = keys[0]
+	}
+	return openRig(r, cas)
+}
+
+func openRig(r *rig, cas provider.CAs) *rig {
+	t, url := r.t, r.url
+	t.Helper()
+	r.account, r.oemKey, r.lotKey = newKey(t), newKey(t), newKey(t)
 	var err error
 	if r.vault, err = filekey.OpenVault(filepath.Join(t.TempDir(), "kek")); err != nil {
 		t.Fatal(err)
-	}
-	if len(keys) > 0 {
-		r.keys = keys[0]
 	}
 	db, err := providerdb.Open(t.Context(), url)
 	if err != nil {
@@ -118,7 +126,11 @@ func newRigWith(t *testing.T, url string, cas provider.CAs, keys ...keystore.Sto
 // replica opens a further provider over the same store.
 func (r *rig) replica(db provider.Store) *provider.Provider {
 	r.t.Helper()
-	p, err := provider.New(r.t.Context(), provider.Config{Store: db, Vault: r.vault, Keys: r.keys, Replica: "r", Now: r.now, Log: slog.New(slog.DiscardHandler)})
+	c := provider.Config{Store: db, Vault: r.vault, Keys: r.keys, Replica: "r", Now: r.now, Log: slog.New(slog.DiscardHandler)}
+	for _, change := range r.config {
+		change(&c)
+	}
+	p, err := provider.New(r.t.Context(), c)
 	if err != nil {
 		r.t.Fatal(err)
 	}

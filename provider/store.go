@@ -23,6 +23,7 @@ type Store interface {
 	Issuance
 	Devices
 	Revocations
+	CRLs
 	Clients
 	Approvals
 	KEKs

@@ -49,6 +49,7 @@ import (
 	"github.com/cradle-iot/cradle/provider/estserver"
 	"github.com/cradle-iot/cradle/provider/providerdb"
 	"github.com/cradle-iot/cradle/provider/shed"
+	certstatus "github.com/cradle-iot/cradle/provider/status"
 	"github.com/cradle-iot/cradle/provisioning"
 	"github.com/cradle-iot/cradle/provisioning/dpsserver"
 	"github.com/cradle-iot/cradle/provisioning/provisioningdb"
@@ -64,6 +65,7 @@ type ServeCmd struct {
 	Region string   `help:"Data region of the accounts made here." default:"local"`
 	Host   string   `help:"Public name of this installation; the services are est.HOST, dps.HOST, HUB.HOST beside it." default:"localhost"`
 	Keystores
+	StatusServe
 	Limits    map[string]string `name:"limit" help:"Rate of requests that is taken: address, certificate, line, account or operator, as certificate=0.5:30 (each second, and at once) or address=off." placeholder:"NAME=RATE"`
 	LogLevel  string            `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 	LogFormat string            `help:"text or json." default:"text" enum:"text,json"`
@@ -85,6 +87,7 @@ type installation struct {
 	dps    *provisioning.Service
 	hubs   *hub.Hub
 	follow *status.Follower
+	certs  http.Handler // CRLs and OCSP
 	gate   *shed.Gate
 	watch  watch
 	close  []func() error
@@ -149,6 +152,16 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 			_ = l.Close()
 		}
 		return err
+	}
+	if c.StatusListen != "" {
+		status, err := serveStatus(ctx, c.StatusListen, in.certs)
+		if err != nil {
+			for _, l := range listeners {
+				_ = l.Close()
+			}
+			return err
+		}
+		run.Go(status)
 	}
 	if c.Pprof != "" {
 		profiles, err := servePprof(ctx, c.Pprof)
@@ -258,7 +271,12 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	}
 	in.close = append(in.close, pdb.Close)
 	in.watch.store("provider", pdb.Stats)
-	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: vault, Keys: keys, Replica: replica, Region: in.cmd.Region, Origin: in.cmd.Host, Log: in.log}); err != nil {
+	statusURL, err := in.cmd.statusURL(in.url)
+	if err != nil {
+		return nil, err
+	}
+	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: vault, Keys: keys, Replica: replica, Region: in.cmd.Region, Origin: in.cmd.Host, Log: in.log,
+		StatusURL: statusURL}); err != nil {
 		return nil, err
 	}
 	if err := in.prov.Recover(ctx); err != nil {
@@ -321,6 +339,10 @@ func (in *installation) front(tokens []byte) (*front.Server, error) {
 	estRoute := front.Route{HTTP: est}
 	paths := front.Paths{{Pattern: "/.well-known/est/", Handler: est}, {Pattern: "/admin/v1/", Handler: adm}, {Pattern: "/oem/v1/", Handler: adm},
 		{Pattern: "/status/v1/", Handler: adm}, {Pattern: "/time/v1", Handler: adm}, {Pattern: admin.TilesPrefix + "/", Handler: adm}}
+	in.certs = certstatus.New(certstatus.Config{Source: in.prov, Log: in.log})
+	for _, pattern := range certstatus.Paths {
+		paths = append(paths, front.Path{Pattern: pattern, Handler: in.certs})
+	}
 	services := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if dpsserver.Owns(r.URL.Path) {
 			dps.ServeHTTP(w, r)

@@ -52,6 +52,9 @@ func SignAuthority(parent *Issuer, pub crypto.PublicKey, a Authority, key crypto
 	issuer, signer := t, key
 	if parent != nil {
 		issuer, signer = parent.Cert, parent.Key
+		if err := parent.stamp(t); err != nil {
+			return nil, err
+		}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, issuer, pub, signer)
 	if err != nil {
@@ -71,6 +74,9 @@ func Station(iss *Issuer, pub crypto.PublicKey, oem cradle.OEMID, order cradle.O
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
+	}
+	if err := iss.stamp(t); err != nil {
+		return nil, err
 	}
 	return signLeaf(iss, t, pub)
 }

@@ -56,6 +56,7 @@ type Issuer struct {
 	// Policies are those under which it signs; nil: those of its certificate. A certificate that another's CA made
 	// may lack ours.
 	Policies []x509.OID
+	Points   *Points // may be nil
 }
 
 func (iss *Issuer) policies() []x509.OID {
@@ -123,6 +124,9 @@ type Leaf struct {
 func Issue(iss *Issuer, p *Permit, l Leaf) (*x509.Certificate, error) {
 	d, err := lint(iss, p.Serial, &l)
 	if err != nil {
+		return nil, err
+	}
+	if err := iss.stamp(d.template); err != nil {
 		return nil, err
 	}
 	if p.used.Swap(true) {

@@ -56,6 +56,7 @@ const (
 	KindOEM        Kind = "oem"        // an OEM or its keys
 	KindApproval   Kind = "approval"   // an enrolment waits for an operator, or was decided on
 	KindOperator   Kind = "operator"   // what an operator did
+	KindResponder  Kind = "responder"  // the certificate of an OCSP responder
 )
 
 // MaxLeaf bounds the bytes of one leaf: what fits into a bundle of entries (C2SP tlog-tiles).

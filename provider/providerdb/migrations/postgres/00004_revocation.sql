@@ -35,8 +35,7 @@ CREATE INDEX crl_shards_due ON crl_shards (next_update);
 CREATE TABLE ocsp_responders (
   authority  TEXT PRIMARY KEY,
   cert       BYTEA NOT NULL,
-  sealed_key BYTEA NOT NULL,
-  not_after  BIGINT NOT NULL
+  sealed_key BYTEA NOT NULL
 );
 CREATE TABLE leases (
   name   TEXT PRIMARY KEY,

@@ -35,8 +35,7 @@ CREATE INDEX crl_shards_due ON crl_shards (next_update);
 CREATE TABLE ocsp_responders (
   authority  TEXT PRIMARY KEY,
   cert       BLOB NOT NULL,
-  sealed_key BLOB NOT NULL,
-  not_after  INTEGER NOT NULL
+  sealed_key BLOB NOT NULL
 ) STRICT;
 CREATE TABLE leases (
   name   TEXT PRIMARY KEY,

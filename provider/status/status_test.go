@@ -1,0 +1,589 @@
+package status_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	_ "crypto/md5"
+	"crypto/rand"
+	"crypto/sha1"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ca"
+	"github.com/cradle-iot/cradle/provider/status"
+)
+
+var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// source is a provider of two CAs in memory. Its certificates are but serial numbers.
+type source struct {
+	mu        sync.Mutex
+	now       time.Time
+	issuers   []provider.StatusIssuer
+	keys      map[string]*provider.OCSPKey
+	certs     map[cradle.CertSerial]provider.CertStatus
+	away      error
+	questions int
+}
+
+func newKey() *ecdsa.PrivateKey {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+func newSource(t testing.TB) *source {
+	t.Helper()
+	s := &source{now: start, keys: map[string]*provider.OCSPKey{}, certs: map[cradle.CertSerial]provider.CertStatus{}}
+	for _, name := range []string{"one", "two"} {
+		k := newKey()
+		cert, err := ca.SelfSign(k, ca.Authority{Organization: "acme", CommonName: name, NotBefore: start.Add(-time.Hour), NotAfter: ca.Forever})
+		if err != nil {
+			t.Fatal(err)
+		}
+		iss := &ca.Issuer{ID: ca.Digest(cert.Raw), Cert: cert, Key: k}
+		rk := newKey()
+		rc, err := ca.Responder(iss, rk.Public(), start.Add(-time.Minute), start.Add(14*24*time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.issuers = append(s.issuers, provider.StatusIssuer{ID: iss.ID, Cert: cert})
+		s.keys[iss.ID] = &provider.OCSPKey{Cert: rc, Key: rk}
+	}
+	s.certs["a1"] = provider.CertStatus{Authority: s.issuers[0].ID}
+	s.certs["a2"] = provider.CertStatus{Authority: s.issuers[0].ID, Revoked: start.Add(-time.Hour), Code: cradle.KeyCompromise}
+	s.certs["b1"] = provider.CertStatus{Authority: s.issuers[1].ID}
+	return s
+}
+
+func (s *source) clock() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
+func (s *source) change(fn func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fn()
+}
+
+func (s *source) StatusIssuers() []provider.StatusIssuer { return s.issuers }
+
+func (s *source) CertStatus(_ context.Context, issuers []string, serial cradle.CertSerial) (provider.CertStatus, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.questions++
+	if s.away != nil {
+		return provider.CertStatus{}, s.away
+	}
+	if c, ok := s.certs[serial]; ok && slices.Contains(issuers, c.Authority) {
+		return c, nil
+	}
+	return provider.CertStatus{}, cradle.Errorf(cradle.NotFound, "none")
+}
+
+func (s *source) OCSPKey(_ context.Context, authority string) (*provider.OCSPKey, error) {
+	return s.keys[authority], nil
+}
+
+func (s *source) CRL(_ context.Context, authority string, shard int64) (provider.Shard, []byte, error) {
+	if shard != 1 {
+		return provider.Shard{}, nil, cradle.Errorf(cradle.NotFound, "no CRL shard %d", shard)
+	}
+	return provider.Shard{CRLNumber: 7, ThisUpdate: start, NextUpdate: start.Add(time.Hour)}, []byte("crl of " + authority), nil
+}
+
+func digest(h crypto.Hash, b []byte) []byte {
+	d := h.New()
+	d.Write(b)
+	return d.Sum(nil)
+}
+
+var hashOIDs = map[crypto.Hash]asn1.ObjectIdentifier{crypto.SHA1: {1, 3, 14, 3, 2, 26}, crypto.SHA256: {2, 16, 840, 1, 101, 3, 4, 2, 1},
+	crypto.SHA384: {2, 16, 840, 1, 101, 3, 4, 2, 2}, crypto.SHA512: {2, 16, 840, 1, 101, 3, 4, 2, 3}, crypto.MD5: {1, 2, 840, 113549, 2, 5}}
+
+func must(b []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func seq(parts ...[]byte) []byte { return wrap(asn1.ClassUniversal, asn1.TagSequence, parts...) }
+
+func explicit(tag int, parts ...[]byte) []byte {
+	return wrap(asn1.ClassContextSpecific, tag, parts...)
+}
+
+func wrap(class, tag int, parts ...[]byte) []byte {
+	return must(asn1.Marshal(asn1.RawValue{Class: class, Tag: tag, IsCompound: true, Bytes: bytes.Join(parts, nil)}))
+}
+
+func certID(h crypto.Hash, iss *x509.Certificate, serial string) []byte {
+	var spki struct {
+		Algorithm asn1.RawValue
+		Key       asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(iss.RawSubjectPublicKeyInfo, &spki); err != nil {
+		panic(err)
+	}
+	n, _ := new(big.Int).SetString(serial, 16)
+	return seq(seq(must(asn1.Marshal(hashOIDs[h])), asn1.NullBytes), must(asn1.Marshal(digest(h, iss.RawSubject))),
+		must(asn1.Marshal(digest(h, spki.Key.Bytes))), must(asn1.Marshal(n)))
+}
+
+// request is a whole OCSPRequest over CertIDs.
+func request(nonce []byte, ids ...[]byte) []byte {
+	var list [][]byte
+	for _, id := range ids {
+		list = append(list, seq(id))
+	}
+	parts := [][]byte{seq(list...)}
+	if nonce != nil {
+		parts = append(parts, explicit(2, seq(extension(asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 2}, false, must(asn1.Marshal(nonce))))))
+	}
+	return seq(seq(parts...))
+}
+
+func extension(id asn1.ObjectIdentifier, critical bool, value []byte) []byte {
+	parts := [][]byte{must(asn1.Marshal(id))}
+	if critical {
+		parts = append(parts, must(asn1.Marshal(true)))
+	}
+	return seq(append(parts, must(asn1.Marshal(value)))...)
+}
+
+// said is what an answer holds, read without our own code and verified against the issuer.
+type said struct {
+	result    int
+	statuses  []int // tag of each CertStatus
+	byName    bool
+	nonce     []byte
+	produced  time.Time
+	responder []byte
+}
+
+type basic struct {
+	Data      asn1.RawValue
+	Algorithm struct{ OID asn1.ObjectIdentifier }
+	Signature asn1.BitString
+	Certs     []asn1.RawValue `asn1:"explicit,tag:0,optional"`
+}
+
+func read(t *testing.T, b []byte, iss *x509.Certificate) said {
+	t.Helper()
+	var outer struct {
+		Status asn1.Enumerated
+		Bytes  struct {
+			Type     asn1.ObjectIdentifier
+			Response []byte
+		} `asn1:"explicit,tag:0,optional"`
+	}
+	if rest, err := asn1.Unmarshal(b, &outer); err != nil || len(rest) > 0 {
+		t.Fatalf("not an OCSPResponse: %v, % x", err, b)
+	}
+	out := said{result: int(outer.Status)}
+	if outer.Status != 0 {
+		return out
+	}
+	var r basic
+	if rest, err := asn1.Unmarshal(outer.Bytes.Response, &r); err != nil || len(rest) > 0 {
+		t.Fatalf("not a BasicOCSPResponse: %v", err)
+	}
+	cert, err := x509.ParseCertificate(r.Certs[0].FullBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cert.CheckSignatureFrom(iss); err != nil {
+		t.Fatalf("the responder is not the issuer's: %v", err)
+	}
+	if err := cert.CheckSignature(x509.ECDSAWithSHA256, r.Data.FullBytes, r.Signature.Bytes); err != nil {
+		t.Fatal(err)
+	}
+	var d struct {
+		Responder asn1.RawValue
+		Produced  time.Time `asn1:"generalized"`
+		Responses []struct {
+			ID     asn1.RawValue
+			Status asn1.RawValue
+			This   time.Time `asn1:"generalized"`
+			Next   time.Time `asn1:"generalized,explicit,tag:0,optional"`
+		}
+		Extensions []struct {
+			ID    asn1.ObjectIdentifier
+			Value []byte
+		} `asn1:"explicit,tag:1,optional"`
+	}
+	if _, err := asn1.Unmarshal(r.Data.FullBytes, &d); err != nil {
+		t.Fatal(err)
+	}
+	out.byName, out.produced = d.Responder.Tag == 1, d.Produced
+	want := cert.RawSubject
+	if !out.byName {
+		var spki struct {
+			Algorithm asn1.RawValue
+			Key       asn1.BitString
+		}
+		if _, err := asn1.Unmarshal(cert.RawSubjectPublicKeyInfo, &spki); err != nil {
+			t.Fatal(err)
+		}
+		h := sha1.Sum(spki.Key.Bytes)
+		want = must(asn1.Marshal(h[:]))
+	}
+	if !bytes.Equal(d.Responder.Bytes, want) {
+		t.Errorf("ResponderID [%d] % x", d.Responder.Tag, d.Responder.Bytes)
+	}
+	for _, s := range d.Responses {
+		out.statuses = append(out.statuses, s.Status.Tag)
+		if s.This.After(d.Produced) || !s.Next.After(d.Produced) {
+			t.Errorf("produced %v, this update %v, next %v", d.Produced, s.This, s.Next)
+		}
+	}
+	for _, e := range d.Extensions {
+		if _, err := asn1.Unmarshal(e.Value, &out.nonce); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+type server struct {
+	*source
+	t   *testing.T
+	url string
+}
+
+func newServer(t *testing.T) *server {
+	t.Helper()
+	src := newSource(t)
+	h := httptest.NewServer(status.New(status.Config{Source: src, Now: src.clock}))
+	t.Cleanup(h.Close)
+	return &server{src, t, h.URL}
+}
+
+func (s *server) do(method, path string, body []byte, header ...string) (*http.Response, []byte) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, bytes.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return resp, b
+}
+
+func (s *server) ask(b []byte) said {
+	s.t.Helper()
+	resp, out := s.do("POST", "/ocsp", b, "Content-Type", "application/ocsp-request")
+	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/ocsp-response" {
+		s.t.Errorf("%s, %s", resp.Status, resp.Header.Get("Content-Type"))
+	}
+	return read(s.t, out, s.issuers[0].Cert)
+}
+
+// What a status is called in the table below, by its tag.
+const good, revoked, unknown = 0, 1, 2
+
+func TestOCSPAnswers(t *testing.T) {
+	s := newServer(t)
+	one, two := s.issuers[0].Cert, s.issuers[1].Cert
+	stranger, err := ca.SelfSign(newKey(), ca.Authority{Organization: "x", CommonName: "one", NotBefore: start, NotAfter: ca.Forever})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := func(serial string) []byte { return certID(crypto.SHA1, one, serial) }
+	many := func(n int) [][]byte {
+		var out [][]byte
+		for range n {
+			out = append(out, id("a1"))
+		}
+		return out
+	}
+	a := id("a1")
+	for name, c := range map[string]struct {
+		request  []byte
+		result   int
+		statuses []int
+	}{
+		"good":                          {request(nil, a), 0, []int{good}},
+		"revoked":                       {request(nil, id("a2")), 0, []int{revoked}},
+		"never issued":                  {request(nil, id("abcdef")), 0, []int{unknown}},
+		"issued by the other CA":        {request(nil, id("b1")), 0, []int{unknown}},
+		"serial zero":                   {request(nil, id("0")), 0, []int{unknown}},
+		"negative serial":               {request(nil, id("-a1")), 0, []int{unknown}},
+		"SHA-256":                       {request(nil, certID(crypto.SHA256, one, "a1")), 0, []int{good}},
+		"SHA-384":                       {request(nil, certID(crypto.SHA384, one, "a2")), 0, []int{revoked}},
+		"SHA-512":                       {request(nil, certID(crypto.SHA512, one, "a1")), 0, []int{good}},
+		"three of one issuer":           {request(nil, a, id("a2"), id("ff")), 0, []int{good, revoked, unknown}},
+		"sixteen":                       {request(nil, many(16)...), 0, make([]int, 16)},
+		"seventeen":                     {request(nil, many(17)...), 1, nil},
+		"none":                          {request(nil), 1, nil},
+		"two issuers":                   {request(nil, a, certID(crypto.SHA1, two, "b1")), 6, nil},
+		"unknown issuer":                {request(nil, certID(crypto.SHA1, stranger, "a1")), 6, nil},
+		"MD5":                           {request(nil, certID(crypto.MD5, one, "a1")), 1, nil},
+		"empty":                         {nil, 1, nil},
+		"not DER":                       {[]byte("GET / HTTP/1.1"), 1, nil},
+		"something behind it":           {append(request(nil, a), 0), 1, nil},
+		"cut off":                       {request(nil, a)[:40], 1, nil},
+		"version v1, written out":       {seq(seq(explicit(0, must(asn1.Marshal(0))), seq(seq(a)))), 0, []int{good}},
+		"version v2":                    {seq(seq(explicit(0, must(asn1.Marshal(1))), seq(seq(a)))), 1, nil},
+		"who asks":                      {seq(seq(explicit(1, explicit(4, seq())), seq(seq(a)))), 0, []int{good}},
+		"a signature that is read over": {seq(seq(seq(seq(a))), explicit(0, seq())), 0, []int{good}},
+		"critical extension":            {seq(seq(seq(seq(a)), explicit(2, seq(extension(asn1.ObjectIdentifier{1, 2, 3}, true, nil))))), 1, nil},
+		"other extension":               {seq(seq(seq(seq(a)), explicit(2, seq(extension(asn1.ObjectIdentifier{1, 2, 3}, false, nil))))), 0, []int{good}},
+		"critical single extension":     {seq(seq(seq(seq(a, explicit(0, seq(extension(asn1.ObjectIdentifier{1, 2, 3}, true, nil))))))), 1, nil},
+		"short hash":                    {request(nil, bytes.Replace(a, []byte{4, 20}, []byte{4, 19}, 1)), 1, nil},
+		"too long":                      {request(bytes.Repeat([]byte{1}, 9000), a), 1, nil},
+		"nested deep":                   {bytes.Repeat([]byte{0x30, 0x80}, 2000), 1, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := s.ask(c.request); got.result != c.result || !slices.Equal(got.statuses, c.statuses) {
+				t.Errorf("result %d, statuses %v; want %d, %v", got.result, got.statuses, c.result, c.statuses)
+			}
+		})
+	}
+}
+
+// TestNonces: RFC 9654 §2.1: 1 to 128 octets come back in a fresh answer, others are malformed.
+func TestNonces(t *testing.T) {
+	s := newServer(t)
+	id := certID(crypto.SHA1, s.issuers[0].Cert, "a1")
+	for _, n := range []int{0, 1, 16, 32, 33, 128, 129} {
+		nonce := bytes.Repeat([]byte{7}, n)
+		want := 0
+		if n == 0 || n > 128 {
+			want, nonce = 1, nil
+		}
+		got := s.ask(request(bytes.Repeat([]byte{7}, n), id))
+		if got.result != want || !bytes.Equal(got.nonce, nonce) {
+			t.Errorf("nonce of %d bytes: result %d, nonce % x", n, got.result, got.nonce)
+		}
+	}
+	s.ask(request(nil, id))
+	s.change(func() { s.now = s.now.Add(10 * time.Minute) })
+	if got := s.ask(request([]byte("0123456789abcdef"), id)); !got.produced.Equal(s.clock()) {
+		t.Errorf("an answer with a nonce was produced %v, now is %v", got.produced, s.clock())
+	}
+	if got := s.ask(request(nil, id)); !got.produced.Equal(start) {
+		t.Errorf("an answer without was produced %v, want the one of %v", got.produced, start)
+	}
+}
+
+// TestCachedAnswers: an answer is given again byte for byte, but never after the store says otherwise.
+func TestCachedAnswers(t *testing.T) {
+	s := newServer(t)
+	req := request(nil, certID(crypto.SHA1, s.issuers[0].Cert, "a1"))
+	get := "/ocsp/" + url.PathEscape(base64.StdEncoding.EncodeToString(req))
+	resp, first := s.do("GET", get, nil)
+	h := resp.Header
+	if h.Get("Cache-Control") != "public, no-transform, must-revalidate, max-age=60" || h.Get("ETag") == "" || h.Get("Expires") != start.Add(time.Minute).Format(http.TimeFormat) ||
+		h.Get("Last-Modified") != start.Add(-time.Minute).Format(http.TimeFormat) {
+		t.Errorf("headers %v", h)
+	}
+	if resp, again := s.do("GET", get, nil, "If-None-Match", h.Get("ETag")); resp.StatusCode != http.StatusNotModified || len(again) > 0 {
+		t.Errorf("asked again with its ETag: %s", resp.Status)
+	}
+	s.change(func() { s.now = s.now.Add(20 * time.Minute) })
+	if _, again := s.do("POST", "/ocsp", req); !bytes.Equal(again, first) {
+		t.Error("the answer was signed anew though nothing changed")
+	}
+	s.change(func() {
+		s.certs["a1"] = provider.CertStatus{Authority: s.issuers[0].ID, Revoked: s.now, Code: cradle.CertificateHold}
+	})
+	if got := s.ask(req); got.statuses[0] != revoked {
+		t.Fatal("an old answer was given after the hold")
+	}
+	s.change(func() { s.certs["a1"] = provider.CertStatus{Authority: s.issuers[0].ID} })
+	if got := s.ask(req); got.statuses[0] != good {
+		t.Error("an old answer was given after the release")
+	}
+	s.change(func() { s.now = s.now.Add(45 * time.Minute) })
+	if got := s.ask(req); !got.produced.Equal(s.clock()) {
+		t.Errorf("produced %v, now is %v: too old", got.produced, s.clock())
+	}
+	unknownSerial := request(nil, certID(crypto.SHA1, s.issuers[0].Cert, "dd"))
+	if resp, _ := s.do("GET", "/ocsp/"+url.PathEscape(base64.StdEncoding.EncodeToString(unknownSerial)), nil); resp.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("unknown may be cached: %v", resp.Header)
+	}
+	s.change(func() { s.away = cradle.Errorf(cradle.Busy, "the store is away") })
+	if got := s.ask(req); got.result != 3 {
+		t.Errorf("with the store away: result %d, want tryLater", got.result)
+	}
+	s.change(func() { s.away = fmt.Errorf("secret text") })
+	if resp, b := s.do("POST", "/ocsp", req); read(t, b, nil).result != 2 || bytes.Contains(b, []byte("secret")) || resp.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("a failing store: %v % x", resp.Header, b)
+	}
+}
+
+func TestHTTP(t *testing.T) {
+	s := newServer(t)
+	one := s.issuers[0]
+	name := provider.StatusName(one.ID)
+	req := request(nil, certID(crypto.SHA1, one.Cert, "a1"))
+	plain := base64.StdEncoding.EncodeToString(req)
+	for _, form := range []string{url.PathEscape(plain), plain, url.PathEscape(url.PathEscape(plain)), base64.RawURLEncoding.EncodeToString(req), strings.TrimRight(plain, "=")} {
+		_, b := s.do("GET", "/ocsp/"+form, nil)
+		if got := read(t, b, one.Cert); got.result != 0 || got.byName {
+			t.Errorf("GET %s: %+v", form, got)
+		}
+	}
+	for _, method := range []string{"GET", "POST"} {
+		path, body := "/ocsp/by-name", req
+		if method == "GET" {
+			path, body = path+"/"+url.PathEscape(plain), nil
+		}
+		_, b := s.do(method, path, body)
+		if got := read(t, b, one.Cert); got.result != 0 || !got.byName {
+			t.Errorf("%s by name: %+v", method, got)
+		}
+	}
+	for _, c := range []struct {
+		method, path string
+		body         int
+		code         int
+		kind         string
+	}{
+		{"GET", "/crl/" + name + "/1.crl", 0, 200, "application/pkix-crl"},
+		{"HEAD", "/crl/" + name + "/1.crl", 0, 200, "application/pkix-crl"},
+		{"GET", "/crl/" + name + "/2.crl", 0, 404, ""},
+		{"GET", "/crl/" + name + "/01.crl", 0, 404, ""},
+		{"GET", "/crl/" + name + "/-1.crl", 0, 404, ""},
+		{"GET", "/crl/" + name + "/1", 0, 404, ""},
+		{"GET", "/crl/" + name + "/../1.crl", 0, 404, ""},
+		{"GET", "/crl/0123456789abcdef/1.crl", 0, 404, ""},
+		{"POST", "/crl/" + name + "/1.crl", 0, 405, ""},
+		{"GET", "/ca/" + name + ".cer", 0, 200, "application/pkix-cert"},
+		{"GET", "/ca/" + name, 0, 404, ""},
+		{"GET", "/ca/x.cer", 0, 404, ""},
+		{"PUT", "/ocsp", 10, 405, ""},
+		{"GET", "/ocsp", 0, 405, ""},
+		{"POST", "/ocsp/AAAA", 10, 405, ""},
+		{"POST", "/ocsp", 1 << 20, 200, "application/ocsp-response"},
+		{"GET", "/ocsp/*", 0, 200, "application/ocsp-response"},
+		{"GET", "/ocsp/" + strings.Repeat("A", 20000), 0, 200, "application/ocsp-response"},
+		{"GET", "/other", 0, 404, ""},
+	} {
+		resp, b := s.do(c.method, c.path, make([]byte, c.body))
+		if resp.StatusCode != c.code || c.kind != "" && resp.Header.Get("Content-Type") != c.kind {
+			t.Errorf("%s %.80s: %s %s, want %d %s", c.method, c.path, resp.Status, resp.Header.Get("Content-Type"), c.code, c.kind)
+		}
+		if c.kind == "application/ocsp-response" && read(t, b, nil).result != 1 {
+			t.Errorf("%s %.80s: result %d, want malformedRequest", c.method, c.path, read(t, b, nil).result)
+		}
+	}
+	resp, b := s.do("GET", "/crl/"+name+"/1.crl", nil)
+	if string(b) != "crl of "+one.ID || resp.Header.Get("ETag") != `"`+name+`-1-7"` || !strings.Contains(resp.Header.Get("Cache-Control"), "max-age=60") {
+		t.Errorf("%q, %v", b, resp.Header)
+	}
+	if resp, _ := s.do("GET", "/crl/"+name+"/1.crl", nil, "If-None-Match", resp.Header.Get("ETag")); resp.StatusCode != http.StatusNotModified {
+		t.Errorf("with its ETag: %s", resp.Status)
+	}
+}
+
+// TestRequestsOfOpenSSL: what openssl writes is read, and read as openssl means it.
+func TestRequestsOfOpenSSL(t *testing.T) {
+	testenv.Require(t, "openssl")
+	src := newSource(t)
+	dir := t.TempDir()
+	iss, out := filepath.Join(dir, "iss.der"), filepath.Join(dir, "req.der")
+	if err := os.WriteFile(iss, src.issuers[0].Cert.Raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"-serial", "0xa1"}, {"-sha256", "-serial", "161"}, {"-no_nonce", "-serial", "0x7fffffffffffffffffffffffffffffffffffffff"}, {"-serial", "1", "-serial", "2", "-serial", "3"}} {
+		if text, err := exec.CommandContext(t.Context(), "openssl", append([]string{"ocsp", "-issuer", iss, "-reqout", out}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		b, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := status.ParseRequest(b)
+		if err != nil {
+			t.Errorf("%v: %v", args, err)
+			continue
+		}
+		if want := strings.Count(strings.Join(args, " "), "-serial"); len(r.Certs) != want || (r.Nonce == nil) != slices.Contains(args, "-no_nonce") {
+			t.Errorf("%v: %d certificates, nonce % x", args, len(r.Certs), r.Nonce)
+		}
+	}
+}
+
+// FuzzParseRequest: whatever comes, errors have a kind, and what parses is within the limits and means the same
+// when it is written again by other code and read again.
+func FuzzParseRequest(f *testing.F) {
+	src := newSource(f)
+	a := certID(crypto.SHA1, src.issuers[0].Cert, "a1")
+	b := certID(crypto.SHA256, src.issuers[0].Cert, "a2")
+	for _, seed := range [][]byte{request(nil, a), request([]byte("0123456789abcdef"), a, b), seq(seq(explicit(0, must(asn1.Marshal(0))), explicit(1, explicit(4, seq())), seq(seq(a)))),
+		seq(seq(seq(seq(a, explicit(0, seq(extension(asn1.ObjectIdentifier{1, 2, 3}, false, nil)))))), explicit(0, seq()))} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r, err := status.ParseRequest(in)
+		if err != nil {
+			if k := cradle.KindOf(err); k != cradle.Invalid && k != cradle.TooLarge {
+				t.Fatalf("error of kind %v: %v", k, err)
+			}
+			return
+		}
+		if len(r.Certs) == 0 || len(r.Certs) > 16 || len(r.Nonce) > 128 || r.Nonce != nil && len(r.Nonce) == 0 {
+			t.Fatalf("%d certificates, nonce of %d", len(r.Certs), len(r.Nonce))
+		}
+		var ids [][]byte
+		for _, c := range r.Certs {
+			if len(c.NameHash) != c.Hash.Size() || len(c.KeyHash) != c.Hash.Size() || c.Serial == nil {
+				t.Fatalf("%+v", c)
+			}
+			ids = append(ids, seq(seq(must(asn1.Marshal(hashOIDs[c.Hash])), asn1.NullBytes), must(asn1.Marshal(c.NameHash)), must(asn1.Marshal(c.KeyHash)), must(asn1.Marshal(c.Serial))))
+		}
+		again, err := status.ParseRequest(request(r.Nonce, ids...))
+		if err != nil {
+			if cradle.KindOf(err) == cradle.TooLarge { // the parameters that were left out made it longer
+				return
+			}
+			t.Fatalf("written again: %v", err)
+		}
+		if len(again.Certs) != len(r.Certs) || !bytes.Equal(again.Nonce, r.Nonce) {
+			t.Fatalf("written again it is %+v, was %+v", again, r)
+		}
+		for i, c := range again.Certs {
+			if c.Serial.Cmp(r.Certs[i].Serial) != 0 || c.Hash != r.Certs[i].Hash || !bytes.Equal(c.KeyHash, r.Certs[i].KeyHash) {
+				t.Fatalf("written again it is %+v, was %+v", c, r.Certs[i])
+			}
+		}
+	})
+}
