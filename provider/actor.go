@@ -29,3 +29,8 @@ func (p *Provider) operatorLeaf(ctx context.Context, log, action string, body ma
 	body["action"] = action
 	return p.leafBy(ctx, log, ledger.KindOperator, body)
 }
+
+func actorOf(ctx context.Context) string {
+	name, _ := ctx.Value(actorKey{}).(string)
+	return name
+}

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/cradle-iot/cradle"
@@ -18,16 +19,18 @@ import (
 
 // directory is a snapshot of what changes seldom; replaced whole by reload.
 type directory struct {
-	accounts map[cradle.AccountID]*Account
-	profiles map[cradle.AccountID]Profiles
-	oems     map[cradle.OEMID]*OEM
-	byID     map[string]*authority
-	byRole   map[role]*authority // the active ones
-	issuing  map[string]bool     // SHA-256 of the SPKI of each authority, hexadecimal
-	pending  map[role]PendingKey
-	anchors  *attest.AnchorSet
-	clients  clientProfiles
-	count    int // anchors
+	accounts  map[cradle.AccountID]*Account
+	profiles  map[cradle.AccountID]Profiles
+	oems      map[cradle.OEMID]*OEM
+	byID      map[string]*authority
+	byRole    map[role]*authority // the active ones
+	issuing   map[string]bool     // SHA-256 of the SPKI of each authority, hexadecimal
+	pending   map[role]PendingKey
+	anchors   *attest.AnchorSet
+	clients   clientProfiles
+	count     int // anchors
+	makers    []Anchor
+	distrusts []Distrusted
 
 	serialsOnce sync.Once
 	serials     map[cradle.CertSerial]string // of CA certificates: who signed them
@@ -92,9 +95,13 @@ func (p *Provider) reload(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading TPM makers' anchors: %w", err)
 	}
-	if d.anchors, err = anchorSet(anchors, p.ekCache); err != nil {
+	if d.distrusts, err = p.store.Distrusts(ctx); err != nil {
+		return fmt.Errorf("reading distrusted keys: %w", err)
+	}
+	if d.anchors, err = anchorSet(anchors, d.distrusts, p.ekCache); err != nil {
 		return err
 	}
+	d.makers = anchors
 	d.count = len(anchors)
 	if d.clients, err = p.readClients(ctx); err != nil {
 		return fmt.Errorf("reading clients: %w", err)
@@ -111,7 +118,7 @@ func (d *directory) put(a *authority) {
 	}
 }
 
-func anchorSet(rows []Anchor, cache *attest.Cache) (*attest.AnchorSet, error) {
+func anchorSet(rows []Anchor, distrusts []Distrusted, cache *attest.Cache) (*attest.AnchorSet, error) {
 	anchors := make([]attest.Anchor, 0, len(rows))
 	for _, r := range rows {
 		cert, err := attest.ParseAnchor(r.Cert)
@@ -120,7 +127,18 @@ func anchorSet(rows []Anchor, cache *attest.Cache) (*attest.AnchorSet, error) {
 		}
 		anchors = append(anchors, attest.Anchor{Maker: r.Maker, Tier: r.Tier, Cert: cert, Distrusted: r.Distrusted})
 	}
-	return attest.NewAnchorSet(anchors).WithCache(cache), nil
+	var keys []string
+	for _, x := range distrusts {
+		if x.Kind == DistrustedIssuer {
+			keys = append(keys, x.Digest)
+		}
+	}
+	return attest.NewAnchorSet(anchors, keys...).WithCache(cache), nil
+}
+
+// deniedEK reports whether an endorsement key is distrusted by itself (attest.Denied).
+func (d *directory) deniedEK(digest string) bool {
+	return slices.ContainsFunc(d.distrusts, func(x Distrusted) bool { return x.Kind == DistrustedEK && x.Digest == digest })
 }
 
 // account finds an account, rereading the directory once: another replica may have made it.

@@ -37,7 +37,8 @@ const (
 
 // verifyEK finds out whether the claim's endorsement key is of a maker that the order allows.
 func (p *Provider) verifyEK(now time.Time, ord *openOrder, claim evidence.Claim) (*attest.EK, error) {
-	anchors, key := p.dir.Load().anchors, ekClaim{order: ord.row.ID}
+	dir := p.dir.Load()
+	anchors, key := dir.anchors, ekClaim{order: ord.row.ID}
 	h := sha256.New()
 	for _, c := range append([][]byte{claim.EKCert}, claim.EKChain...) {
 		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(c))))
@@ -47,7 +48,7 @@ func (p *Provider) verifyEK(now time.Time, ord *openOrder, claim evidence.Claim)
 	if ek := p.eks.get(anchors, key, now); ek != nil {
 		return ek, nil
 	}
-	ek, why := anchors.VerifyEK(now, claim.EKCert, claim.EKChain, ord.rules, nil)
+	ek, why := anchors.VerifyEK(now, claim.EKCert, claim.EKChain, ord.rules, dir.deniedEK)
 	if err := why.Err(); err != nil {
 		return nil, err
 	}

@@ -17,3 +17,6 @@ func IssuingKey(p *Provider, id string) crypto.Signer { return p.dir.Load().byID
 
 // Round does what Run does every half second.
 func (p *Provider) Round(ctx context.Context) error { return p.round(ctx, 1) }
+
+// RunJobs does what Run does for changes of sets.
+func (p *Provider) RunJobs(ctx context.Context) error { return p.runJobs(ctx) }

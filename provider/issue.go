@@ -111,7 +111,7 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 	}
 	now := p.now()
 	birth := rules.Kind.Birth()
-	in := attest.Request{Profile: r.Profile, Account: r.Account, Label: r.Label, CSR: csr, AuthCert: r.Client.Peer.Raw, Anchors: p.dir.Load().anchors}
+	in := attest.Request{Profile: r.Profile, Account: r.Account, Label: r.Label, CSR: csr, AuthCert: r.Client.Peer.Raw, Anchors: p.dir.Load().anchors, Denied: p.dir.Load().deniedEK}
 	dev := c.Device
 	if birth {
 		ord, err := p.openOrder(ctx, st.Order)
@@ -127,7 +127,7 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 		}
 		in.Rules = ord.rules
 		dev = Device{ID: id, Account: r.Account, OEM: ord.row.OEM, Order: ord.row.ID, Serial: st.Serial, Tier: st.EK.Tier, Maker: st.EK.Maker,
-			Anchor: st.EK.Anchor, EKDigest: st.EK.Digest, EKCert: st.EKCert, IAK: st.IAK, State: cradle.Made, Created: now}
+			Anchor: st.EK.Anchor, Issuers: st.EK.Issuers, EKDigest: st.EK.Digest, EKCert: st.EKCert, IAK: st.IAK, State: cradle.Made, Created: now}
 	} else {
 		st.IAK = dev.IAK // of the record, never of the client's telling
 		st.EK = attest.EKFacts{Digest: dev.EKDigest, Tier: dev.Tier, Maker: dev.Maker, Anchor: dev.Anchor}

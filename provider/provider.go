@@ -209,20 +209,28 @@ func (p *Provider) Services() *x509.Certificate { return p.services.Cert }
 func (p *Provider) FeedKey() ed25519.PublicKey { return p.feedKey.Public().(ed25519.PublicKey) }
 
 // Run keeps the provider's clockwork going until ctx ends: open intents of crashed replicas are voided,
-// checkpoints signed within a second, the directory reread for what other replicas changed.
+// checkpoints signed within a second, CRLs made, changes of sets brought on, the directory reread for what other
+// replicas changed.
 func (p *Provider) Run(ctx context.Context) error {
-	second := time.NewTicker(500 * time.Millisecond)
-	defer second.Stop()
-	var rounds int
-	for {
-		if err := p.round(ctx, rounds); err != nil && ctx.Err() == nil && cradle.KindOf(err) != cradle.Busy {
+	var jobs sync.WaitGroup // beside the rounds: a large set takes its time
+	jobs.Go(func() { p.every(ctx, func(int) error { return p.runJobs(ctx) }) })
+	p.every(ctx, func(n int) error { return p.round(ctx, n) })
+	jobs.Wait()
+	return nil
+}
+
+// every does something each half second until ctx ends.
+func (p *Provider) every(ctx context.Context, do func(n int) error) {
+	t := time.NewTicker(500 * time.Millisecond)
+	defer t.Stop()
+	for n := 0; ; n++ {
+		if err := do(n); err != nil && ctx.Err() == nil && cradle.KindOf(err) != cradle.Busy {
 			p.log.Error("provider housekeeping", "err", err)
 		}
-		rounds++
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-second.C:
+			return
+		case <-t.C:
 		}
 	}
 }

@@ -114,8 +114,9 @@ type Device struct {
 	Serial     string
 	Tier       cradle.Tier
 	Maker      cradle.MakerID
-	Anchor     string // fingerprint of the maker's anchor that admitted the EK certificate
-	EKDigest   string // SHA-256 of the EK's SPKI, hexadecimal; unique in the installation
+	Anchor     string   // fingerprint of the maker's anchor that admitted the EK certificate
+	Issuers    []string // SHA-256 of the SPKIs on its EK certificate's path, the anchor's included; set at birth alone
+	EKDigest   string   // SHA-256 of the EK's SPKI, hexadecimal; unique in the installation
 	EKCert     []byte
 	IAK        []byte // TPMT_PUBLIC
 	IDevIDCert string // SHA-256 of the IDevID certificate, hexadecimal; empty before it exists

@@ -23,6 +23,8 @@ type Store interface {
 	Issuance
 	Devices
 	Revocations
+	Sets
+	Distrusts
 	CRLs
 	Clients
 	Approvals
@@ -94,7 +96,7 @@ type Orders interface {
 // Birth is what an intent to issue an IAK or IDevID certificate does to its order: the unit is
 // reserved within the quantity, or is the unit that was reserved before.
 type Birth struct {
-	Device Device // ID, Account, OEM, Order, Serial, Tier, Maker, Anchor, EKDigest, EKCert, IAK
+	Device Device // ID, Account, OEM, Order, Serial, Tier, Maker, Anchor, Issuers, EKDigest, EKCert, IAK
 }
 
 // Begun is the outcome of BeginIssue.

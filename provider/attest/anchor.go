@@ -66,9 +66,13 @@ func newLink(c *x509.Certificate) *link {
 }
 
 // NewAnchorSet indexes anchors. What a distrusted anchor has signed is distrusted with it, other anchors
-// included. Of two anchors with one key the distrusted one counts, then the one of the weaker tier.
-func NewAnchorSet(anchors []Anchor) *AnchorSet {
+// included. Of two anchors with one key the distrusted one counts, then the one of the weaker tier. keys are further
+// issuers that are distrusted, by SHA-256 of their SPKI: intermediates that nobody imported.
+func NewAnchorSet(anchors []Anchor, keys ...string) *AnchorSet {
 	s := &AnchorSet{byName: map[string][]*link{}, distrusted: map[string]bool{}, cache: new(Cache)}
+	for _, spki := range keys {
+		s.distrusted[spki] = true
+	}
 	var all []*link
 	for _, a := range anchors {
 		l := newLink(a.Cert)

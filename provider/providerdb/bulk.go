@@ -33,7 +33,7 @@ type Issued struct {
 // are appended, so they are later than what they record. Conflict when the order has no room left for
 // the units, or one of them, or a certificate of theirs, is there already; then nothing is stored.
 func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cradle.OrderID, units []Unit) error {
-	var devices, certs, intents, keys [][]any
+	var devices, certs, intents, keys, issuers [][]any
 	claimed := map[string]cradle.DeviceID{}
 	var leaves []ledger.Leaf
 	for i := range units {
@@ -43,6 +43,9 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 		}
 		devices = append(devices, []any{v.Account, v.ID, v.OEM, v.Order, v.Lot, v.Serial, v.Tier, v.Maker, v.Anchor, v.EKDigest, v.EKCert, v.IAK,
 			v.IDevIDCert, v.IAKCert, v.State, v.Epoch, v.Reason, micros(v.Created)})
+		for _, k := range v.Issuers {
+			issuers = append(issuers, []any{k, v.Account, v.ID})
+		}
 		for _, is := range units[i].Issued {
 			c, n := &is.Certificate, &is.Intent
 			if c.Lineage == "" {
@@ -79,6 +82,7 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 		}{
 			{"devices", []string{"account", "id", "oem", "order_id", "lot", "serial", "tier", "maker", "anchor", "ek_digest", "ek_cert", "iak",
 				"idevid_cert", "iak_cert", "state", "epoch", "reason", "created"}, devices},
+			{"device_ek_issuers", []string{"issuer", "account", "device"}, issuers},
 			{"certificates", []string{"digest", "serial", "account", "device", "profile", "authority", "der", "not_before", "not_after", "slot", "intent",
 				"issued", "revoked", "reason", "lineage"}, certs},
 			{"intents", []string{"id", "account", "device", "profile", "operation", "authority", "auth_cert", "auth_profile", "csr", "spki", "challenge",

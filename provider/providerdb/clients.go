@@ -19,6 +19,10 @@ func arrive(tx *sqldb.Tx, want provider.Device, out *provider.Begun) error {
 	}
 	err := find()
 	if errors.Is(err, sql.ErrNoRows) {
+		var held string // Barrier
+		if err := tx.QueryRow(`SELECT id FROM accounts WHERE id = ? FOR SHARE`, want.Account).Scan(&held); err != nil {
+			return err
+		}
 		if want.EKDigest != "" {
 			var other cradle.DeviceID
 			err := tx.QueryRow(`SELECT id FROM devices WHERE ek_digest = ? AND ek_digest <> ''`, want.EKDigest).Scan(&other)
@@ -37,7 +41,7 @@ func arrive(tx *sqldb.Tx, want provider.Device, out *provider.Begun) error {
 		}
 		if n == 1 {
 			out.Device = want
-			return nil
+			return rest(tx, &out.Device)
 		}
 		err = find() // another replica was first
 		if errors.Is(err, sql.ErrNoRows) {

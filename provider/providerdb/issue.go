@@ -69,10 +69,14 @@ func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
 
 // spendFor locks the intent's device, says how it stands and, if it may have certificates, spends the challenge.
 func spendFor(tx *sqldb.Tx, i *provider.Intent, dev *provider.Device) (fresh bool, err error) {
+	var busy int64 // a set of the account is being changed
 	if tx.Engine() == sqldb.SQLite || !i.Proved() {
-		err := tx.QueryRow(`SELECT state, epoch FROM devices WHERE account = ? AND id = ? FOR UPDATE`, i.Account, i.Device).Scan(&dev.State, &dev.Epoch)
+		err := tx.QueryRow(`SELECT d.state, d.epoch, `+running+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE`, i.Account, i.Device).Scan(&dev.State, &dev.Epoch, &busy)
 		if err == nil {
 			err = mayIssue(i, dev)
+		}
+		if err == nil && busy != 0 {
+			err = deviceNotInSet(tx, i)
 		}
 		if err == nil && !i.Proved() {
 			err = unproved(tx, i)
@@ -84,19 +88,24 @@ func spendFor(tx *sqldb.Tx, i *provider.Intent, dev *provider.Device) (fresh boo
 	}
 	var spent int64 // in one round trip; the states are those that mayIssue allows
 	var owner string
-	err = tx.QueryRow(`WITH d AS (SELECT state, epoch FROM devices WHERE account = ? AND id = ? FOR UPDATE),
+	err = tx.QueryRow(`WITH d AS (SELECT d.state, d.epoch, `+running+` AS busy FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE),
 		k (owner) AS (INSERT INTO device_keys (spki, account, device) SELECT ?, ?, ? FROM d`+insertKey+`),
 		i AS (INSERT INTO intents (`+intentColumns+`)
 			SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?::bigint, ?::bigint, ?, ?, 'open', '', '' FROM d, k
-			WHERE d.epoch = ? AND d.state IN ('accepted', 'active') AND k.owner = ? ON CONFLICT (challenge) DO NOTHING RETURNING 1)
-		SELECT d.state, d.epoch, (SELECT count(*) FROM i), k.owner FROM d, k`,
+			WHERE d.epoch = ? AND d.busy = 0 AND d.state IN ('accepted', 'active') AND k.owner = ? ON CONFLICT (challenge) DO NOTHING RETURNING 1)
+		SELECT d.state, d.epoch, d.busy, (SELECT count(*) FROM i), k.owner FROM d, k`,
 		append(append([]any{i.Account, i.Device, i.SPKI, i.Account, i.Device}, intentValues(i)...), i.Epoch, string(i.Account)+"/"+string(i.Device))...).
-		Scan(&dev.State, &dev.Epoch, &spent, &owner)
+		Scan(&dev.State, &dev.Epoch, &busy, &spent, &owner)
 	if err == nil {
 		err = mayIssue(i, dev)
 	}
 	if err == nil {
 		err = ownKey(i, owner)
+	}
+	if err == nil && busy != 0 {
+		if err = deviceNotInSet(tx, i); err == nil {
+			return spend(tx, i)
+		}
 	}
 	return spent == 1, err
 }
@@ -173,6 +182,9 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 				admit = arrive
 			}
 			if err := admit(tx, birth.Device, &out); err != nil {
+				return err
+			}
+			if err := notInSet(tx, &out.Device); err != nil {
 				return err
 			}
 			i.Epoch = out.Device.Epoch
@@ -269,6 +281,22 @@ func reserve(tx *sqldb.Tx, want provider.Device, out *provider.Begun) error {
 	out.Device = want
 	out.Device.State, out.Device.Epoch = cradle.Made, 0
 	o.Used++
+	return rest(tx, &out.Device)
+}
+
+// rest records on which issuers' word a new device rests, unless one of them is not believed any more.
+func rest(tx *sqldb.Tx, v *provider.Device) error {
+	if v.EKDigest == "" {
+		return nil
+	}
+	if err := trusted(tx, v); err != nil {
+		return err
+	}
+	for _, k := range v.Issuers {
+		if err := tx.Queue(`INSERT INTO device_ek_issuers (issuer, account, device) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, k, v.Account, v.ID); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

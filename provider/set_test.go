@@ -1,0 +1,291 @@
+package provider_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/protocol/order"
+	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ledger"
+)
+
+// state returns where a device is.
+func (r *rig) state(id cradle.DeviceID) cradle.DeviceState {
+	r.t.Helper()
+	d, err := r.p.Device(r.t.Context(), "acme", id)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return d.State
+}
+
+func idOf(u *unit) cradle.DeviceID { return cradle.DeviceID(u.idevid.Subject.CommonName) }
+
+// TestChangeSet: each selector changes its devices and no others, in batches, and says how many.
+func TestChangeSet(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		o1 := r.order(nil)
+		o2 := r.order(func(o *order.Order) { o.Model, o.Naming = "gw2", "{account}-b-{serial}" })
+		s1, s2 := r.station(o1), r.station(o2)
+		a, b, c := r.active(o1, s1, "SN0001"), r.active(o1, s1, "SN0002"), r.active(o2, s2, "SN0003")
+		da, err := r.p.Device(t.Context(), "acme", idOf(a))
+		if err != nil {
+			t.Fatal(err)
+		}
+		change := func(kind provider.SelectorKind, value string, ch provider.StateChange, want ...*unit) {
+			t.Helper()
+			j, err := r.p.ChangeSet(t.Context(), "acme", provider.Selector{Kind: kind, Value: value}, ch, "")
+			if err != nil || !j.Done || j.Changed != int64(len(want)) || j.Feed == 0 && len(want) > 0 {
+				t.Fatalf("%s %s %s: %+v, %v; want %d devices", ch, kind, value, j, err, len(want))
+			}
+			for _, u := range []*unit{a, b, c} {
+				in := false
+				for _, w := range want {
+					in = in || w == u
+				}
+				_, err := r.renew(u, u.op)
+				if ch == provider.Suspend && in {
+					refused(t, err, cradle.Forbidden, "is suspended")
+				} else if err != nil {
+					t.Fatalf("%s %s: %s is refused: %v", ch, kind, idOf(u), err)
+				}
+			}
+		}
+		for _, s := range []struct {
+			kind  provider.SelectorKind
+			value string
+			want  []*unit
+		}{
+			{provider.ByLot, string(da.Lot), []*unit{a}},
+			{provider.ByOrder, string(o1.ID), []*unit{a, b}},
+			{provider.ByOEM, "maker1", []*unit{a, b, c}},
+			{provider.ByMaker, "soft", []*unit{a, b, c}},
+			{provider.ByEKIssuer, da.Anchor, []*unit{a, b, c}},
+		} {
+			change(s.kind, s.value, provider.Suspend, s.want...)
+			change(s.kind, s.value, provider.Release, s.want...)
+		}
+		if _, err := r.p.ChangeState(t.Context(), "acme", idOf(b), provider.Revoke, ""); err != nil {
+			t.Fatal(err)
+		}
+		j, err := r.p.ChangeSet(t.Context(), "acme", provider.Selector{Kind: provider.ByOrder, Value: string(o1.ID)}, provider.Revoke, "keyCompromise: line broken into")
+		if err != nil || j.Total != 2 || j.Changed != 1 || r.state(idOf(a)) != cradle.Revoked || r.state(idOf(c)) != cradle.Active {
+			t.Errorf("%+v, %v", j, err)
+		}
+		for _, bad := range []struct {
+			kind  provider.SelectorKind
+			value string
+			want  cradle.Kind
+		}{{provider.ByOrder, "none", cradle.NotFound}, {provider.ByLot, "none", cradle.NotFound}, {provider.ByOEM, "none", cradle.NotFound}, {provider.ByMaker, "none", cradle.NotFound},
+			{provider.ByEKIssuer, "abcd", cradle.NotFound}, {"colour", "red", cradle.Invalid}} {
+			if _, err := r.p.ChangeSet(t.Context(), "acme", provider.Selector{Kind: bad.kind, Value: bad.value}, provider.Revoke, ""); cradle.KindOf(err) != bad.want {
+				t.Errorf("%s %s: %v", bad.kind, bad.value, err)
+			}
+		}
+		_, err = r.p.ChangeSet(t.Context(), "acme", provider.Selector{Kind: provider.ByOrder, Value: string(o1.ID)}, provider.Retire, "")
+		refused(t, err, cradle.Invalid, "one by one")
+		jobs, err := r.p.Jobs(t.Context(), "acme")
+		if err != nil || len(jobs) != 11 {
+			t.Errorf("%d jobs, %v", len(jobs), err)
+		}
+		r.check()
+	})
+}
+
+// dyingStore stops working jobs after some batches, as a process that dies does.
+type dyingStore struct {
+	provider.Store
+	batches int
+}
+
+var errDied = errors.New("died")
+
+func (s *dyingStore) WorkJob(ctx context.Context, j provider.Job, devices []cradle.DeviceID, st provider.Standing, leaf provider.StandingLeaf) (provider.Job, error) {
+	if s.batches--; s.batches < 0 {
+		return j, errDied
+	}
+	return s.Store.WorkJob(ctx, j, devices, st, leaf)
+}
+
+// TestJobSurvivesCrash: while a set is being revoked nothing is issued to its devices, those that are not reached yet and
+// those to be born included; another replica goes on where the dead one stopped, and no device is changed twice.
+func TestJobSurvivesCrash(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		o := r.order(nil)
+		station := r.station(o)
+		u := r.active(o, station, "SN0001")
+		other := r.order(func(o *order.Order) { o.Model, o.Naming = "gw2", "{account}-b-{serial}" })
+		bystander := r.active(other, r.station(other), "SN0002")
+		dying := r.replica(&dyingStore{Store: r.db})
+		j, err := dying.ChangeSet(t.Context(), "acme", provider.Selector{Kind: provider.ByOrder, Value: string(o.ID)}, provider.Revoke, "keyCompromise")
+		if err != nil || j.Done || j.Total != 1 || j.Changed != 0 {
+			t.Fatalf("%+v, %v", j, err)
+		}
+		_, err = r.renew(u, u.op)
+		refused(t, err, cradle.Forbidden, "is being revoked")
+		refused(t, r.birth(r.unit(o, "SN0003"), station), cradle.Forbidden, "is being revoked")
+		if _, err := r.renew(bystander, bystander.op); err != nil {
+			t.Fatalf("a device outside the set: %v", err)
+		}
+		half := r.replica(&dyingStore{Store: r.db, batches: 1})
+		r.advance(time.Minute)
+		if err := half.RunJobs(t.Context()); !errors.Is(err, errDied) {
+			t.Fatalf("%v", err)
+		}
+		if s := r.state(idOf(u)); s != cradle.Revoked {
+			t.Fatalf("after the first batch it is %s", s)
+		}
+		before := r.export()
+		r.advance(time.Minute)
+		if err := r.p.RunJobs(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if j, err = r.p.Job(t.Context(), "acme", j.ID); err != nil || !j.Done || j.Changed != 1 {
+			t.Errorf("%+v, %v", j, err)
+		}
+		if after := r.export(); len(after) > len(before)+2000 {
+			t.Errorf("the last batch wrote %d bytes of records", len(after)-len(before))
+		}
+		if err := r.birth(r.unit(o, "SN0004"), station); err != nil {
+			t.Errorf("the order goes on after the job: %v", err)
+		}
+		r.check()
+	})
+}
+
+// TestJobCursor: of two replicas at one job each batch is done by one.
+func TestJobCursor(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		leaf, err := ledger.NewLeaf("acme", ledger.KindOperator, r.now(), map[string]any{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := provider.Job{ID: "j", Account: "acme", Set: provider.Selector{Kind: provider.ByOEM, Value: "x"}, Change: provider.Revoke, Created: r.now()}
+		if err := r.db.StartJob(t.Context(), j, leaf); err != nil {
+			t.Fatal(err)
+		}
+		s := provider.Standing{Change: provider.Revoke, At: r.now()}
+		moved, err := r.db.WorkJob(t.Context(), j, []cradle.DeviceID{"gone-1"}, s, nil)
+		if err != nil || moved.Cursor != "gone-1" || moved.Changed != 0 {
+			t.Fatalf("%+v, %v", moved, err)
+		}
+		_, err = r.db.WorkJob(t.Context(), j, []cradle.DeviceID{"gone-1"}, s, nil)
+		refused(t, err, cradle.Conflict, "elsewhere")
+		if done, err := r.db.WorkJob(t.Context(), moved, nil, s, nil); err != nil || !done.Done {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		_, err = r.db.WorkJob(t.Context(), moved, nil, s, nil)
+		refused(t, err, cradle.Conflict, "elsewhere")
+	})
+}
+
+// TestDistrust: first a list, nothing changed; confirmed, the devices are revoked in every account and no new one is born; trusted again
+// only by an act of its own.
+func TestDistrust(t *testing.T) {
+	for name, target := range map[string]func(r *rig, d provider.Device) provider.Distrusting{
+		"maker": func(r *rig, d provider.Device) provider.Distrusting { return provider.Distrusting{Maker: d.Maker} },
+		"certificate": func(r *rig, d provider.Device) provider.Distrusting {
+			return provider.Distrusting{Certificate: d.Anchor}
+		},
+		"EK": func(r *rig, d provider.Device) provider.Distrusting { return provider.Distrusting{EK: d.EKDigest} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			testenv.EachStore(t, func(t *testing.T, url string) {
+				r := newRig(t, url)
+				o := r.order(nil)
+				station := r.station(o)
+				u, v := r.active(o, station, "SN0001"), r.active(o, station, "SN0002")
+				d, err := r.p.Device(t.Context(), "acme", idOf(u))
+				if err != nil {
+					t.Fatal(err)
+				}
+				w, want := target(r, d), int64(2)
+				if w.EK != "" {
+					want = 1
+				}
+				c, err := r.p.Distrust(t.Context(), w, "broken", false)
+				if err != nil || c.Accounts["acme"] != want || int64(len(c.Devices)) != want || len(c.Jobs) != 0 {
+					t.Fatalf("%+v, %v", c, err)
+				}
+				if _, err := r.renew(u, u.op); err != nil {
+					t.Fatalf("the list changed something: %v", err)
+				}
+				behind := r.replica(r.db)
+				if _, err = r.p.Distrust(t.Context(), w, "broken", true); err != nil {
+					t.Fatal(err)
+				}
+				if s := r.state(idOf(u)); s != cradle.Revoked {
+					t.Errorf("its device is %s", s)
+				}
+				fresh := r.unit(o, "SN0003")
+				if w.EK != "" {
+					if s := r.state(idOf(v)); s != cradle.Active {
+						t.Errorf("another device is %s", s)
+					}
+					fresh.Device = u.Device
+				}
+				refused(t, r.birth(fresh, station), cradle.Forbidden, "")
+				if w.EK == "" {
+					// A replica that has not read the directory again is refused by the store.
+					ahead := r.p
+					r.p = behind
+					refused(t, r.birth(fresh, station), cradle.Forbidden, "is not believed any more")
+					r.p = ahead
+				}
+				if _, _, err := r.p.ImportMaker(t.Context(), "soft", cradle.Simulator, [][]byte{r.maker.Cert.Raw}); err != nil {
+					t.Fatal(err)
+				}
+				refused(t, r.birth(fresh, station), cradle.Forbidden, "")
+				makers, keys, err := r.p.Makers(t.Context())
+				if err != nil || len(makers) != 1 || makers[0].Devices != 2 || len(keys) != 1 || makers[0].Anchors[0].Distrusted != (w.EK == "") {
+					t.Errorf("%+v, %+v, %v", makers, keys, err)
+				}
+				if _, err := r.p.Trust(t.Context(), w, "a mistake"); err != nil {
+					t.Fatal(err)
+				}
+				_, err = r.p.Trust(t.Context(), w, "a mistake")
+				refused(t, err, cradle.Conflict, "not distrusted")
+				if w.EK == "" {
+					if err := r.birth(fresh, station); err != nil {
+						t.Errorf("trusted again: %v", err)
+					}
+				}
+				if s := r.state(idOf(u)); s != cradle.Revoked {
+					t.Errorf("the trust brought a device back: it is %s", s)
+				}
+				r.check()
+			})
+		})
+	}
+}
+
+// TestDistrustRefuses what names nothing.
+func TestDistrustRefuses(t *testing.T) {
+	r := newRig(t, t.TempDir()+"/p.db")
+	for _, c := range []struct {
+		w    provider.Distrusting
+		kind cradle.Kind
+	}{
+		{provider.Distrusting{}, cradle.Invalid},
+		{provider.Distrusting{Maker: "soft", EK: "ab"}, cradle.Invalid},
+		{provider.Distrusting{Maker: "nobody"}, cradle.NotFound},
+		{provider.Distrusting{Certificate: "abcd"}, cradle.NotFound},
+		{provider.Distrusting{EK: "abcd"}, cradle.Invalid},
+	} {
+		if _, err := r.p.Distrust(t.Context(), c.w, "", true); cradle.KindOf(err) != c.kind {
+			t.Errorf("%+v: %v", c.w, err)
+		}
+	}
+	c, err := r.p.Distrust(t.Context(), provider.Distrusting{EK: fmt.Sprintf("%064d", 7)}, "seen elsewhere", true)
+	if err != nil || len(c.Devices) != 0 {
+		t.Errorf("a key that was never seen: %+v, %v", c, err)
+	}
+}
