@@ -8,7 +8,9 @@ import (
 	"crypto/rsa"
 	"crypto/sha1"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
+	"fmt"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -81,6 +83,61 @@ func keyRows(t testing.TB) []row {
 
 	// IAK: its own template, by itself.
 	add(cradle.IAK, area{"unrestricted", "restricted", "", attributes(func(a *tpm2.TPMAObject) { a.Restricted = false }), nil}, attest.NotTheAK)
+
+	// RSA keys of LDevID and operational. The CSR has another key than these RSA keys; TestTPM
+	// has sound ones.
+	mine := must(newRSA())(t)
+	n, null := mine.N.Bytes(), rsaScheme(tpm2.TPMAlgNull, 0)
+	for _, a := range []area{
+		{"RSA", "", "", rsaKey(n, 2048, 0, null), nil},
+		{"RSA for PKCS #1 v1.5", "", "", rsaKey(n, 2048, 65537, rsaScheme(tpm2.TPMAlgRSASSA, tpm2.TPMAlgSHA256)), nil},
+		{"RSA for PSS with SHA-384", "", "", rsaKey(n, 2048, 0, rsaScheme(tpm2.TPMAlgRSAPSS, tpm2.TPMAlgSHA384)), nil},
+		{"RSA with SHA-1", "scheme", "", rsaKey(n, 2048, 0, rsaScheme(tpm2.TPMAlgRSASSA, tpm2.TPMAlgSHA1)), nil},
+		{"RSA for OAEP", "scheme", "", rsaKey(n, 2048, 0, rsaScheme(tpm2.TPMAlgOAEP, tpm2.TPMAlgSHA256)), nil},
+		{"RSA for RSAES", "scheme", "", rsaKey(n, 2048, 0, rsaScheme(tpm2.TPMAlgRSAES, 0)), nil},
+		{"RSA of 1024 bits", "modulus", "", rsaKey(n[:128], 1024, 0, null), nil},
+		{"RSA with exponent 3", "modulus", "", rsaKey(n, 2048, 3, null), nil},
+		{"RSA with the ROCA fingerprint", "modulus", "", rsaKey(rocaModulus().Bytes(), 2048, 0, null), nil},
+		{"RSA shorter than it says", "modulus", "", rsaKey(n[:255], 2048, 0, null), nil},
+		{"RSA with small factors", "modulus", "", rsaArea, nil},
+		{"RSA with bytes after it", "malformed", "", rsaKey(n, 2048, 0, null), func(b []byte) []byte { return append(b, 1) }},
+		{"HMAC", "type", "", func(p *tpm2.TPMTPublic) {
+			p.Type = tpm2.TPMAlgKeyedHash
+			p.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{Scheme: tpm2.TPMTKeyedHashScheme{Scheme: tpm2.TPMAlgNull}})
+			p.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgKeyedHash, &tpm2.TPM2BDigest{Buffer: make([]byte, 32)})
+		}, nil},
+	} {
+		switch a.code {
+		case "":
+			a.code = "csr"
+			add(cradle.LDevID, a)
+			rows[len(rows)-1].code = attest.CSRKey
+		case "malformed":
+			add(cradle.LDevID, a)
+		default:
+			add(cradle.LDevID, a, attest.CSRKey)
+		}
+	}
+
+	// RSA keys that the CSR has too.
+	for _, bits := range []int{1024, 2048} {
+		mine := must(rsa.GenerateKey(rand.Reader, bits))(t)
+		e := w.start(t, cradle.Operational)
+		e.challenged = func(e *enrolment) {
+			k := *e.key
+			rsaKey(mine.N.Bytes(), tpm2.TPMKeyBits(bits), 0, null)(&k.Area)
+			e.key = &k
+			e.binding.SPKI = spkiOf(t, mine.Public())
+		}
+		e.bundled = func(e *enrolment, b *evidence.Bundle) {
+			e.req.CSR = must(evidence.ParseCSR(must(evidence.CreateCSR(pkix.Name{}, mine, b))(t)))(t)
+		}
+		r := row{name: fmt.Sprintf("operational key: RSA of %d bits in the CSR too", bits), verify: e.finish()}
+		if bits < 2048 {
+			r.code = attest.KeyModulus
+		}
+		rows = append(rows, r)
+	}
 
 	// LDevID and operational: any signing key that cannot leave the TPM.
 	for _, p := range []cradle.Profile{cradle.LDevID, cradle.Operational} {

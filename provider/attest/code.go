@@ -35,7 +35,7 @@ const (
 // attestation key and "key-" for the certified key.
 const (
 	suffixMalformed  = "malformed"    // not a TPMT_PUBLIC, or not in its only encoding
-	suffixType       = "type"         // not an ECC key
+	suffixType       = "type"         // not an ECC key; other keys: nor an RSA key
 	suffixNameAlg    = "name-alg"     // weak or other name algorithm
 	suffixFixedTPM   = "fixed-tpm"    // may be duplicated to another TPM
 	suffixFixedPar   = "fixed-parent" // may be moved to another parent
@@ -49,6 +49,7 @@ const (
 	suffixScheme     = "scheme"       // signature scheme not allowed
 	suffixParameters = "parameters"   // another parameter differs from the template
 	suffixPoint      = "point"        // not a point of the curve
+	suffixModulus    = "modulus"      // weak RSA key
 )
 
 // The codes made of them.
@@ -84,6 +85,7 @@ const (
 	KeyScheme     Code = "key-" + suffixScheme
 	KeyParameters Code = "key-" + suffixParameters
 	KeyPoint      Code = "key-" + suffixPoint
+	KeyModulus    Code = "key-" + suffixModulus
 )
 
 // About the challenge that the evidence answers.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
@@ -118,7 +119,7 @@ func (s *csrSubject) parse(why *Reasons) {
 		return
 	}
 	// A key that is none gets its reasons from keyChecks, and equals no CSR's.
-	_, s.spki, _ = s.key.publicKey()
+	s.spki, _ = s.key.spki()
 }
 
 // stateChecks come first: they cost nothing and say that the request is worth reading.
@@ -155,14 +156,24 @@ var stateChecks = []check[*csrSubject]{
 var csrChecks = []check[*csrSubject]{
 	// CheckSignature of a request would take SHA-1.
 	{CSRAlgorithm, func(s *csrSubject) string {
-		if k, ok := s.CSR.Request.PublicKey.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
-			return "the CSR's key is not an EC key on P-256 or P-384"
+		alg := s.CSR.Request.SignatureAlgorithm
+		switch k := s.CSR.Request.PublicKey.(type) {
+		case *ecdsa.PublicKey:
+			if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
+				return "the CSR's key is an EC key on another curve than P-256 and P-384"
+			}
+			if alg == x509.ECDSAWithSHA256 || alg == x509.ECDSAWithSHA384 || alg == x509.ECDSAWithSHA512 {
+				return ""
+			}
+		case *rsa.PublicKey:
+			switch alg {
+			case x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA, x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS:
+				return ""
+			}
+		default:
+			return "the CSR's key is neither an EC nor an RSA key"
 		}
-		switch s.CSR.Request.SignatureAlgorithm {
-		case x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
-			return ""
-		}
-		return fmt.Sprintf("signature algorithm %s of the CSR is not ECDSA with SHA-2", s.CSR.Request.SignatureAlgorithm)
+		return fmt.Sprintf("signature algorithm %s of the CSR is not ECDSA or RSA with SHA-2", alg)
 	}},
 	{CSRKey, func(s *csrSubject) string {
 		return unless(bytes.Equal(s.CSR.SPKI, s.spki), "the CSR's key is not the certified key")

@@ -221,7 +221,7 @@ func csrRows(t testing.TB) []row {
 		e.bundled = func(e *enrolment, b *evidence.Bundle) {
 			e.req.CSR = must(evidence.ParseCSR(must(evidence.CreateCSR(pkix.Name{}, mine, b))(t)))(t)
 		}
-	}).also = []attest.Code{attest.CSRAlgorithm}
+	})
 	add("IAK certificate for a second attestation key", attest.NotTheAK, cradle.IAK, func(e *enrolment) {
 		e.key = must(softkey.NewKey(evidence.IAKTemplate, tpm2.TPMRHEndorsement))(t)
 	})

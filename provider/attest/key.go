@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/weakkey"
 	"github.com/cradle-iot/cradle/protocol/evidence"
 )
 
@@ -100,11 +101,14 @@ func (k *tpmKey) check(why *Reasons, prefix Code, want kind) {
 }
 
 // keyChecks share no field: together they compare the whole of a template, and each alone explains its
-// difference. FuzzAttestationKey holds them against evidence.MatchesTemplate. Of a key that is not ECC only
+// difference. FuzzAttestationKey holds them against evidence.MatchesTemplate. Of a key that is neither ECC nor RSA only
 // the common fields are known.
 var keyChecks = []check[*tpmKey]{
 	{suffixType, func(k *tpmKey) string {
-		return unless(k.isECC(), fmt.Sprintf("key type 0x%04x is not ECC", uint16(k.typ)))
+		if k.template != nil {
+			return unless(k.isECC(), fmt.Sprintf("key type 0x%04x is not ECC", uint16(k.typ)))
+		}
+		return unless(k.isECC() || k.typ == tpm2.TPMAlgRSA, fmt.Sprintf("key type 0x%04x is neither ECC nor RSA", uint16(k.typ)))
 	}},
 	{suffixNameAlg, func(k *tpmKey) string {
 		ok := k.nameAlg == tpm2.TPMAlgSHA256 || k.nameAlg == tpm2.TPMAlgSHA384 || k.nameAlg == tpm2.TPMAlgSHA512
@@ -153,15 +157,19 @@ var keyChecks = []check[*tpmKey]{
 	{suffixScheme, func(k *tpmKey) string {
 		var ok bool
 		switch {
-		case !k.isECC():
-			ok = true
 		case k.template != nil:
-			ok = k.scheme == k.template.scheme
+			ok = !k.isECC() || k.scheme == k.template.scheme
+		case !k.isECC() && k.typ != tpm2.TPMAlgRSA:
+			ok = true
 		case k.scheme.alg == tpm2.TPMAlgNull: // chosen when signing
 			ok = true
 		default:
 			h := k.scheme.hash
-			ok = k.scheme.alg == tpm2.TPMAlgECDSA && (h == tpm2.TPMAlgSHA256 || h == tpm2.TPMAlgSHA384 || h == tpm2.TPMAlgSHA512)
+			signs := k.scheme.alg == tpm2.TPMAlgECDSA
+			if !k.isECC() {
+				signs = k.scheme.alg == tpm2.TPMAlgRSASSA || k.scheme.alg == tpm2.TPMAlgRSAPSS
+			}
+			ok = signs && (h == tpm2.TPMAlgSHA256 || h == tpm2.TPMAlgSHA384 || h == tpm2.TPMAlgSHA512)
 		}
 		return unless(ok, fmt.Sprintf("signature scheme 0x%04x with hash 0x%04x is not allowed", uint16(k.scheme.alg), uint16(k.scheme.hash)))
 	}},
@@ -175,6 +183,16 @@ var keyChecks = []check[*tpmKey]{
 		}
 		_, _, err := k.publicKey()
 		return unless(err == nil, "not a point of the curve")
+	}},
+	{suffixModulus, func(k *tpmKey) string {
+		if k.typ != tpm2.TPMAlgRSA || k.template != nil {
+			return ""
+		}
+		pub, err := k.rsaKey()
+		if err != nil {
+			return err.Error()
+		}
+		return weakkey.RSA(pub)
 	}},
 }
 

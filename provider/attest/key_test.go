@@ -62,6 +62,30 @@ func rsaArea(p *tpm2.TPMTPublic) {
 	p.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: bytes.Repeat([]byte{0xc1}, 256)})
 }
 
+// rsaKey makes p the RSA key of that modulus and scheme.
+func rsaKey(n []byte, bits tpm2.TPMKeyBits, exponent uint32, scheme tpm2.TPMTRSAScheme) func(p *tpm2.TPMTPublic) {
+	return func(p *tpm2.TPMTPublic) {
+		p.Type = tpm2.TPMAlgRSA
+		p.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{Scheme: scheme, KeyBits: bits, Exponent: exponent})
+		p.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: n})
+	}
+}
+
+func rsaScheme(alg, hash tpm2.TPMAlgID) tpm2.TPMTRSAScheme {
+	s := tpm2.TPMTRSAScheme{Scheme: alg}
+	switch alg {
+	case tpm2.TPMAlgRSASSA:
+		s.Details = tpm2.NewTPMUAsymScheme(alg, &tpm2.TPMSSigSchemeRSASSA{HashAlg: hash})
+	case tpm2.TPMAlgRSAPSS:
+		s.Details = tpm2.NewTPMUAsymScheme(alg, &tpm2.TPMSSigSchemeRSAPSS{HashAlg: hash})
+	case tpm2.TPMAlgOAEP:
+		s.Details = tpm2.NewTPMUAsymScheme(alg, &tpm2.TPMSEncSchemeOAEP{HashAlg: hash})
+	case tpm2.TPMAlgRSAES:
+		s.Details = tpm2.NewTPMUAsymScheme(alg, &tpm2.TPMSEncSchemeRSAES{})
+	}
+	return s
+}
+
 const noConversion = "the key cannot be converted to one that verifies"
 
 // exactAreas break a key that must match a template whole.

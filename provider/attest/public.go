@@ -3,14 +3,18 @@ package attest
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"math/big"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 )
 
-// publicArea is a TPMT_PUBLIC (TPM 2.0 Part 2 §12.2.4) of an ECC key; of any other type only the common
+// publicArea is a TPMT_PUBLIC (TPM 2.0 Part 2 §12.2.4) of an ECC or RSA key; of any other type only the common
 // fields are decoded, since every such key is refused. Decoding by hand takes a tenth of the time of
 // go-tpm's reflection, which was more than half of a verdict; FuzzAttestationKey compares the two.
 type publicArea struct {
@@ -22,6 +26,9 @@ type publicArea struct {
 	curve        tpm2.TPMECCCurve
 	kdf          scheme
 	x, y         []byte
+	bits         uint16 // RSA
+	exponent     uint32 // RSA; 0 is 65537
+	modulus      []byte // RSA
 }
 
 // symmetric is a TPMT_SYM_DEF_OBJECT.
@@ -30,7 +37,7 @@ type symmetric struct {
 	bits, mode uint16
 }
 
-// scheme is a TPMT_ECC_SCHEME or TPMT_KDF_SCHEME.
+// scheme is a TPMT_ECC_SCHEME, TPMT_RSA_SCHEME or TPMT_KDF_SCHEME.
 type scheme struct {
 	alg, hash tpm2.TPMAlgID
 	count     uint16 // ECDAA
@@ -54,16 +61,25 @@ func parsePublic(b []byte) (*publicArea, error) {
 	if w.bad {
 		return nil, errors.New("not a TPMT_PUBLIC")
 	}
-	if p.typ != tpm2.TPMAlgECC {
+	if p.typ != tpm2.TPMAlgECC && p.typ != tpm2.TPMAlgRSA {
 		return p, nil
 	}
 	if p.symmetric.alg = alg(); p.symmetric.alg != tpm2.TPMAlgNull {
 		p.symmetric.bits, p.symmetric.mode = w.u16(), w.u16()
 	}
 	if p.scheme.alg = alg(); p.scheme.alg != tpm2.TPMAlgNull {
-		if p.scheme.hash = alg(); p.scheme.alg == tpm2.TPMAlgECDAA {
+		if p.scheme.alg != tpm2.TPMAlgRSAES {
+			p.scheme.hash = alg()
+		}
+		if p.scheme.alg == tpm2.TPMAlgECDAA {
 			p.scheme.count = w.u16()
 		}
+	}
+	if p.typ == tpm2.TPMAlgRSA {
+		if p.bits, p.exponent, p.modulus = w.u16(), w.u32(), w.sized(); w.bad || len(w.b) > 0 {
+			return nil, errors.New("not a TPMT_PUBLIC of an RSA key, or bytes after it")
+		}
+		return p, nil
 	}
 	p.curve = tpm2.TPMECCCurve(w.u16())
 	if p.kdf.alg = alg(); p.kdf.alg != tpm2.TPMAlgNull {
@@ -86,6 +102,31 @@ var curves = map[tpm2.TPMECCCurve]struct {
 }{
 	tpm2.TPMECCNistP256: {elliptic.P256(), unhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")},
 	tpm2.TPMECCNistP384: {elliptic.P384(), unhex("3076301006072a8648ce3d020106052b81040022036200")},
+}
+
+// spki returns the DER of the key's SubjectPublicKeyInfo; an error means that it is no key that can be used.
+func (p *publicArea) spki() ([]byte, error) {
+	if p.typ == tpm2.TPMAlgRSA {
+		k, err := p.rsaKey()
+		if err != nil {
+			return nil, err
+		}
+		return x509.MarshalPKIXPublicKey(k)
+	}
+	_, der, err := p.publicKey()
+	return der, err
+}
+
+// rsaKey returns the key if its modulus has the size that it says.
+func (p *publicArea) rsaKey() (*rsa.PublicKey, error) {
+	k := &rsa.PublicKey{N: new(big.Int).SetBytes(p.modulus), E: int(p.exponent)}
+	if k.E == 0 {
+		k.E = 65537
+	}
+	if k.N.BitLen() != int(p.bits) {
+		return nil, fmt.Errorf("a modulus of %d bits in an RSA key of %d", k.N.BitLen(), p.bits)
+	}
+	return k, nil
 }
 
 // publicKey returns the key and the DER of its SubjectPublicKeyInfo; an error means that it is no ECC key

@@ -2,14 +2,18 @@ package attest_test
 
 import (
 	"crypto"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
+	"math/big"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/swtpm"
@@ -133,6 +137,138 @@ func TestTPM(t *testing.T) {
 		}
 		softwareKey(t, u)
 	})
+}
+
+// TestTPMRSA: an RSA key that a real TPM made is proved like any other, whatever its signature scheme.
+func TestTPMRSA(t *testing.T) {
+	testenv.Require(t, "swtpm")
+	m := must(tpmmaker.NewMaker(filepath.Join(t.TempDir(), "maker")))(t)
+	u := newUnit(t, m, tpmmaker.P256)
+	for i, scheme := range []tpm2.TPMTRSAScheme{rsaScheme(tpm2.TPMAlgNull, 0), rsaScheme(tpm2.TPMAlgRSASSA, tpm2.TPMAlgSHA256)} {
+		k := &rsaTPMKey{t: t, u: u, handle: tpm2.TPMHandle(0x81020000 + i)}
+		k.create(scheme)
+		if v := u.enrol(t, cradle.Operational, k, k.certify); !v.OK() {
+			t.Errorf("scheme %#x: %v", scheme.Scheme, v.Reasons)
+		}
+		if v := u.enrol(t, cradle.IDevID, k, k.certify); !v.Has(attest.KeyType) {
+			t.Errorf("RSA key as IDevID: %v", v.Reasons)
+		}
+	}
+}
+
+// rsaTPMKey is an RSA key in a TPM, made and used as any tool does.
+type rsaTPMKey struct {
+	t      *testing.T
+	u      *tpmUnit
+	handle tpm2.TPMHandle
+	area   tpm2.TPMTPublic
+	pub    *rsa.PublicKey
+}
+
+// with opens the TPM: a software TPM serves one connection at a time.
+func (k *rsaTPMKey) with(fn func(tpm transport.TPM) error) error {
+	conn, err := tpmio.Open(k.t.Context(), k.u.soft.Socket())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return fn(conn.With(k.t.Context()))
+}
+
+func (k *rsaTPMKey) create(scheme tpm2.TPMTRSAScheme) {
+	k.t.Helper()
+	area := tpm2.TPMTPublic{NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true,
+		UserWithAuth: true, SignEncrypt: true, NoDA: true}}
+	rsaKey(nil, 2048, 0, scheme)(&area)
+	if err := k.u.tpm.Close(); err != nil {
+		k.t.Fatal(err)
+	}
+	err := k.with(func(tpm transport.TPM) error {
+		made, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(area)}.Execute(tpm)
+		if err != nil {
+			return err
+		}
+		defer tpm2.FlushContext{FlushHandle: made.ObjectHandle}.Execute(tpm)
+		public, err := made.OutPublic.Contents()
+		if err != nil {
+			return err
+		}
+		k.area = *public
+		unique, err := public.Unique.RSA()
+		if err != nil {
+			return err
+		}
+		k.pub = &rsa.PublicKey{N: new(big.Int).SetBytes(unique.Buffer), E: 65537}
+		_, err = tpm2.EvictControl{Auth: tpm2.TPMRHOwner, ObjectHandle: &tpm2.NamedHandle{Handle: made.ObjectHandle, Name: made.Name}, PersistentHandle: k.handle}.Execute(tpm)
+		return err
+	})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	k.u.tpm = must(tpmkey.Open(k.t.Context(), k.u.soft.Socket()))(k.t)
+}
+
+func (k *rsaTPMKey) auth(tpm transport.TPM, h tpm2.TPMHandle) (tpm2.AuthHandle, error) {
+	name, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(tpm)
+	if err != nil {
+		return tpm2.AuthHandle{}, err
+	}
+	return tpm2.AuthHandle{Handle: h, Name: name.Name, Auth: tpm2.PasswordAuth(nil)}, nil
+}
+
+func (k *rsaTPMKey) certify(extra []byte) (c evidence.Certify, err error) {
+	if err := k.u.tpm.Close(); err != nil {
+		return c, err
+	}
+	defer func() { k.u.tpm = must(tpmkey.Open(k.t.Context(), k.u.soft.Socket()))(k.t) }()
+	err = k.with(func(tpm transport.TPM) error {
+		key, err := k.auth(tpm, k.handle)
+		if err != nil {
+			return err
+		}
+		iak, err := k.auth(tpm, tpm2.TPMHandle(tpmkey.HandleIAK))
+		if err != nil {
+			return err
+		}
+		out, err := tpm2.Certify{ObjectHandle: key, SignHandle: iak, QualifyingData: tpm2.TPM2BData{Buffer: extra},
+			InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull}}.Execute(tpm)
+		if err != nil {
+			return err
+		}
+		c = evidence.Certify{Attest: out.CertifyInfo.Bytes(), Signature: tpm2.Marshal(out.Signature), Public: tpm2.Marshal(k.area)}
+		return nil
+	})
+	return c, err
+}
+
+// Public implements crypto.Signer.
+func (k *rsaTPMKey) Public() crypto.PublicKey { return k.pub }
+
+// Sign makes a signature of PKCS #1 v1.5 with SHA-256.
+func (k *rsaTPMKey) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) (sig []byte, err error) {
+	if err := k.u.tpm.Close(); err != nil {
+		return nil, err
+	}
+	defer func() { k.u.tpm = must(tpmkey.Open(k.t.Context(), k.u.soft.Socket()))(k.t) }()
+	err = k.with(func(tpm transport.TPM) error {
+		key, err := k.auth(tpm, k.handle)
+		if err != nil {
+			return err
+		}
+		out, err := tpm2.Sign{KeyHandle: key, Digest: tpm2.TPM2BDigest{Buffer: digest},
+			InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgRSASSA,
+				Details: tpm2.NewTPMUSigScheme(tpm2.TPMAlgRSASSA, &tpm2.TPMSSchemeHash{HashAlg: tpm2.TPMAlgSHA256})},
+			Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck}}.Execute(tpm)
+		if err != nil {
+			return err
+		}
+		s, err := out.Signature.Signature.RSASSA()
+		if err == nil {
+			sig = s.Sig.Buffer
+		}
+		return err
+	})
+	return sig, err
 }
 
 // softwareKey loads a software key into the TPM, whose genuine attestation key then certifies it (attack 3 of
