@@ -289,7 +289,7 @@ func (p *Provider) ImportMaker(ctx context.Context, maker cradle.MakerID, tier c
 		if !c.IsCA {
 			return nil, 0, cradle.Errorf(cradle.Invalid, "certificate %d (%s) is not a CA certificate", i+1, c.Subject)
 		}
-		anchors = append(anchors, Anchor{Fingerprint: ca.Digest(der), Maker: maker, Tier: tier, Cert: der, Imported: p.now()})
+		anchors = append(anchors, Anchor{Fingerprint: ca.Digest(c.Raw), Maker: maker, Tier: tier, Cert: c.Raw, Imported: p.now()})
 	}
 	if len(anchors) == 0 {
 		return nil, 0, cradle.Errorf(cradle.Invalid, "the bundle holds no certificate").WithHint("give a PEM file of CA certificates")

@@ -274,29 +274,6 @@ func (c *AccountShowCmd) Run(ctx context.Context, out *cli.Out) error {
 	return get(ctx, &c.Operator, out, "/accounts/"+url.PathEscape(c.Name), printAccount)
 }
 
-// MakerImportCmd imports a TPM maker's CA certificates.
-type MakerImportCmd struct {
-	Operator
-	File  string `arg:"" help:"PEM file of CA certificates, roots and intermediates." type:"existingfile"`
-	Maker string `help:"The maker's id, for example infineon." required:""`
-	Tier  string `help:"What its TPMs are: discrete-tpm, firmware-tpm, virtual-tpm, simulator or software-key." required:""`
-}
-
-// Run implements the verb.
-func (c *MakerImportCmd) Run(ctx context.Context, out *cli.Out) error {
-	b, err := os.ReadFile(c.File)
-	if err != nil {
-		return cradle.Errorf(cradle.NotFound, "%v", err)
-	}
-	return call(ctx, &c.Operator, out, http.MethodPost, "/tpm-makers", admin.ImportMaker{Maker: cradle.MakerID(c.Maker), Tier: cradle.Tier(c.Tier), PEM: string(b)},
-		func(w io.Writer, m *admin.Maker) {
-			fmt.Fprintf(w, "maker %s, tier %s: %d certificates, %d of them new\n", m.Maker, m.Tier, m.Certificates, m.Added)
-			for _, f := range m.Fingerprints {
-				fmt.Fprintln(w, "  "+f)
-			}
-		})
-}
-
 // OEMAddCmd registers a device maker.
 type OEMAddCmd struct {
 	Operator

@@ -203,16 +203,29 @@ type OEM struct {
 type ImportMaker struct {
 	Maker cradle.MakerID `json:"maker"`
 	Tier  cradle.Tier    `json:"tier"`
-	PEM   string         `json:"pem"`
+	PEM   string         `json:"pem"` // certificates, with any text between them
 }
 
 // Maker is what an import did.
 type Maker struct {
-	Maker        cradle.MakerID `json:"maker"`
-	Tier         cradle.Tier    `json:"tier"`
-	Certificates int            `json:"certificates"`
-	Added        int            `json:"added"`
-	Fingerprints []string       `json:"fingerprints"`
+	Maker         cradle.MakerID `json:"maker"`
+	Tier          cradle.Tier    `json:"tier"`
+	Certificates  int            `json:"certificates"`
+	Added         int            `json:"added"` // the others were imported before
+	Roots         int            `json:"roots"`
+	Intermediates int            `json:"intermediates"` // that lead to a certificate that is trusted
+	Alone         int            `json:"alone"`         // whose issuer is not trusted: they are trusted by themselves
+	Fingerprints  []string       `json:"fingerprints"`
+	Imported      []Imported     `json:"imported"`
+}
+
+// Imported is one certificate of a bundle.
+type Imported struct {
+	Fingerprint string    `json:"fingerprint"` // SHA-256
+	Subject     string    `json:"subject"`
+	Root        bool      `json:"root"`
+	Signer      string    `json:"signer,omitempty"` // fingerprint of who signed it, if that is trusted
+	NotAfter    time.Time `json:"not_after"`
 }
 
 // CreateOrder hands in an order signed by the account.

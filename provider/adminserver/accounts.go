@@ -96,17 +96,22 @@ func (s *Server) createOEM(c *call, in admin.CreateOEM) (out admin.OEM, err erro
 }
 
 func (s *Server) importMaker(c *call, in admin.ImportMaker) (out admin.Maker, err error) {
-	certs, err := pemCerts(in.PEM)
+	imported, added, err := s.Provider.ImportBundle(c.ctx(), in.Maker, in.Tier, []byte(in.PEM))
 	if err != nil {
 		return out, err
 	}
-	anchors, added, err := s.Provider.ImportMaker(c.ctx(), in.Maker, in.Tier, certs)
-	if err != nil {
-		return out, err
-	}
-	out = admin.Maker{Maker: in.Maker, Tier: in.Tier, Certificates: len(anchors), Added: added}
-	for _, a := range anchors {
-		out.Fingerprints = append(out.Fingerprints, a.Fingerprint)
+	out = admin.Maker{Maker: in.Maker, Tier: in.Tier, Certificates: len(imported), Added: added, Fingerprints: []string{}, Imported: []admin.Imported{}}
+	for _, i := range imported {
+		out.Fingerprints = append(out.Fingerprints, i.Fingerprint)
+		out.Imported = append(out.Imported, admin.Imported{Fingerprint: i.Fingerprint, Subject: i.Certificate.Subject.String(), Root: i.Root, Signer: i.Signer, NotAfter: i.Certificate.NotAfter})
+		switch {
+		case i.Root:
+			out.Roots++
+		case i.Signer != "":
+			out.Intermediates++
+		default:
+			out.Alone++
+		}
 	}
 	return out, nil
 }
