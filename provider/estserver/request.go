@@ -116,8 +116,9 @@ func allow(r *http.Request, methods ...string) error {
 
 // mediaType compares type and subtype without regard to case and ignores parameters (RFC 9110 §8.3.1).
 func mediaType(r *http.Request, want string) error {
-	got := r.Header.Get("Content-Type")
-	if mt, _, err := mime.ParseMediaType(got); (err == nil || errors.Is(err, mime.ErrInvalidMediaParameter)) && mt == want {
+	list := r.Header["Content-Type"]
+	got := strings.Join(list, ", ")
+	if mt, _, err := mime.ParseMediaType(got); len(list) == 1 && (err == nil || errors.Is(err, mime.ErrInvalidMediaParameter)) && mt == want {
 		return nil
 	}
 	return &refusal{
