@@ -170,8 +170,7 @@ func openSQLite(c Config) (*sql.DB, error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("creating %s: %w", c.URL, err)
 	}
-	path := strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(c.URL)
-	return sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)"+
+	return sql.Open("sqlite", "file:"+escape(c.URL)+"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)"+
 		"&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=cache_size(-32768)&_pragma=temp_store(MEMORY)")
 }
 
