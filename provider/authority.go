@@ -21,7 +21,7 @@ func (p *Provider) openAuthority(ctx context.Context, a Authority) (*authority, 
 	if a.Class != "" {
 		iss.Policies = cradle.ClassPolicies(a.Class, a.Kind != UnprovedCA)
 	}
-	if a.Key.Ref == "" { // a root that is kept elsewhere
+	if a.Key.Ref == "" { // a root that is kept elsewhere, or a key that was lost with an earlier store
 		return &authority{a, iss}, nil
 	}
 	if iss.Key, err = p.keys.Open(ctx, a.Key, cert.PublicKey); err != nil {

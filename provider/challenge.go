@@ -32,6 +32,9 @@ type NonceReply struct {
 // unit and the order, and the secret can be read only by the TPM of that endorsement key which holds
 // that attestation key (TPM 2.0 Part 1 §24, credential activation).
 func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate, claim json.RawMessage) (*NonceReply, error) {
+	if err := p.openLog(string(e.Account)); err != nil {
+		return nil, err
+	}
 	c, err := p.authenticate(ctx, e, peer)
 	if err != nil {
 		return nil, err

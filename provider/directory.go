@@ -51,6 +51,9 @@ type authority struct {
 func (p *Provider) reload(ctx context.Context) error {
 	p.dirMu.Lock()
 	defer p.dirMu.Unlock()
+	if err := p.loadRestored(ctx); err != nil {
+		return fmt.Errorf("reading the restoration: %w", err)
+	}
 	old := p.dir.Load()
 	d := &directory{accounts: map[cradle.AccountID]*Account{}, profiles: map[cradle.AccountID]Profiles{}, oems: map[cradle.OEMID]*OEM{},
 		byID: map[string]*authority{}, byRole: map[role]*authority{}, issuing: map[string]bool{}, pending: map[role]PendingKey{}}

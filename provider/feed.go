@@ -34,6 +34,9 @@ func (f *feedSignal) notify() {
 // After answers a reader of the status feed (status.Source): at once when there is news, else after
 // status.Heartbeat. News of another replica is found within the heartbeat too.
 func (p *Provider) After(ctx context.Context, seq int64) (status.Envelope, error) {
+	if err := p.openFeed(); err != nil {
+		return status.Envelope{}, err
+	}
 	wake := p.feed.wait() // before the read, so that nothing falls between
 	events, err := p.store.FeedAfter(ctx, seq, status.MaxEvents)
 	if err != nil {

@@ -61,6 +61,9 @@ func (p *Provider) enroll(ctx context.Context, r Request) (*Issued, error) {
 
 // judge is the first half of enroll: who asks, and whether what is asked for may be had.
 func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
+	if err := p.openLog(string(r.Account)); err != nil {
+		return nil, err
+	}
 	rules, err := p.profile(r.Account, r.Profile)
 	if err != nil {
 		return nil, err

@@ -9,8 +9,11 @@ import (
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
-// leaf makes the entry of a log.
+// leaf makes the entry of a log. Whatever would have to be recorded in a closed log ends here.
 func (p *Provider) leaf(log string, kind ledger.Kind, body map[string]any) (ledger.Leaf, error) {
+	if err := p.openLog(log); err != nil {
+		return ledger.Leaf{}, err
+	}
 	return ledger.NewLeaf(log, kind, p.now(), body)
 }
 
@@ -29,6 +32,9 @@ func (p *Provider) signCheckpoints(ctx context.Context) error {
 		return fmt.Errorf("reading log heads: %w", err)
 	}
 	for _, h := range heads {
+		if p.openLog(h.Log) != nil {
+			continue
+		}
 		cp, err := ledger.SignCheckpoint(ledger.Checkpoint{Origin: p.logOrigin(h.Log), Size: h.Size, Root: h.Root, Previous: h.Signed}, p.logKey)
 		if err != nil {
 			return err

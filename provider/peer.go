@@ -21,8 +21,7 @@ func (p *Provider) authenticate(ctx context.Context, e Endpoint, peer *x509.Cert
 	}
 	c, err := p.store.Credential(ctx, ca.Digest(peer.Raw))
 	if cradle.KindOf(err) == cradle.NotFound {
-		return nil, cradle.Errorf(cradle.Unauthorized, "the client certificate (%s, serial %s) was not issued here", peer.Subject, peer.SerialNumber.Text(16)).
-			WithHint("use a certificate of account %s", e.Account)
+		return nil, p.unknown(e, peer)
 	}
 	if err != nil {
 		return nil, err

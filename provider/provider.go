@@ -87,6 +87,8 @@ type Provider struct {
 	crls       madeCRLs
 	crlMu      sync.Mutex // one CRL is made on demand at a time
 	responders responders
+
+	closed atomic.Pointer[map[string]bool] // logs, after a restore
 }
 
 // New opens the provider over its store, making on the first start what is missing: challenge key, feed

@@ -88,6 +88,7 @@ type OrderState string
 const (
 	OrderSigned    OrderState = "signed"    // by the account; waits for the OEM's countersignature
 	OrderOpen      OrderState = "open"      // both signatures; devices may be born
+	OrderFrozen    OrderState = "frozen"    // how many units were born was lost with the store; no birth until an operator says it
 	OrderWithdrawn OrderState = "withdrawn" // by the account; no further birth, devices' custody is withdrawn
 )
 

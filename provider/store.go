@@ -31,6 +31,7 @@ type Store interface {
 	KEKs
 	Log
 	Audit
+	Restores
 	Operators
 	Watch
 }
@@ -170,7 +171,8 @@ type Devices interface {
 	Quarantine(ctx context.Context, c Credential, at time.Time, leaf ledger.Leaf) error
 	// FeedOf returns the feed events of one device, oldest first.
 	FeedOf(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) ([]FeedEvent, error)
-	// FeedAfter returns up to limit feed events with a sequence number above seq, in order without gaps.
+	// FeedAfter returns up to limit feed events with a sequence number above seq, in order without gaps. Conflict when seq
+	// is above every number that the store has given: it was rolled back.
 	FeedAfter(ctx context.Context, seq int64, limit int) ([]FeedEvent, error)
 }
 

@@ -52,6 +52,7 @@ type commands struct {
 	Order struct {
 		Create   OrderCreateCmd   `cmd:"" help:"Act two: sign an order and register it."`
 		Show     OrderShowCmd     `cmd:"" help:"Show an order."`
+		Thaw     OrderThawCmd     `cmd:"" help:"Open an order that a loss has frozen."`
 		Withdraw OrderWithdrawCmd `cmd:"" help:"End an order; lists the devices affected."`
 	} `cmd:"" help:"Orders to OEMs."`
 	Attestation struct {
@@ -75,6 +76,14 @@ type commands struct {
 		Revoke  DeviceChangeCmd `cmd:"" help:"Revoke a device for good."`
 		Retire  DeviceChangeCmd `cmd:"" help:"Take a device out of service for good."`
 	} `cmd:"" help:"Devices."`
+	Backup  BackupCmd `cmd:"" help:"Copy an installation on SQLite into one file, while it serves."`
+	Restore struct {
+		Archive     RestoreCmd            `cmd:"" default:"withargs" help:"Make a data folder from a backup."`
+		Mark        RestoreMarkCmd        `cmd:"" help:"Say that a store was restored by other means, as pg_restore."`
+		Status      RestoreStatusCmd      `cmd:"" help:"Show which logs have not caught up."`
+		CatchUp     RestoreCatchUpCmd     `cmd:"" help:"Take over what newer audit exports hold."`
+		DeclareLost RestoreDeclareLostCmd `cmd:"" help:"Give up what is newer than the backup and lost for good."`
+	} `cmd:"" help:"After a loss: from a backup back to service."`
 	Hub struct {
 		Events HubEventsCmd `cmd:"" help:"Read telemetry as JSON lines."`
 	} `cmd:"" help:"Hubs."`

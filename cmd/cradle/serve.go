@@ -464,6 +464,10 @@ func (in *installation) status(ctx context.Context) admin.Status {
 	if err != nil {
 		prov.Detail, _ = cradle.Public(err)
 	}
+	if closed, err := in.prov.Closed(ctx); err == nil && len(closed) > 0 {
+		prov.Healthy = false
+		prov.Detail = fmt.Sprintf("restored from a backup: %d logs have not caught up (cradle restore status)", len(closed))
+	}
 	for _, h := range heads {
 		if key, err := in.prov.LogKey(h.Log); err == nil && h.Checkpoint != nil {
 			st.Checkpoint = append(st.Checkpoint, admin.Checkpoint{Log: h.Log, Size: h.Signed, Note: string(h.Checkpoint), Key: key})

@@ -27,7 +27,7 @@ func Snapshot(ctx context.Context, copies []Copy, progress func(done, total int6
 		if _, err := os.Stat(c.From); err != nil {
 			return cradle.Errorf(cradle.NotFound, "no database %s", c.From).WithHint("name the data folder of cradle serve with --data")
 		}
-		db, err := sql.Open("sqlite", "file:"+escape(c.From)+"?mode=ro&_pragma=busy_timeout(10000)")
+		db, err := OpenFile(c.From)
 		if err != nil {
 			return err
 		}
@@ -108,9 +108,14 @@ func escape(path string) string {
 	return strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(path)
 }
 
+// OpenFile opens a SQLite file of whatever version to be read.
+func OpenFile(path string) (*sql.DB, error) {
+	return sql.Open("sqlite", "file:"+escape(path)+"?mode=ro&_pragma=busy_timeout(10000)")
+}
+
 // CheckFile looks through a SQLite file that nobody has open, page by page.
 func CheckFile(ctx context.Context, path string) error {
-	db, err := sql.Open("sqlite", "file:"+escape(path)+"?mode=ro")
+	db, err := OpenFile(path)
 	if err != nil {
 		return err
 	}
@@ -127,7 +132,7 @@ func CheckFile(ctx context.Context, path string) error {
 
 // SchemaVersion is the newest migration that a SQLite file has seen.
 func SchemaVersion(ctx context.Context, path string) (n int64, err error) {
-	db, err := sql.Open("sqlite", "file:"+escape(path)+"?mode=ro")
+	db, err := OpenFile(path)
 	if err != nil {
 		return 0, err
 	}

@@ -46,3 +46,9 @@ type Published struct {
 	Public bool   `json:"public"`
 	URL    string `json:"url"` // of its tiles
 }
+
+// ThawOrder says how many units were born under an order that a loss has frozen.
+type ThawOrder struct {
+	Used   int64  `json:"used"`
+	Reason string `json:"reason,omitempty"`
+}

@@ -138,6 +138,9 @@ func (f *Follower) apply(s *Statement) {
 	f.mu.Unlock()
 	if f.change != nil {
 		for _, ev := range s.Events {
+			if ev.Device == "" { // about nothing: a number that was lost with a store
+				continue
+			}
 			f.change(ev)
 		}
 	}

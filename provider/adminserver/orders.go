@@ -12,6 +12,15 @@ func (s *Server) orderRoutes() {
 		o, err := s.order(c)
 		return orderMessage(o), err
 	})
+	handle(s, op{pattern: "POST /orders/{id}/thaw", does: "Say how many units were born under an order that a loss has frozen, and open it.", need: own, scope: found},
+		func(c *call, in admin.ThawOrder) (admin.Order, error) {
+			o, err := s.order(c)
+			if err != nil {
+				return admin.Order{}, err
+			}
+			o, err = s.Provider.ThawOrder(c.ctx(), o.ID, in.Used, in.Reason)
+			return orderMessage(o), err
+		})
 	handle(s, op{pattern: "POST /orders/{id}/withdraw", does: "End an order; the answer names the devices affected.", need: work, scope: found}, s.withdrawOrder)
 	handle(s, op{pattern: "GET /lots", does: "An account's lots.", need: follow, scope: named}, s.lots)
 	handle(s, op{pattern: "GET /lots/{id}", does: "A lot.", need: follow, scope: found}, func(c *call, _ none) (admin.Lot, error) {

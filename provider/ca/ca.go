@@ -169,3 +169,12 @@ func Digest(der []byte) string {
 	h := sha256.Sum256(der)
 	return hex.EncodeToString(h[:])
 }
+
+// SPKIDigest is the SHA-256 of a certificate's SubjectPublicKeyInfo, in hexadecimal.
+func SPKIDigest(der []byte) (string, error) {
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return "", err
+	}
+	return Digest(c.RawSubjectPublicKeyInfo), nil
+}

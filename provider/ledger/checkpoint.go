@@ -112,6 +112,16 @@ func OpenCheckpoint(msg []byte, key string) (Checkpoint, error) {
 	return c, nil
 }
 
+// OriginOf reads the origin of a signed checkpoint without verifying it.
+func OriginOf(msg []byte) (string, error) {
+	text, _, ok := bytes.Cut(msg, []byte("\n\n"))
+	if !ok {
+		return "", cradle.Errorf(cradle.Invalid, "not a checkpoint")
+	}
+	c, err := ParseCheckpoint(string(text) + "\n")
+	return c.Origin, err
+}
+
 // VerifierKey is the text form of a log's public key (C2SP signed-note "vkey").
 func VerifierKey(origin string, key ed25519.PublicKey) (string, error) {
 	s, err := note.NewEd25519VerifierKey(origin, key)

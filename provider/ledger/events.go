@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	"github.com/cradle-iot/cradle"
@@ -46,6 +47,9 @@ func (v *verification) event(name string, l Leaf, b Body) {
 			v.healed(b.Device)
 		}
 		v.profiled(b)
+		if b.Action == ActionLost {
+			v.lost(name, l, b)
+		}
 	case KindAccount:
 		v.profiled(b)
 		for _, id := range b.Authorities {
@@ -194,6 +198,7 @@ func (v *verification) ordered(name string, b Body) {
 		return
 	}
 	o.state = b.State
+	o.lost += b.Lost
 	if b.Digest != "" && o.signed != nil && b.Digest != o.signed.Digest() {
 		v.find(OrderChanged, "order "+b.Order, "%s records the digest %s, the stored order has %s", name, b.Digest, o.signed.Digest())
 	}
@@ -233,8 +238,8 @@ func (v *verification) finishRecords(seen []digest) {
 			v.find(OrderUnlogged, name, "no leaf records it")
 		case o.state != o.row.State:
 			v.find(OrderChanged, name, "the row says %s, the log %s", o.row.State, o.state)
-		case o.row.Used != int64(len(o.units)):
-			v.find(OrderChanged, name, "the row says %d units used, there are %d devices", o.row.Used, len(o.units))
+		case o.row.Used != int64(len(o.units))+o.lost:
+			v.find(OrderChanged, name, "the row says %d units used, there are %d devices, and %d that were lost with a store", o.row.Used, len(o.units), o.lost)
 		}
 	}
 	for id, lot := range v.lots {
@@ -269,6 +274,18 @@ func (v *verification) finishRecords(seen []digest) {
 		}
 	}
 	slices.SortStableFunc(v.findings, func(a, b Finding) int { return compareText(a, b) })
+}
+
+// lost freezes orders; from here on the log is another one than checkpoints of the lost leaves say.
+func (v *verification) lost(name string, l Leaf, b Body) {
+	v.losses = append(v.losses, loss{b.Size, fmt.Sprintf("%s of %s declares the leaves from %d on lost: %s", name, stamp(l.Time), b.Size, b.Reason)})
+	for _, id := range b.Orders {
+		if o := v.orders[id]; o != nil {
+			o.state = "frozen"
+		} else {
+			v.find(OrderMissing, "order "+id, "%s freezes it", name)
+		}
+	}
 }
 
 // profileLeaf is how a leaf speaks of a profile: by the digest of its text, or by the old and the new one's.

@@ -21,8 +21,8 @@ type End struct {
 	Leaves      int64 `json:"leaves"`
 }
 
-// line is one line of the file; exactly one member is set.
-type line struct {
+// Line is one line of the file; exactly one member is set.
+type Line struct {
 	Header      *Header         `json:"header,omitempty"`
 	Account     *AccountRow     `json:"account,omitempty"`
 	OEM         *OEMRow         `json:"oem,omitempty"`
@@ -74,7 +74,7 @@ const (
 )
 
 // stage returns where the line belongs; ok is false unless exactly one member is set.
-func (l *line) stage() (s stage, ok bool) {
+func (l *Line) stage() (s stage, ok bool) {
 	n := 0
 	for at, set := range [...]bool{
 		atHeader: l.Header != nil, atAccount: l.Account != nil, atOEM: l.OEM != nil, atAuthority: l.Authority != nil,
@@ -90,13 +90,35 @@ func (l *line) stage() (s stage, ok bool) {
 	return s, n == 1
 }
 
+// Read calls each with every line of an export, in the order of the file. It checks nothing but their form: whoever uses them has
+// verified the export. What each returns ends the reading.
+func Read(r io.Reader, each func(*Line) error) error {
+	in := bufio.NewReaderSize(r, 64<<10)
+	for n := 1; ; n++ {
+		raw, err := readLine(in)
+		if errors.Is(err, io.EOF) && n > 1 {
+			return nil
+		}
+		var l Line
+		if err == nil {
+			err = strict(raw, &l)
+		}
+		if err != nil {
+			return cradle.Errorf(cradle.Invalid, "line %d of the export: %v", n, err).WithHint("cradle audit export makes one")
+		}
+		if err := each(&l); err != nil {
+			return err
+		}
+	}
+}
+
 // Newest returns the newest checkpoint in an export, as it stands there: it is verified by whoever uses it.
 func Newest(r io.Reader) ([]byte, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
 	var note []byte
 	for {
 		raw, err := readLine(in)
-		var l line
+		var l Line
 		if err == nil {
 			err = strict(raw, &l)
 		}
@@ -120,7 +142,7 @@ func NewWriter(w io.Writer) *Writer {
 	return &Writer{w: b, enc: e}
 }
 
-func (w *Writer) put(l line) error {
+func (w *Writer) put(l Line) error {
 	if w.err != nil {
 		return w.err
 	}
@@ -149,55 +171,55 @@ func (w *Writer) put(l line) error {
 // Header begins the export.
 func (w *Writer) Header(h Header) error {
 	h.Version = Version
-	return w.put(line{Header: &h})
+	return w.put(Line{Header: &h})
 }
 
 // Account writes a row.
-func (w *Writer) Account(r AccountRow) error { return w.put(line{Account: &r}) }
+func (w *Writer) Account(r AccountRow) error { return w.put(Line{Account: &r}) }
 
 // OEM writes a row.
-func (w *Writer) OEM(r OEMRow) error { return w.put(line{OEM: &r}) }
+func (w *Writer) OEM(r OEMRow) error { return w.put(Line{OEM: &r}) }
 
 // Authority writes a row.
-func (w *Writer) Authority(r AuthorityRow) error { return w.put(line{Authority: &r}) }
+func (w *Writer) Authority(r AuthorityRow) error { return w.put(Line{Authority: &r}) }
 
 // Order writes a row.
-func (w *Writer) Order(r OrderRow) error { return w.put(line{Order: &r}) }
+func (w *Writer) Order(r OrderRow) error { return w.put(Line{Order: &r}) }
 
 // Lot writes a row.
-func (w *Writer) Lot(r LotRow) error { return w.put(line{Lot: &r}) }
+func (w *Writer) Lot(r LotRow) error { return w.put(Line{Lot: &r}) }
 
 // Device writes a row.
-func (w *Writer) Device(r DeviceRow) error { return w.put(line{Device: &r}) }
+func (w *Writer) Device(r DeviceRow) error { return w.put(Line{Device: &r}) }
 
 // Certificate writes a row.
-func (w *Writer) Certificate(r CertificateRow) error { return w.put(line{Certificate: &r}) }
+func (w *Writer) Certificate(r CertificateRow) error { return w.put(Line{Certificate: &r}) }
 
 // Quarantine writes a row.
-func (w *Writer) Quarantine(r QuarantineRow) error { return w.put(line{Quarantine: &r}) }
+func (w *Writer) Quarantine(r QuarantineRow) error { return w.put(Line{Quarantine: &r}) }
 
 // Feed writes a row, by number.
-func (w *Writer) Feed(r FeedRow) error { return w.put(line{Feed: &r}) }
+func (w *Writer) Feed(r FeedRow) error { return w.put(Line{Feed: &r}) }
 
 // Head writes the head of the log.
-func (w *Writer) Head(r HeadRow) error { return w.put(line{Head: &r}) }
+func (w *Writer) Head(r HeadRow) error { return w.put(Line{Head: &r}) }
 
 // Hash writes a remembered hash.
-func (w *Writer) Hash(r HashRow) error { return w.put(line{Hash: &r}) }
+func (w *Writer) Hash(r HashRow) error { return w.put(Line{Hash: &r}) }
 
 // Checkpoint writes the next checkpoint, by size.
 func (w *Writer) Checkpoint(size int64, note []byte) error {
-	return w.put(line{Checkpoint: &CheckpointRow{size, string(note)}})
+	return w.put(Line{Checkpoint: &CheckpointRow{size, string(note)}})
 }
 
 // Leaf writes the next leaf, by index.
 func (w *Writer) Leaf(index int64, data []byte) error {
-	return w.put(line{Leaf: &LeafRow{index, string(data)}})
+	return w.put(Line{Leaf: &LeafRow{index, string(data)}})
 }
 
 // Close writes the end and flushes. It does not close what is below.
 func (w *Writer) Close() error {
-	if err := w.put(line{End: &w.end}); err != nil {
+	if err := w.put(Line{End: &w.end}); err != nil {
 		return err
 	}
 	if err := w.w.Flush(); err != nil {

@@ -59,6 +59,9 @@ const (
 	KindResponder  Kind = "responder"  // the certificate of an OCSP responder
 )
 
+// ActionLost is the operator's act by which leaves that a restored store lacks are given up.
+const ActionLost = "restore declare-lost"
+
 // MaxLeaf bounds the bytes of one leaf: what fits into a bundle of entries (C2SP tlog-tiles).
 const MaxLeaf = 1<<16 - 1
 
@@ -104,6 +107,12 @@ type Body struct {
 	Tier            string                 `json:"tier,omitempty"`
 	Maker           string                 `json:"maker,omitempty"`
 	Profiles        map[string]profileLeaf `json:"profiles,omitempty"`         // account, operator: digests of texts
+	Witness         string                 `json:"witness,omitempty"`          // operator: key that was added, or name that was removed
+	Public          bool                   `json:"public,omitempty"`           // operator: the log was published
+	CSR             string                 `json:"csr,omitempty"`              // its digest
+	Orders          []string               `json:"orders,omitempty"`           // operator: frozen by a loss
+	Size            int64                  `json:"size,omitempty"`             // operator: of the log when newer leaves were lost
+	Lost            int64                  `json:"lost,omitempty"`             // order, when thawed: units that are not on record
 	Lineage         string                 `json:"lineage,omitempty"`          // of the certificate
 	Record          string                 `json:"record,omitempty"`           // of a device, at its birth: DeviceRow.Record
 	Challenge       string                 `json:"challenge,omitempty"`        // spent by the issuance, its digest

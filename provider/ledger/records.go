@@ -60,6 +60,7 @@ type orderRecord struct {
 	signed *order.Order // nil: its signatures are wrong
 	units  map[string]string
 	state  string // by the leaves so far
+	lost   int64  // units that are not on record, by the leaves
 }
 
 type lotRecord struct {

@@ -29,16 +29,22 @@ type AccountRow struct {
 
 // OEMRow is a device maker that has orders of the account.
 type OEMRow struct {
-	ID       string `json:"id"`
-	OrderKey []byte `json:"order_key"` // SPKI DER
+	ID       string    `json:"id"`
+	OrderKey []byte    `json:"order_key"` // SPKI DER
+	LotKey   []byte    `json:"lot_key"`   // SPKI DER
+	Created  time.Time `json:"created,omitzero"`
 }
 
 // AuthorityRow is a CA that issued certificates of the account. Account is empty for the CA of stations.
 type AuthorityRow struct {
-	ID      string `json:"id"` // SHA-256 of DER, hexadecimal
-	Kind    string `json:"kind"`
-	Account string `json:"account,omitempty"`
-	DER     []byte `json:"der"`
+	ID      string    `json:"id"` // SHA-256 of DER, hexadecimal
+	Kind    string    `json:"kind"`
+	Account string    `json:"account,omitempty"`
+	OEM     string    `json:"oem,omitempty"`
+	Class   string    `json:"class,omitempty"`
+	Chain   [][]byte  `json:"chain,omitempty"`
+	Created time.Time `json:"created,omitzero"`
+	DER     []byte    `json:"der"`
 }
 
 // OrderRow is an order.

@@ -27,6 +27,7 @@ const (
 	CheckpointMissing Code = "checkpoint-missing"   // a later one names it
 	CheckpointRoot    Code = "checkpoint-root"      // a leaf below it was changed, removed, moved or put in
 	LogRolledBack     Code = "log-rolled-back"      // shorter than a signed checkpoint says
+	LogLost           Code = "log-lost"             // leaves that a kept checkpoint covers were declared lost after a restore
 	LogUnsigned       Code = "log-unsigned"         // old leaves above the newest checkpoint
 	HeadChanged       Code = "log-head-changed"     // size, root or newest checkpoint in the log's head
 	HashChanged       Code = "hash-changed"         // a remembered node of the tree
@@ -91,8 +92,9 @@ type Summary struct {
 
 // Options are what an auditor brings along from outside of the store.
 type Options struct {
-	Key         string   // VerifierKey of the log; empty: the one in the file is believed
-	Checkpoints [][]byte // signed checkpoints that were kept elsewhere
+	Key         string       // VerifierKey of the log; empty: the one in the file is believed
+	Checkpoints [][]byte     // signed checkpoints that were kept elsewhere
+	Contains    []Checkpoint // sizes and roots that are known otherwise; unsigned
 	// Seen lists certificates that a hub admitted: lines of SHA-256 in hexadecimal; empty lines and
 	// lines beginning with '#' do not count.
 	Seen io.Reader

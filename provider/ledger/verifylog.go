@@ -19,6 +19,7 @@ type verification struct {
 	rows     int64
 
 	records
+	losses []loss
 	state
 
 	// The tree. Checkpoints whose signature is wrong are not in signed.
@@ -38,6 +39,7 @@ type signedRoot struct {
 	size  int64
 	root  Hash
 	where string
+	kept  bool // outside of the store
 }
 
 func newVerification(o Options) *verification {
@@ -53,7 +55,7 @@ func (v *verification) find(c Code, subject, format string, args ...any) {
 
 // line takes one line of the file. An error means that the file is not what it should be.
 func (v *verification) line(raw []byte) error {
-	var l line
+	var l Line
 	if err := strict(raw, &l); err != nil {
 		return cradle.Errorf(cradle.Invalid, "%v", err)
 	}
@@ -121,6 +123,9 @@ func (v *verification) begin(h *Header) error {
 	for i, c := range v.opts.Checkpoints {
 		v.checkpoint(fmt.Sprintf("kept checkpoint %d", i+1), -1, c)
 	}
+	for _, c := range v.opts.Contains {
+		v.signed = append(v.signed, signedRoot{c.Size, c.Root, fmt.Sprintf("state of size %d", c.Size), true})
+	}
 	return nil
 }
 
@@ -157,7 +162,7 @@ func (v *verification) checkpoint(where string, size int64, note []byte) {
 	} else {
 		where = fmt.Sprintf("%s (size %d)", where, c.Size)
 	}
-	v.signed = append(v.signed, signedRoot{c.Size, c.Root, where})
+	v.signed = append(v.signed, signedRoot{c.Size, c.Root, where, size < 0})
 }
 
 func (v *verification) leaf(r *LeafRow) {
@@ -197,6 +202,8 @@ func (v *verification) compare() {
 		switch {
 		case s.root == v.tree.Root():
 			v.sum.Signed = s.size
+		case v.lossBefore(s) != "":
+			v.find(LogLost, s.where, "%s", v.lossBefore(s))
 		case v.bad == 0:
 			v.bad++
 			v.find(CheckpointRoot, s.where, "one of the leaves %d to %d was changed, removed, moved or put in after it was signed",
@@ -205,6 +212,22 @@ func (v *verification) compare() {
 			v.bad++ // what follows a wrong leaf is wrong too
 		}
 	}
+}
+
+// loss is a declaration that leaves from a size on were lost with the store.
+type loss struct {
+	size int64
+	text string
+}
+
+// lossBefore explains a checkpoint that was kept outside by a declared loss. The store's own never rest on lost leaves.
+func (v *verification) lossBefore(s signedRoot) string {
+	for _, l := range v.losses {
+		if s.kept && l.size < s.size {
+			return l.text
+		}
+	}
+	return ""
 }
 
 // finishTree is what can be said about the log at its end.
@@ -217,7 +240,11 @@ func (v *verification) finishTree() {
 	}
 	if n := len(v.signed); v.next < n {
 		s := v.signed[n-1]
-		v.find(LogRolledBack, s.where, "the log has %d leaves, %d were signed", v.tree.Size(), s.size)
+		if why := v.lossBefore(s); why != "" {
+			v.find(LogLost, s.where, "%s", why)
+		} else {
+			v.find(LogRolledBack, s.where, "the log has %d leaves, %d were signed", v.tree.Size(), s.size)
+		}
 	}
 	for size, by := range v.previous {
 		if !v.sizes[size] {

@@ -168,7 +168,19 @@ const feedColumns = `seq, account, device, state, epoch, reason, at, certificate
 
 // FeedAfter implements provider.Devices.
 func (d *DB) FeedAfter(ctx context.Context, seq int64, limit int) ([]provider.FeedEvent, error) {
-	return collect(ctx, d, scanFeed, `SELECT `+feedColumns+` FROM feed WHERE seq > ? ORDER BY seq LIMIT ?`, seq, limit)
+	out, err := collect(ctx, d, scanFeed, `SELECT `+feedColumns+` FROM feed WHERE seq > ? ORDER BY seq LIMIT ?`, seq, limit)
+	if err != nil || len(out) > 0 || seq == 0 {
+		return out, err
+	}
+	var head int64
+	err = d.db.Read(ctx, func(_ context.Context, tx *sqldb.Tx) error {
+		return tx.QueryRow(`SELECT seq FROM feed_head`).Scan(&head)
+	})
+	if err == nil && seq > head {
+		err = cradle.Errorf(cradle.Conflict, "the feed ends at %d, its reader knows %d: was the store restored from a backup?", head, seq).
+			WithHint("cradle restore status; give the reader's number to cradle restore declare-lost --feed")
+	}
+	return nil, err
 }
 
 // FeedOf implements provider.Devices.

@@ -36,13 +36,13 @@ func exportDirectory(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 		return err
 	}
 	err = each(tx, scanOEM, func(o *provider.OEM) error {
-		return w.OEM(ledger.OEMRow{ID: string(o.ID), OrderKey: o.OrderKey})
+		return w.OEM(ledger.OEMRow{ID: string(o.ID), OrderKey: o.OrderKey, LotKey: o.LotKey, Created: o.Created})
 	}, `SELECT id, order_key, lot_key, created FROM oems WHERE id IN (SELECT oem FROM orders WHERE account = ?) ORDER BY id`, log)
 	if err != nil {
 		return err
 	}
 	return each(tx, scanAuthority, func(a *provider.Authority) error {
-		return w.Authority(ledger.AuthorityRow{ID: a.ID, Kind: string(a.Kind), Account: string(a.Account), DER: a.Cert})
+		return w.Authority(ledger.AuthorityRow{ID: a.ID, Kind: string(a.Kind), Account: string(a.Account), OEM: string(a.OEM), Class: string(a.Class), Chain: a.Chain, Created: a.Created, DER: a.Cert})
 	}, `SELECT `+authorityColumns+` FROM authorities WHERE account = ? OR kind = ? AND oem IN (SELECT oem FROM orders WHERE account = ?) ORDER BY id`,
 		log, provider.StationCA, log)
 }
