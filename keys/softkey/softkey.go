@@ -172,3 +172,19 @@ func (d *Device) template() tpm2.TPMTPublic {
 	}
 	return evidence.EKTemplateP384
 }
+
+// EKPublic is the endorsement key's TPMT_PUBLIC, as TPM2_ReadPublic would give it.
+func (d *Device) EKPublic() []byte {
+	t := d.template()
+	switch k := d.EK.(type) {
+	case *rsa.PrivateKey:
+		t.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: k.N.Bytes()})
+	case *ecdsa.PrivateKey:
+		id, err := unique(&k.PublicKey)
+		if err != nil {
+			panic("internal error: " + err.Error())
+		}
+		t.Unique = id
+	}
+	return tpm2.Marshal(t)
+}

@@ -20,6 +20,24 @@ func Activation(ek *EK, akName, secret []byte) (credentialBlob, encryptedSecret 
 	if len(secret) == 0 || len(secret) > SecretSize {
 		return nil, nil, fmt.Errorf("secret of %d bytes; 1 to %d are allowed", len(secret), SecretSize)
 	}
+	pub, err := activationArea(ek)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := tpm2.ImportEncapsulationKey(&pub)
+	if err != nil {
+		return nil, nil, fmt.Errorf("endorsement key: %w", err)
+	}
+	credentialBlob, encryptedSecret, err = tpm2.CreateCredential(rand.Reader, key, akName, secret)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making the credential: %w", err)
+	}
+	return credentialBlob, encryptedSecret, nil
+}
+
+// activationArea is the public area of the endorsement key as its template has it, of which what matters to
+// activation is filled in.
+func activationArea(ek *EK) (tpm2.TPMTPublic, error) {
 	pub := tpm2.TPMTPublic{NameAlg: tpm2.TPMAlgSHA256}
 	aes := tpm2.TPMTSymDefObject{
 		Algorithm: tpm2.TPMAlgAES,
@@ -42,7 +60,7 @@ func Activation(ek *EK, akName, secret []byte) (credentialBlob, encryptedSecret 
 		}
 		point, err := k.Bytes()
 		if err != nil {
-			return nil, nil, fmt.Errorf("endorsement key: %w", err)
+			return pub, fmt.Errorf("endorsement key: %w", err)
 		}
 		point = point[1:] // uncompressed
 		pub.Type = tpm2.TPMAlgECC
@@ -52,15 +70,7 @@ func Activation(ek *EK, akName, secret []byte) (credentialBlob, encryptedSecret 
 			Y: tpm2.TPM2BECCParameter{Buffer: point[len(point)/2:]},
 		})
 	default:
-		return nil, nil, fmt.Errorf("endorsement key of type %T", ek.Public)
+		return pub, fmt.Errorf("endorsement key of type %T", ek.Public)
 	}
-	key, err := tpm2.ImportEncapsulationKey(&pub)
-	if err != nil {
-		return nil, nil, fmt.Errorf("endorsement key: %w", err)
-	}
-	credentialBlob, encryptedSecret, err = tpm2.CreateCredential(rand.Reader, key, akName, secret)
-	if err != nil {
-		return nil, nil, fmt.Errorf("making the credential: %w", err)
-	}
-	return credentialBlob, encryptedSecret, nil
+	return pub, nil
 }

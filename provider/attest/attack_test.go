@@ -20,7 +20,7 @@ type row struct {
 }
 
 func allRows(t testing.TB) []row {
-	return slices.Concat(ekRows(t), pathRows(t), akRows(t), csrRows(t), keyRows(t))
+	return slices.Concat(ekRows(t), pathRows(t), akRows(t), csrRows(t), keyRows(t), tpmRows(t), popRows(t), clientRows(t))
 }
 
 // TestAttacks: each attack is refused for its own reason and no other; the honest rows pass.
@@ -94,7 +94,8 @@ func TestEveryCodeHasAnAttack(t *testing.T) {
 		shown[r.code] = true
 	}
 	for _, c := range []attest.Code{attest.EKMalformed, attest.EKSerial, attest.EKOversize, attest.EKUntrusted, attest.AKMalformed,
-		attest.KeyMalformed, attest.EvidenceMissing, attest.AttestMalformed, attest.SignatureMalformed} {
+		attest.KeyMalformed, attest.EvidenceMissing, attest.AttestMalformed, attest.SignatureMalformed, attest.EKPubMalformed,
+		attest.ClientMissing, attest.ClientOversize, attest.ClientUntrusted, attest.ClientPath} {
 		if !shown[c] {
 			t.Errorf("no attack for %s", c)
 		}

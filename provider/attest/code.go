@@ -117,7 +117,7 @@ const (
 	FirmwareTooOld     Code = "firmware-too-old"    // below the order's minimum
 )
 
-// About a client that authenticates by another CA's certificate, and a CSR without evidence.
+// About a client that authenticates by another CA's certificate, the endorsement key in tpmenroll, and a CSR without evidence.
 const (
 	ClientMissing   Code = "client-missing"   // no certificate
 	ClientOversize  Code = "client-oversize"  // chain over the limits
@@ -130,6 +130,10 @@ const (
 	ClientPath      Code = "client-path"      // path against RFC 5280 §6
 	ClientOurs      Code = "client-ours"      // signed by a CA of ours, but not on record
 	ClientCAKey     Code = "client-ca-key"    // an issuer's key is weak
+	EKPubMalformed  Code = "ekpub-malformed"  // not a TPMT_PUBLIC, or not in its only encoding
+	EKPubKey        Code = "ekpub-key"        // of another key than the EK certificate's
+	EKPubAttributes Code = "ekpub-attributes" // not those of an endorsement key
+	EKPubParameters Code = "ekpub-parameters" // name or symmetric algorithm is not the template's
 	POPAlgorithm    Code = "pop-algorithm"    // weak or foreign signature algorithm of a CSR
 	POPKey          Code = "pop-key"          // weak key in a CSR
 	POPSignature    Code = "pop-signature"    // CSR not signed by its key

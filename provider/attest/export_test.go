@@ -41,6 +41,11 @@ func eachList(visit func(codes []Code, remove func(i int) (undo func()))) {
 	list(&stateChecks, visit)
 	list(&csrChecks, visit)
 	list(&signatures, visit)
+	list(&clientChecks, visit)
+	list(&clientPathChecks, visit)
+	list(&possessionChecks, visit)
+	list(&possessionSignature, visit)
+	list(&tpmChecks, visit)
 }
 
 func list[S any](l *[]check[S], visit func([]Code, func(int) func())) {
