@@ -247,11 +247,11 @@ func (o *outbox) deliver(ctx context.Context, d Delivery) *Delivery {
 		o.postpone(ctx, d, s.now().Add(backoff(d.Attempts, retryMax)), err.Error())
 		return nil
 	}
-	again, err := s.store.Settle(ctx, d, o.lease(), done)
+	settled, again, err := s.store.Settle(ctx, d, o.lease(), done)
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("delivery is not settled; it is made again", "registration", r.ID, "hub", d.Hub, "err", err)
 	}
-	s.waiters.wake(r.ID)
+	s.waiters.wake(r.ID, settled)
 	return again
 }
 
@@ -259,7 +259,19 @@ func (o *outbox) postpone(ctx context.Context, d Delivery, due time.Time, reason
 	if err := o.s.store.Postpone(ctx, d, o.owner, due, reason); err != nil && ctx.Err() == nil {
 		o.s.log.Warn("delivery is not postponed; it waits for its lease to end", "registration", d.Registration.ID, "hub", d.Hub, "err", err)
 	}
-	o.s.waiters.wake(d.Registration.ID)
+	o.s.waiters.wake(d.Registration.ID, nil)
+}
+
+// underWay finds the hub, in good health, that this process is telling of a registration.
+func (o *outbox) underWay(id RegistrationID) (hub string, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, h := range o.s.order {
+		if _, ok := o.flying[flight{h.Name, id}]; ok && o.health[h.Name].failures == 0 {
+			return h.Name, true
+		}
+	}
+	return "", false
 }
 
 // closed reports whether a hub failed lately.

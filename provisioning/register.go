@@ -30,12 +30,22 @@ func (s *Service) Register(ctx context.Context, c *Caller) (Registration, error)
 }
 
 // Operation answers a poll. While the registration is assigning and its hub has not failed, it waits up to hold
-// for a decision, so that a device needs one poll and not several.
+// for a decision, so that a device needs one poll and not several. The store is not asked for what this process is
+// about to write there.
 func (s *Service) Operation(ctx context.Context, c *Caller, operation string, hold time.Duration) (Registration, error) {
 	var timeout <-chan time.Time
+	var settled *Registration
 	for {
 		news := s.waiters.on(c.ID)
-		r, err := s.Registration(ctx, c.ID)
+		var r Registration
+		var err error
+		if hub, ok := s.outbox.underWay(c.ID); settled != nil {
+			r, settled = *settled, nil
+		} else if ok && timeout == nil && hold > 0 {
+			r = Registration{ID: c.ID, Status: Assigning, Operation: operation, Hub: hub}
+		} else {
+			r, err = s.Registration(ctx, c.ID)
+		}
 		if err == nil && (operation == "" || operation != r.Operation && operation != r.PrevOperation) {
 			err = cradle.Errorf(cradle.NotFound, "operation %.80q is not one of registration %q", operation, c.ID).
 				WithHint("register again")
@@ -56,6 +66,7 @@ func (s *Service) Operation(ctx context.Context, c *Caller, operation string, ho
 		recheck := time.NewTimer(250 * time.Millisecond)
 		select {
 		case <-news.c:
+			settled = news.settled
 		case <-recheck.C:
 		case <-timeout:
 			hold = 0
@@ -102,8 +113,9 @@ type waiters struct {
 }
 
 type waiter struct {
-	c chan struct{}
-	n int
+	c       chan struct{}
+	n       int
+	settled *Registration // valid after c is closed; nil: look
 }
 
 // on must be followed by off with what it returned.
@@ -130,10 +142,11 @@ func (w *waiters) off(id RegistrationID, x *waiter) {
 	}
 }
 
-func (w *waiters) wake(id RegistrationID) {
+func (w *waiters) wake(id RegistrationID, settled *Registration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if x := w.m[id]; x != nil {
+		x.settled = settled
 		close(x.c)
 		delete(w.m, id)
 	}

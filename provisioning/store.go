@@ -87,8 +87,9 @@ type Outbox interface {
 	Due(ctx context.Context, hub string, lease Lease, limit int) ([]Delivery, error)
 	// Settle ends a delivery: if the row still has d.Version it is deleted and the registration becomes
 	// what done makes of it; otherwise the row stays, leased anew, and is returned to be delivered
-	// again. A row that another owner has leased meanwhile is left to it (nil, nil).
-	Settle(ctx context.Context, d Delivery, lease Lease, done func(Registration) Registration) (*Delivery, error)
+	// again. A row that another owner has leased meanwhile is left to it (nil, nil, nil). settled is the
+	// registration as it is stored now.
+	Settle(ctx context.Context, d Delivery, lease Lease, done func(Registration) Registration) (settled *Registration, again *Delivery, err error)
 	// Postpone gives the lease back and makes the row due at a later time, with what went wrong.
 	Postpone(ctx context.Context, d Delivery, owner string, due time.Time, reason string) error
 	// Release ends the leases of an owner, which has died.

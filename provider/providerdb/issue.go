@@ -177,11 +177,12 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 		var err error
 		switch {
 		case birth != nil:
-			admit := reserve
 			if birth.Device.Origin != "" {
-				admit = arrive
+				err = arrive(tx, birth.Device, &out)
+			} else {
+				err = reserve(tx, i.Profile, birth.Device, &out)
 			}
-			if err := admit(tx, birth.Device, &out); err != nil {
+			if err != nil {
 				return err
 			}
 			if err := notInSet(tx, &out.Device); err != nil {
@@ -244,13 +245,30 @@ func promoteCert(tx *sqldb.Tx, digest string, at time.Time) error {
 }
 
 // reserve finds the unit that was reserved before, or reserves it within the order's quantity.
-func reserve(tx *sqldb.Tx, want provider.Device, out *provider.Begun) error {
+func reserve(tx *sqldb.Tx, profile cradle.Profile, want provider.Device, out *provider.Begun) error {
 	o, err := lockOrder(tx, want.Order)
 	if err != nil {
 		return err
 	}
 	if o.State != provider.OrderOpen {
 		return cradle.Errorf(cradle.Forbidden, "order %s is %s", o.ID, o.State)
+	}
+	fresh := func() (bool, error) {
+		n, err := tx.Exec(`INSERT INTO devices (account, id, oem, order_id, lot, serial, tier, maker, anchor, ek_digest, ek_cert, iak, idevid_cert, iak_cert, state, epoch, reason, created)
+			VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, '', '', ?, 0, '', ?) ON CONFLICT DO NOTHING`,
+			want.Account, want.ID, want.OEM, want.Order, want.Serial, want.Tier, want.Maker, want.Anchor, want.EKDigest, want.EKCert, want.IAK, cradle.Made, micros(want.Created))
+		if err != nil || n == 0 {
+			return false, err
+		}
+		out.Device = want
+		out.Device.State, out.Device.Epoch = cradle.Made, 0
+		o.Used++
+		return true, rest(tx, &out.Device)
+	}
+	if profile == cradle.IAK && o.Used < o.Quantity { // most likely it is new: a unit's first certificate is the IAK's
+		if ok, err := fresh(); ok || err != nil {
+			return err
+		}
 	}
 	err = scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.ek_digest = ? AND d.ek_digest <> '' FOR UPDATE`, want.EKDigest), &out.Device)
 	switch {
@@ -268,20 +286,12 @@ func reserve(tx *sqldb.Tx, want provider.Device, out *provider.Begun) error {
 		return cradle.Errorf(cradle.Forbidden, "the quantity of order %s is used up: %d of %d", o.ID, o.Used, o.Quantity).
 			WithHint("the account has to place a further order")
 	}
-	n, err := tx.Exec(`INSERT INTO devices (account, id, oem, order_id, lot, serial, tier, maker, anchor, ek_digest, ek_cert, iak, idevid_cert, iak_cert, state, epoch, reason, created)
-		VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, '', '', ?, 0, '', ?) ON CONFLICT DO NOTHING`,
-		want.Account, want.ID, want.OEM, want.Order, want.Serial, want.Tier, want.Maker, want.Anchor, want.EKDigest, want.EKCert, want.IAK, cradle.Made, micros(want.Created))
-	if err != nil {
-		return err
-	}
-	if n == 0 {
+	ok, err := fresh()
+	if err == nil && !ok {
 		return cradle.Errorf(cradle.Forbidden, "serial %s (device %s) was given to another TPM already", want.Serial, want.ID).
 			WithHint("each unit has a serial number of its own")
 	}
-	out.Device = want
-	out.Device.State, out.Device.Epoch = cradle.Made, 0
-	o.Used++
-	return rest(tx, &out.Device)
+	return err
 }
 
 // rest records on which issuers' word a new device rests, unless one of them is not believed any more.

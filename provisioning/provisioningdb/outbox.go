@@ -1,6 +1,7 @@
 package provisioningdb
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -94,12 +95,51 @@ func (d *DB) Due(ctx context.Context, hub string, l provisioning.Lease, limit in
 	return out, err
 }
 
-// Settle implements provisioning.Outbox.
-func (d *DB) Settle(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done func(provisioning.Registration) provisioning.Registration) (*provisioning.Delivery, error) {
+// errMoved says that a row is not as the delivery knew it.
+var errMoved = errors.New("the delivery is not what it was")
+
+// Settle implements provisioning.Outbox. Mostly nothing has happened since the delivery was taken; then it need not be read.
+func (d *DB) Settle(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done func(provisioning.Registration) provisioning.Registration) (*provisioning.Registration, *provisioning.Delivery, error) {
+	settled, err := d.settleUnread(ctx, dv, l, done)
+	if !errors.Is(err, errMoved) {
+		return settled, nil, err
+	}
+	return d.settle(ctx, dv, l, done)
+}
+
+// settleUnread ends a delivery whose row and registration have still its version, and whose lease is ours.
+func (d *DB) settleUnread(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done func(provisioning.Registration) provisioning.Registration) (*provisioning.Registration, error) {
+	if dv.Registration.Version != dv.Version || l.Owner == "" {
+		return nil, errMoved
+	}
+	after := done(dv.Registration)
+	query, args := `DELETE FROM outbox`+oneRow+` AND version = ? AND owner = ?`, []any{dv.Hub, string(after.ID), dv.Version, l.Owner}
+	changed := after != dv.Registration
+	err := d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		if changed && tx.Engine() == sqldb.PostgreSQL { // both in one, the registration's row locked first
+			query = `WITH r AS (` + changeRegistration + ` AND version = ? RETURNING id) DELETE FROM outbox USING r WHERE hub = ? AND registration_id = r.id AND outbox.version = ? AND owner = ?`
+			args = append(changeValues(&after), dv.Version, dv.Hub, dv.Version, l.Owner)
+		} else if changed {
+			n, err := tx.Exec(changeRegistration+` AND version = ?`, append(changeValues(&after), dv.Version)...)
+			if err != nil || n == 0 {
+				return cmp.Or(err, errMoved)
+			}
+		}
+		n, err := tx.Exec(query, args...)
+		if err == nil && n == 0 {
+			err = errMoved
+		}
+		return err
+	})
+	return &after, err
+}
+
+func (d *DB) settle(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done func(provisioning.Registration) provisioning.Registration) (*provisioning.Registration, *provisioning.Delivery, error) {
 	var out *provisioning.Delivery
+	var settled *provisioning.Registration
 	id := string(dv.Registration.ID)
 	err := d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		out = nil
+		out, settled = nil, nil
 		var version, until int64
 		var owner string
 		next := provisioning.Delivery{Hub: dv.Hub}
@@ -120,7 +160,9 @@ func (d *DB) Settle(ctx context.Context, dv provisioning.Delivery, l provisionin
 			out = &next
 			return err
 		}
-		if after := done(r); after != r {
+		after := done(r)
+		settled = &after
+		if after != r {
 			if err := updateRegistration(tx, &after); err != nil {
 				return err
 			}
@@ -128,9 +170,9 @@ func (d *DB) Settle(ctx context.Context, dv provisioning.Delivery, l provisionin
 		return tx.Queue(`DELETE FROM outbox`+oneRow, dv.Hub, id)
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return out, nil
+	return settled, out, nil
 }
 
 // Postpone implements provisioning.Outbox.

@@ -77,12 +77,18 @@ func due(t *testing.T, d *provisioningdb.DB, l provisioning.Lease, limit int) []
 
 func settle(t *testing.T, d *provisioningdb.DB, dv provisioning.Delivery, l provisioning.Lease) *provisioning.Delivery {
 	t.Helper()
-	again, err := d.Settle(t.Context(), dv, l, func(r provisioning.Registration) provisioning.Registration {
+	settled, again, err := d.Settle(t.Context(), dv, l, func(r provisioning.Registration) provisioning.Registration {
 		r.Status = provisioning.Assigned
 		return r
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if settled != nil {
+		r, err := d.Registration(t.Context(), dv.Registration.ID)
+		if err != nil || r != *settled {
+			t.Errorf("stored is %+v %v, Settle said %+v", r, err, settled)
+		}
 	}
 	return again
 }

@@ -59,13 +59,18 @@ func insertRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
 		r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Created), micros(r.Updated))
 }
 
-func updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
-	return tx.Queue(`UPDATE registration SET group_id = ?, account = ?, hub = ?, status = ?, substatus = ?, blocked = ?, operation = ?,
-		prev_operation = ?, thumbprint = ?, not_before = ?, newest = ?, delivered = ?, error_code = ?, error_message = ?, version = ?, updated_at = ?
-		WHERE id = ?`,
-		r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation,
+const changeRegistration = `UPDATE registration SET group_id = ?, account = ?, hub = ?, status = ?, substatus = ?, blocked = ?, operation = ?,
+	prev_operation = ?, thumbprint = ?, not_before = ?, newest = ?, delivered = ?, error_code = ?, error_message = ?, version = ?, updated_at = ?
+	WHERE id = ?`
+
+func changeValues(r *provisioning.Registration) []any {
+	return []any{r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation,
 		r.PrevOperation, r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Updated),
-		string(r.ID))
+		string(r.ID)}
+}
+
+func updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
+	return tx.Queue(changeRegistration, changeValues(r)...)
 }
 
 // Registration implements provisioning.Store.
