@@ -40,6 +40,7 @@ type options struct {
 	pprof    string
 	dir      string
 	bin      string
+	against  string
 	quick    bool
 }
 
@@ -57,6 +58,7 @@ func main() {
 	flag.StringVar(&o.pprof, "pprof", "", "`ADDR` at which the server being measured serves its profiles; one store and --devices 0 only")
 	flag.StringVar(&o.dir, "dir", "", "keep the installations in `DIR`")
 	flag.StringVar(&o.bin, "bin", "", "measure the commands in `DIR` instead of building them")
+	flag.StringVar(&o.against, "against", "", "compare with the commands in `DIR`, by turns, and print nothing else")
 	flag.BoolVar(&o.quick, "quick", false, "a smoke run: small numbers, figures that mean nothing")
 	flag.Parse()
 	if o.quick {
@@ -99,9 +101,18 @@ func run(ctx context.Context, o options, stdout, progress io.Writer) (err error)
 		EKProfile: floor.EKProfile, Parallel: o.parallel, Stores: map[string]*Result{},
 		Targets: map[string]float64{"ratio": TargetRatio, "growth_percent": TargetGrowth}}
 	for _, store := range strings.Split(o.stores, ",") {
+		if o.against != "" {
+			if err := b.against(ctx, store, stdout); err != nil {
+				return err
+			}
+			continue
+		}
 		if f.Stores[store], err = b.store(ctx, store); err != nil {
 			return err
 		}
+	}
+	if o.against != "" {
+		return nil
 	}
 	f.FloorParts, f.Met = floorParts(b.all), f.met()
 	f.table(stdout)
