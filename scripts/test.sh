@@ -23,3 +23,4 @@ for target in amd64/ arm64/ arm/7; do
 done
 CGO_ENABLED=1 go test -race -timeout 12m $(go list ./... | grep -v '/cradle/test')
 go test -p 1 -timeout 14m ./test/...
+(cd test/zlint && go test ./...) # zlint over the golden certificates; a module of its own

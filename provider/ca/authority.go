@@ -128,6 +128,11 @@ func KeyGenerator(iss *Issuer, pub crypto.PublicKey, notBefore, notAfter time.Ti
 }
 
 func signLeaf(iss *Issuer, t *x509.Certificate, pub crypto.PublicKey) (*x509.Certificate, error) {
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, err
+	}
+	t.SubjectKeyId = keyID(spki)
 	der, err := x509.CreateCertificate(rand.Reader, t, iss.Cert, pub, iss.Key)
 	if err != nil {
 		return nil, fmt.Errorf("signing for %q: %w", t.Subject.CommonName, err)
