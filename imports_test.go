@@ -33,6 +33,7 @@ var layers = []struct {
 	{"provider", []string{"provider/attest", "provider/ca", "provider/ledger", "protocol", "keys/keystore", "keys/filekey", "internal"}},
 	{"provider/estserver", []string{"provider", "provider/shed", "protocol", "internal"}},
 	{"provider/shed", []string{"internal"}},
+	{"provider/permit", []string{"provider", "protocol", "internal"}},
 	{"provider/adminserver", []string{"provider", "provider/ledger", "provider/shed", "protocol", "keys/keystore", "internal"}},
 	{"provider/status", []string{"provider", "provider/ca", "internal"}}, // writes serial numbers as the records do
 	{"provider/providerdb", []string{"provider", "provider/ca", "provider/ledger", "keys/keystore", "internal"}},

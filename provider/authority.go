@@ -18,10 +18,10 @@ func (p *Provider) openAuthority(ctx context.Context, a Authority) (*authority, 
 		return nil, fmt.Errorf("authority %s: %w", a.ID, err)
 	}
 	iss := &ca.Issuer{ID: a.ID, Cert: cert, Points: p.points(a.ID, a.Kind)}
-	if a.Class != "" {
-		iss.Policies = cradle.ClassPolicies(a.Class, a.Kind != UnprovedCA)
+	if a.Class != "" && len(ca.MissingPolicies(cert, a.Class, a.Kind == UnprovedCA)) == len(cradle.ClassPolicies(a.Class, true)) {
+		iss.Policies = cradle.ClassPolicies(a.Class, a.Kind != UnprovedCA) // another's CA left all of them out
 	}
-	if a.Key.Ref == "" { // a root that is kept elsewhere, or a key that was lost with an earlier store
+	if a.Key.Ref == "" || p.apart { // a root that is kept elsewhere, a key that was lost with an earlier store; a front end
 		return &authority{a, iss}, nil
 	}
 	if iss.Key, err = p.keys.Open(ctx, a.Key, cert.PublicKey); err != nil {

@@ -29,6 +29,9 @@ type Installed struct {
 // key and name are ours, it is a CA that may sign certificates and CRLs, valid now, its path leads to a
 // self-signed root, and a certificate below it verifies. From then on it signs; the CA that it follows stays known.
 func (p *Provider) InstallCAs(ctx context.Context, account cradle.AccountID, certs []*x509.Certificate) (*Installed, error) {
+	if p.apart {
+		return nil, errApart
+	}
 	if _, err := p.account(ctx, account); err != nil {
 		return nil, err
 	}

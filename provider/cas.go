@@ -71,6 +71,9 @@ func (r role) waiting() error {
 
 // newKey makes a key in the key store: for a CA, or for whoever signs beside one (an OCSP responder).
 func (p *Provider) newKey(ctx context.Context, alg keystore.Algorithm, r role, name string) (PendingKey, error) {
+	if p.apart {
+		return PendingKey{}, errApart
+	}
 	key, ref, err := p.keys.Generate(ctx, name, alg)
 	if err != nil {
 		return PendingKey{}, fmt.Errorf("key of %s: %w", name, err)
@@ -156,6 +159,9 @@ func (p *Provider) caRole(ctx context.Context, account cradle.AccountID, kind Au
 // for the active CA's, else (or with fresh) for a new key, which then waits. For the root it is the request of a
 // root that was superseded by one that is kept elsewhere, to be cross-signed there.
 func (p *Provider) CASigningRequest(ctx context.Context, account cradle.AccountID, kind AuthorityKind, oem cradle.OEMID, class cradle.Class, fresh bool) ([]byte, error) {
+	if p.apart {
+		return nil, errApart
+	}
 	r, acc, err := p.caRole(ctx, account, kind, oem, class)
 	if err != nil {
 		return nil, err
@@ -217,6 +223,9 @@ func (d *directory) supersededRoot(r role) *authority {
 // one stays known, so that what it signed can be verified, renewed and revoked. A root is cross-signed with its
 // predecessor at once. It returns the new CA.
 func (p *Provider) RollCA(ctx context.Context, account cradle.AccountID, kind AuthorityKind, oem cradle.OEMID, class cradle.Class) (*Authority, error) {
+	if p.apart {
+		return nil, errApart
+	}
 	r, acc, err := p.caRole(ctx, account, kind, oem, class)
 	if err != nil {
 		return nil, err
@@ -301,6 +310,9 @@ func (p *Provider) crossPair(old, next *authority) ([][]byte, error) {
 // CrossRoots cross-signs the account's active root of a class with those that it superseded, as far as their keys
 // are kept here, and returns the certificates, which cacerts serves from then on.
 func (p *Provider) CrossRoots(ctx context.Context, account cradle.AccountID, class cradle.Class) ([][]byte, error) {
+	if p.apart {
+		return nil, errApart
+	}
 	r, _, err := p.caRole(ctx, account, RootCA, "", class)
 	if err != nil {
 		return nil, err

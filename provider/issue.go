@@ -7,6 +7,7 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -163,15 +164,11 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 	}
 	_, spki := d.key()
 	in := &Intent{ID: newID(), Account: r.Account, Device: d.dev.ID, Profile: r.Profile, Operation: r.Operation, Authority: d.auth.ID,
-		AuthCert: c.Cert.Digest, AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(spki),
+		AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(spki),
 		Serial: ca.SerialString(ca.NewSerial()), Epoch: d.dev.Epoch, Created: now, Replica: p.replica, Lineage: d.lineage}
-	switch {
-	case d.proved():
-		in.Challenge = hexDigest(d.csr.Bundle.Challenge)
-	case d.made != nil: // the key is kept nowhere, so that nothing can be answered again
-		in.AuthCert, in.Challenge = d.client, "key/"+in.ID
-	default:
-		in.AuthCert, in.Challenge, in.ReplayAfter = d.client, onceFor(r, d), now.Add(-p.replayWindow(r.Endpoint))
+	in.AuthCert, in.Challenge = d.spends(r, in.ID)
+	if !d.proved() && d.made == nil {
+		in.ReplayAfter = now.Add(-p.replayWindow(r.Endpoint))
 	}
 	if err := p.approve(ctx, r, d, in); err != nil {
 		return nil, err
@@ -202,8 +199,15 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 	if begun.Existing != nil {
 		return answered(begun.Existing, d.wishes)
 	}
-	cert, err := p.signer.Sign(ctx, Permit{Intent: in, Request: r, decided: d})
+	pm := Permit{Intent: in, Request: r, decided: d}
+	if d.made != nil {
+		pm.Made = spki
+	}
+	cert, err := p.signer.Sign(ctx, pm)
 	if err != nil {
+		if p.apart { // its answer may have been lost: what is done stays done, and the client asks again
+			err = errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
+		}
 		return nil, err
 	}
 	return &Issued{Cert: cert, Replaced: d.wishes.Replaced(cert)}, nil

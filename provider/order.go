@@ -167,6 +167,10 @@ const stationLife = 365 * 24 * time.Hour
 // AcceptOrder takes an OEM's countersigned order and gives its station a certificate for this order. It
 // needs no token: the countersignature is by the OEM's registered key.
 func (p *Provider) AcceptOrder(ctx context.Context, id cradle.OrderID, r order.AcceptRequest, providerURL string) (*order.Accepted, error) {
+	return p.signer.AcceptOrder(ctx, id, r, providerURL)
+}
+
+func (p *Provider) acceptOrder(ctx context.Context, id cradle.OrderID, r order.AcceptRequest, providerURL string) (*order.Accepted, error) {
 	row, acc, oem, err := p.parties(ctx, id)
 	if err != nil {
 		return nil, err

@@ -39,6 +39,7 @@ type Config struct {
 	Store   Store
 	Vault   *filekey.Vault // seals the installation's secrets
 	Keys    keystore.Store // issuing keys; default: files sealed by Vault
+	Signer  Signer         // holds the issuing keys in another process; then Keys is not used
 	Replica string         // names this process among those on the store, the same at every start; default random
 	Region  string         // data region of the accounts; default "local"
 	// StatusURL is where CRLs and OCSP are served, for example "http://status.example.com"; it goes into every certificate.
@@ -61,6 +62,7 @@ type Provider struct {
 	now     func() time.Time
 	replica string
 	signer  Signer
+	apart   bool // the signer is another process
 
 	seal           cipher.AEAD // challenges
 	feedKey        ed25519.PrivateKey
@@ -97,6 +99,9 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	p := &Provider{store: c.Store, vault: c.Vault, keys: c.Keys, region: c.Region, origin: c.Origin, log: c.Log, now: c.Now, ekCache: new(attest.Cache), replica: c.Replica,
 		statusURL: c.StatusURL}
 	p.signer = inProcess{p}
+	if c.Signer != nil {
+		p.signer, p.apart = c.Signer, true
+	}
 	if p.keys == nil {
 		p.keys = filekey.Store{Vault: p.vault}
 	}

@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"errors"
 
+	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/protocol/evidence"
+	"github.com/cradle-iot/cradle/protocol/order"
 	"github.com/cradle-iot/cradle/provider/ca"
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
@@ -18,12 +20,15 @@ type Signer interface {
 	// fails no certificate has left the signer, and the intent is void, or open where the store's answer was lost.
 	// Busy: the signer is away.
 	Sign(ctx context.Context, pm Permit) (*x509.Certificate, error)
+	// AcceptOrder opens a countersigned order and certifies its station, as Provider.AcceptOrder.
+	AcceptOrder(ctx context.Context, id cradle.OrderID, r order.AcceptRequest, providerURL string) (*order.Accepted, error)
 }
 
 // Permit asks for the one certificate that a stored intent allows.
 type Permit struct {
 	Intent  *Intent
 	Request Request
+	Made    []byte // SPKI of the key that was made for the client (serverkeygen)
 
 	decided *decision // what this process found out about the request
 }
@@ -58,12 +63,28 @@ func (d *decision) key() (pub crypto.PublicKey, spki []byte) {
 // proved reports whether the request had evidence.
 func (d *decision) proved() bool { return d.client == "" }
 
+// spends says what an intent names as the authenticating party, and what it spends.
+func (d *decision) spends(r Request, intent string) (auth, once string) {
+	switch {
+	case d.proved():
+		return d.cred.Cert.Digest, hexDigest(d.csr.Bundle.Challenge)
+	case d.made != nil: // the key is kept nowhere, so that nothing can be answered again
+		return d.client, "key/" + intent
+	}
+	return d.client, onceFor(r, d)
+}
+
 // inProcess is the signer of the default install: it believes its own provider's decision.
 type inProcess struct{ p *Provider }
 
 // Sign implements Signer.
 func (s inProcess) Sign(ctx context.Context, pm Permit) (*x509.Certificate, error) {
 	return s.p.sign(ctx, pm.Intent, pm.Request, pm.decided)
+}
+
+// AcceptOrder implements Signer.
+func (s inProcess) AcceptOrder(ctx context.Context, id cradle.OrderID, r order.AcceptRequest, providerURL string) (*order.Accepted, error) {
+	return s.p.acceptOrder(ctx, id, r, providerURL)
 }
 
 // sign makes the certificate that was decided on and stores it with its leaf.

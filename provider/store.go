@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/keys/keystore"
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
@@ -16,6 +17,7 @@ import (
 // An attacker who controls the store can withhold and roll back, but not sign: issuing keys are sealed
 // by a key kept outside of it, and a changed row no longer matches the log that others have copies of.
 type Store interface {
+	Permits
 	Setup
 	Directory
 	ProfileStore
@@ -139,6 +141,15 @@ type Issuance interface {
 	VoidOpen(ctx context.Context, before time.Time, replica string) (int64, error)
 	// StoreStation records a station's certificate and its leaf; stations have no device and no intent.
 	StoreStation(ctx context.Context, order cradle.OrderID, c Certificate, leaf ledger.Leaf) error
+}
+
+// Permits keeps which intents a signer apart has taken.
+type Permits interface {
+	// UsePermit marks an open intent as taken, once and durably, and returns it. front says who brought it.
+	// NotFound: there is no such intent; Conflict: it is done or void, or it was taken before.
+	UsePermit(ctx context.Context, intent, front string, at time.Time) (Intent, error)
+	// ResealKey replaces the sealed form of an issuing key wherever it stands.
+	ResealKey(ctx context.Context, k keystore.Key) error
 }
 
 // Credential is what the provider knows of an authenticating certificate.

@@ -54,3 +54,16 @@ func (s Store) Open(_ context.Context, k keystore.Key, pub crypto.PublicKey) (cr
 	}
 	return key, nil
 }
+
+// Reseal seals a key that another vault sealed by this one.
+func (s Store) Reseal(from *Vault, k keystore.Key) (keystore.Key, error) {
+	name, ok := strings.CutPrefix(k.Ref, Scheme+":")
+	if !ok {
+		return k, cradle.Errorf(cradle.Invalid, "%q is not the reference of a sealed key", k.Ref)
+	}
+	der, err := from.Open(name, k.Sealed)
+	if err != nil {
+		return k, err
+	}
+	return keystore.Key{Ref: k.Ref, Sealed: s.Vault.Seal(name, der)}, nil
+}

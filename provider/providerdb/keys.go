@@ -2,10 +2,13 @@ package providerdb
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/sqldb"
+	"github.com/cradle-iot/cradle/keys/keystore"
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
@@ -74,4 +77,50 @@ func (d *DB) InstallAuthorities(ctx context.Context, cas []provider.Authority, c
 		return &cradle.Error{Kind: cradle.Conflict, Detail: "one of these certificates is installed already, or another was installed at this moment", Err: err}
 	}
 	return err
+}
+
+// UsePermit implements provider.Permits.
+func (d *DB) UsePermit(ctx context.Context, intent, front string, at time.Time) (provider.Intent, error) {
+	var i provider.Intent
+	err := d.update(ctx, "", func(tx *sqldb.Tx) error {
+		i = provider.Intent{}
+		var state, cert, reason string
+		var created int64
+		err := tx.QueryRow(`SELECT `+intentColumns+` FROM intents WHERE id = ? FOR UPDATE`, intent).Scan(&i.ID, &i.Account, &i.Device, &i.Profile, &i.Operation,
+			&i.Authority, &i.AuthCert, &i.AuthProfile, &i.CSR, &i.SPKI, &i.Challenge, &i.Serial, &i.Epoch, &created, &i.Replica, &i.Lineage, &state, &cert, &reason)
+		if errors.Is(err, sql.ErrNoRows) {
+			return notFound("intent", intent)
+		}
+		if err != nil {
+			return err
+		}
+		i.Created = fromMicros(created)
+		if state != "open" {
+			return cradle.Errorf(cradle.Conflict, "the intent is %s", state)
+		}
+		n, err := tx.Exec(`INSERT INTO permits (intent, front, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, intent, front, micros(at))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return cradle.Errorf(cradle.Conflict, "the permit was spent before")
+		}
+		err = tx.QueryRow(`SELECT id FROM approvals WHERE intent = ?`, intent).Scan(&i.Approval)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		return err
+	})
+	return i, err
+}
+
+// ResealKey implements provider.Permits.
+func (d *DB) ResealKey(ctx context.Context, k keystore.Key) error {
+	return d.update(ctx, "", func(tx *sqldb.Tx) error {
+		if _, err := tx.Exec(`UPDATE authorities SET sealed_key = ? WHERE key_ref = ?`, blob(k.Sealed), k.Ref); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`UPDATE pending_keys SET sealed_key = ? WHERE key_ref = ?`, blob(k.Sealed), k.Ref)
+		return err
+	})
 }

@@ -1,0 +1,107 @@
+package permit
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/admin"
+	"github.com/cradle-iot/cradle/protocol/order"
+	"github.com/cradle-iot/cradle/provider"
+)
+
+// Client is the front end's side: a signer in another process.
+type Client struct {
+	url  string
+	http *http.Client
+}
+
+var _ provider.Signer = (*Client)(nil)
+
+// retry is when a device may come again while the signer is away.
+const retry = 5 * time.Second
+
+// NewClient makes the client of the signer at url, which must show the very certificate signer.
+func NewClient(url string, front *Identity, signer *x509.Certificate) *Client {
+	conf := &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		ServerName:         ServerName,
+		InsecureSkipVerify: true, // crypto/tls would ask for a CA; VerifyConnection asks for the one certificate that there is
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if len(s.PeerCertificates) == 0 || !s.PeerCertificates[0].Equal(signer) {
+				return errors.New("this is not the signer that the credential is for")
+			}
+			return nil
+		},
+		// Not Certificates: those are withheld when the server names CAs.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &front.Certificate, nil },
+	}
+	return &Client{url, &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: conf, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute}}}
+}
+
+// Sign implements provider.Signer.
+func (c *Client) Sign(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) {
+	r := &pm.Request
+	in := request{Intent: pm.Intent.ID, Account: r.Account, Profile: r.Profile, Label: r.Label, Operation: r.Operation, Basic: r.Client.Basic, CSR: r.CSR, Made: pm.Made}
+	if r.Client.Peer != nil {
+		in.Peer = r.Client.Peer.Raw
+	}
+	for _, x := range r.Client.Chain {
+		in.Chain = append(in.Chain, x.Raw)
+	}
+	var out answer
+	if err := c.call(ctx, Path, in, &out); err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(out.Certificate)
+	if err != nil {
+		return nil, cradle.Errorf(cradle.Busy, "the signer's answer: %v", err)
+	}
+	return cert, nil
+}
+
+// AcceptOrder implements provider.Signer.
+func (c *Client) AcceptOrder(ctx context.Context, id cradle.OrderID, r order.AcceptRequest, providerURL string) (*order.Accepted, error) {
+	out := new(order.Accepted)
+	return out, c.call(ctx, AcceptPath, acceptRequest{id, r, providerURL}, out)
+}
+
+func (c *Client) call(ctx context.Context, path string, in, out any) error {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+path, bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return &cradle.Error{Kind: cradle.Busy, Detail: "the signer is away", Hint: "try again in a while", Err: err, RetryAfter: retry}
+	}
+	defer resp.Body.Close()
+	body := io.LimitReader(resp.Body, maxBody)
+	if resp.StatusCode == http.StatusOK {
+		if err := json.NewDecoder(body).Decode(out); err != nil {
+			return &cradle.Error{Kind: cradle.Busy, Detail: "the signer's answer was cut off", Err: err, RetryAfter: retry}
+		}
+		return nil
+	}
+	var p admin.Problem
+	if err := json.NewDecoder(body).Decode(&p); err != nil || p.Detail == "" {
+		return &cradle.Error{Kind: cradle.Busy, Detail: "the signer is away", Err: errors.New(resp.Status), RetryAfter: retry}
+	}
+	e := &cradle.Error{Kind: cradle.ParseKind(p.Kind), Detail: p.Detail, Hint: p.Hint}
+	if e.Kind == cradle.Busy {
+		e.RetryAfter = retry
+	}
+	return e
+}
