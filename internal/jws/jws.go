@@ -25,9 +25,9 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/cryptosigner"
-	strict "github.com/go-jose/go-jose/v4/json" // exact names, no duplicates
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 )
 
 // Limits of one document.
@@ -213,15 +213,7 @@ func decode(doc []byte) (envelope, []byte, error) {
 	return e, payload, nil
 }
 
-// unmarshal refuses unknown members (the standard package), and names in other cases or twice
-// (go-jose's). Two fresh values, since the standard package would fill in what the other ignores.
 func unmarshal[T any](b []byte) (v T, err error) {
-	var probe T
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&probe); err != nil {
-		return v, err
-	}
-	err = strict.Unmarshal(b, &v)
+	err = strictjson.Unmarshal(b, &v)
 	return v, err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/reqlog"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 	"github.com/cradle-iot/cradle/provider"
 )
 
@@ -143,19 +144,18 @@ func input[In any](r *http.Request) (In, error) {
 	return in, strict(r.Body, &in)
 }
 
-// strict decodes a request's JSON into v; unknown members are refused.
+// strict decodes a request's JSON into v (package strictjson).
 func strict(r io.Reader, v any) error {
-	d := json.NewDecoder(r)
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
+	b, err := io.ReadAll(r)
+	if err != nil {
 		var big *http.MaxBytesError
 		if errors.As(err, &big) {
 			return cradle.Errorf(cradle.TooLarge, "request body is over %d bytes", big.Limit)
 		}
-		return cradle.Errorf(cradle.Invalid, "request body: %v", err)
+		return &cradle.Error{Kind: cradle.Invalid, Detail: "request body: it is not complete", Err: err}
 	}
-	if _, err := d.Token(); err != io.EOF {
-		return cradle.Errorf(cradle.Invalid, "request body: something follows the JSON object")
+	if err := strictjson.Unmarshal(b, v); err != nil {
+		return cradle.Errorf(cradle.Invalid, "request body: %v", err)
 	}
 	return nil
 }
