@@ -207,10 +207,8 @@ func (p *Provider) ours(spki []byte) bool {
 // foreignParty finds out which unit of a registered CA a client certificate is of. The reasons of the last CA tried
 // are the refusal.
 func (p *Provider) foreignParty(ctx context.Context, e Endpoint, cas []*clientCA, client Client) (*party, error) {
-	chain := client.Chain
-	if len(chain) == 0 {
-		chain = []*x509.Certificate{client.Peer}
-	}
+	// What is verified is what TLS proved the key of, whatever was sent beside it.
+	chain := append([]*x509.Certificate{client.Peer}, client.Chain[min(1, len(client.Chain)):]...)
 	var refused error
 	for _, c := range cas {
 		if err := attest.VerifyClient(p.now(), chain, c.trust, p.ours).Refuse(cradle.Unauthorized, "client certificate"); err != nil {
