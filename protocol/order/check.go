@@ -57,8 +57,9 @@ func (o *Order) checkSerials() error {
 	if err != nil {
 		return err
 	}
-	if !serialText(o.SerialPrefix) || len(o.SerialPrefix)+len(o.SerialFirst) > MaxSerial {
-		return invalid("serial_prefix %.70q: use %s; prefix and counter together at most %d characters", o.SerialPrefix, serialChars, MaxSerial)
+	// An IDevID's serialNumber is a PrintableString (RFC 5280 appendix A.1), which has no underscore.
+	if !serialText(o.SerialPrefix) || strings.Contains(o.SerialPrefix, "_") || len(o.SerialPrefix)+len(o.SerialFirst) > MaxSerial {
+		return invalid("serial_prefix %.70q: use letters, digits, '-' and '.'; prefix and counter together at most %d characters", o.SerialPrefix, MaxSerial)
 	}
 	if o.Quantity < 1 || o.Quantity > MaxQuantity {
 		return invalid("quantity %d is outside 1 to %d", o.Quantity, MaxQuantity)

@@ -167,6 +167,7 @@ func TestCheck(t *testing.T) {
 		"quantity huge":         {func(o *order.Order) { o.Quantity = order.MaxQuantity + 1 }, "quantity"},
 		"quantity over serials": {func(o *order.Order) { o.Quantity = 501 }, "more than the 500 serial numbers"},
 		"prefix":                {func(o *order.Order) { o.SerialPrefix = "A/" }, "serial_prefix"},
+		"prefix underscore":     {func(o *order.Order) { o.SerialPrefix = "A_" }, "serial_prefix"},
 		"prefix long":           {func(o *order.Order) { o.SerialPrefix = strings.Repeat("a", 62) }, "serial_prefix"},
 		"first":                 {func(o *order.Order) { o.SerialFirst = "00a1" }, "serial_first"},
 		"first signed":          {func(o *order.Order) { o.SerialFirst = "+001" }, "serial_first"},
