@@ -276,3 +276,15 @@ func (p *Provider) Jobs(ctx context.Context, account cradle.AccountID) ([]Job, e
 	}
 	return p.store.Jobs(ctx, account)
 }
+
+// CountSet says how many devices a set has.
+func (p *Provider) CountSet(ctx context.Context, account cradle.AccountID, s Selector) (int64, error) {
+	if _, err := p.account(ctx, account); err != nil {
+		return 0, err
+	}
+	if err := p.checkSet(ctx, account, &s); err != nil {
+		return 0, err
+	}
+	n, err := p.store.CountSet(ctx, account, s)
+	return n[account], err
+}

@@ -6,7 +6,7 @@
 //	cradle attestation register ...   act three: the operational CA at the provisioning service
 //
 // and the verbs to look at and change what there is: status, anchors, account, operator, tpm-maker, oem, order, lot,
-// device, hub, audit, service-key. Every verb has --json. Exit status: 0 done, 1 refused or failed, 2
+// device, revoke, release, hub, audit, service-key. Every verb has --json. Exit status: 0 done, 1 refused or failed, 2
 // wrong usage.
 //
 // For fault tests: with CRADLE_KILL_AT_COMMIT=WHEN:N in its environment serve kills itself (SIGKILL) before,
@@ -44,7 +44,10 @@ type commands struct {
 	} `cmd:"" help:"Who may use the admin API."`
 	CA       caCmds `cmd:"" name:"ca" help:"An account's certification authorities: external roots, key rolls."`
 	TPMMaker struct {
-		Import MakerImportCmd `cmd:"" help:"Trust a TPM maker's CA certificates."`
+		Import   MakerImportCmd `cmd:"" help:"Trust a TPM maker's CA certificates."`
+		List     MakerListCmd   `cmd:"" help:"List TPM makers, their certificates, and what is distrusted."`
+		Distrust MakerTrustCmd  `cmd:"" help:"Believe a maker, an issuer or one TPM no more, and revoke its devices."`
+		Trust    MakerTrustCmd  `cmd:"" help:"Take a distrust back, for devices to come."`
 	} `cmd:"" name:"tpm-maker" help:"TPM makers whose endorsement keys are believed."`
 	OEM struct {
 		Add OEMAddCmd `cmd:"" help:"Register an OEM by its public keys."`
@@ -84,7 +87,9 @@ type commands struct {
 		CatchUp     RestoreCatchUpCmd     `cmd:"" help:"Take over what newer audit exports hold."`
 		DeclareLost RestoreDeclareLostCmd `cmd:"" help:"Give up what is newer than the backup and lost for good."`
 	} `cmd:"" help:"After a loss: from a backup back to service."`
-	Hub struct {
+	Revoke  RevokeCmd `cmd:"" help:"Revoke or suspend a certificate, a device, or a whole set of devices."`
+	Release RevokeCmd `cmd:"" help:"Release what is suspended: a certificate, a device, or a set."`
+	Hub     struct {
 		Events HubEventsCmd `cmd:"" help:"Read telemetry as JSON lines."`
 	} `cmd:"" help:"Hubs."`
 	Audit struct {
@@ -108,6 +113,7 @@ func main() {
 	var c commands
 	c.Approval.Approve.verb, c.Approval.Deny.verb = "approve", "deny"
 	c.Device.Suspend.change, c.Device.Release.change = "suspend", "release"
+	c.Release.release, c.TPMMaker.Trust.trust = true, true
 	c.Device.Revoke.change, c.Device.Retire.change = "revoke", "retire"
 	ctx, stop := cli.Context()
 	defer stop()

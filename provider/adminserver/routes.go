@@ -25,6 +25,7 @@ func (s *Server) routes() {
 	s.caRoutes()
 	s.orderRoutes()
 	s.deviceRoutes()
+	s.revocationRoutes()
 	s.clientRoutes()
 	s.approvalRoutes()
 	s.auditRoutes()
