@@ -2,10 +2,12 @@ package provider
 
 import (
 	"context"
+	"math/big"
 	"strings"
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/provider/ca"
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
@@ -178,6 +180,10 @@ func (p *Provider) ChangeCertificate(ctx context.Context, account cradle.Account
 	}
 	if _, err := p.account(ctx, account); err != nil {
 		return Certificate{}, FeedEvent{}, err
+	}
+	// As people have it from other tools: upper case, with colons, with zeros before it.
+	if n, ok := new(big.Int).SetString(strings.ReplaceAll(string(serial), ":", ""), 16); ok {
+		serial = ca.SerialString(n)
 	}
 	cert, ev, err := p.store.ChangeCertificate(ctx, account, serial, Standing{c, code, reason, p.now()}, p.standingLeaf(ctx, account, code, reason, ""))
 	if err != nil {
