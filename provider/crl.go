@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -86,16 +87,26 @@ type CRLs interface {
 
 // ShardOf returns the number of the CRL shard that a certificate's distribution point names (RFC 5280 §4.2.1.13), 0 for none.
 func ShardOf(der []byte) int64 {
+	n, _ := PointOf(der)
+	return n
+}
+
+// PointOf is ShardOf with the URL.
+func PointOf(der []byte) (shard int64, url string) {
+	if !bytes.Contains(der, []byte(".crl")) { // spares the parsing of certificates that say nothing
+		return 0, ""
+	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil || len(cert.CRLDistributionPoints) == 0 {
-		return 0
+		return 0, ""
 	}
-	name, ok := strings.CutSuffix(path.Base(cert.CRLDistributionPoints[0]), ".crl")
+	url = cert.CRLDistributionPoints[0]
+	name, ok := strings.CutSuffix(path.Base(url), ".crl")
 	n, err := strconv.ParseInt(name, 10, 64)
 	if !ok || err != nil || n < 1 {
-		return 0
+		return 0, ""
 	}
-	return n
+	return n, url
 }
 
 // StatusName is how an authority is called in the URLs of the status service.

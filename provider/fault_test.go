@@ -2,6 +2,7 @@ package provider_test
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/order"
 	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ca"
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
@@ -118,6 +120,89 @@ func (f *faulty) FinishIssue(ctx context.Context, intent string, c provider.Cert
 	return f.do("FinishIssue", func() error { return f.Store.FinishIssue(ctx, intent, c, leaf) })
 }
 
+func (f *faulty) WorkJob(ctx context.Context, j provider.Job, devices []cradle.DeviceID, s provider.Standing, leaf provider.StandingLeaf) (out provider.Job, err error) {
+	err = f.do("WorkJob", func() error { out, err = f.Store.WorkJob(ctx, j, devices, s, leaf); return err })
+	return out, err
+}
+
+func (f *faulty) SaveCRL(ctx context.Context, s provider.Shard, previous int64, der []byte) error {
+	return f.do("SaveCRL", func() error { return f.Store.SaveCRL(ctx, s, previous, der) })
+}
+
+func (f *faulty) SaveResponder(ctx context.Context, k provider.Responder, previous []byte, leaf ledger.Leaf) error {
+	return f.do("SaveResponder", func() error { return f.Store.SaveResponder(ctx, k, previous, leaf) })
+}
+
+// TestStatusWritesFailOnce: whichever write of a set's revocation, a CRL or a responder fails or loses its answer, the next try ends as the
+// first would have, and nothing is done twice.
+func TestStatusWritesFailOnce(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url, func(c *provider.Config) { c.StatusURL = "http://status.example.com" })
+		o := r.order(nil)
+		u := r.active(o, r.station(o), "SN0001")
+		shard := provider.ShardOf(u.op.Raw)
+		issuer := r.certificate(u.op).Authority
+		for i, when := range []string{"not stored", "stored, answer lost"} {
+			for _, method := range []string{"WorkJob", "SaveCRL", "SaveResponder"} {
+				f := &faulty{Store: r.db}
+				set := map[string]bool{method: true}
+				if when == "not stored" {
+					f.before = set
+				} else {
+					f.after = set
+				}
+				p, again := r.replica(f), r.replica(r.db)
+				switch method {
+				case "WorkJob":
+					ch := []provider.StateChange{provider.Suspend, provider.Release}[i]
+					j, err := p.ChangeSet(t.Context(), "acme", provider.Selector{Kind: provider.ByOrder, Value: string(o.ID)}, ch, "")
+					if err != nil || j.Done {
+						t.Fatalf("%s %s: %+v, %v", method, when, j, err)
+					}
+					r.advance(time.Minute)
+					if err := again.RunJobs(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					if j, err = again.Job(t.Context(), "acme", j.ID); err != nil || !j.Done || j.Changed != 1 {
+						t.Errorf("%s %s, then again: %+v, %v", method, when, j, err)
+					}
+				case "SaveCRL":
+					if _, _, err := p.CRL(t.Context(), issuer, shard); !errors.Is(err, errInjected) {
+						t.Fatalf("%s %s: %v", method, when, err)
+					}
+					s, der, err := again.CRL(t.Context(), issuer, shard)
+					if err != nil || len(der) == 0 || s.Made != s.Wanted {
+						t.Errorf("%s %s, then again: %+v, %v", method, when, s, err)
+					}
+				case "SaveResponder":
+					if _, err := p.OCSPKey(t.Context(), issuer); !errors.Is(err, errInjected) {
+						t.Fatalf("%s %s: %v", method, when, err)
+					}
+					k, err := again.OCSPKey(t.Context(), issuer)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if same, err := p.OCSPKey(t.Context(), issuer); err != nil || !same.Cert.Equal(k.Cert) {
+						t.Errorf("%s %s: two responders, %v", method, when, err)
+					}
+					r.advance(8 * 24 * time.Hour) // it is due again
+				}
+				r.check()
+			}
+		}
+	})
+}
+
+// certificate returns the record of a certificate.
+func (r *rig) certificate(c *x509.Certificate) provider.Certificate {
+	r.t.Helper()
+	k, err := r.db.Credential(r.t.Context(), ca.Digest(c.Raw))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return k.Cert
+}
+
 // TestEachWriteFailsOnce: whichever write of the cycle fails or loses its answer, the same request sent
 // again ends with one certificate, and the records agree.
 func TestEachWriteFailsOnce(t *testing.T) {
@@ -201,6 +286,34 @@ func TestRevokedInTheMiddle(t *testing.T) {
 				t.Errorf("certificate %s of the revoked device is not revoked", c.Serial)
 			}
 		}
+		r.check()
+	})
+}
+
+// TestCertificateRevokedInTheMiddle: what a certificate authenticated a moment before it was put on hold ends void.
+func TestCertificateRevokedInTheMiddle(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		o := r.order(nil)
+		u := r.active(o, r.station(o), "SN0001")
+		f := &faulty{Store: r.db, hook: func(m string) {
+			if m == "FinishIssue" {
+				if _, _, err := r.p.ChangeCertificate(t.Context(), "acme", ca.SerialString(u.ldevid.SerialNumber), provider.Suspend, ""); err != nil {
+					t.Error(err)
+				}
+			}
+		}}
+		k, err := u.NewOperational()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := r.replica(f)
+		req, err := r.request(p, u, attempt{profile: cradle.Operational, peer: u.ldevid, key: k})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = p.Enroll(t.Context(), req)
+		refused(t, err, cradle.Conflict, "meanwhile")
 		r.check()
 	})
 }

@@ -33,7 +33,8 @@ type Issued struct {
 // are appended, so they are later than what they record. Conflict when the order has no room left for
 // the units, or one of them, or a certificate of theirs, is there already; then nothing is stored.
 func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cradle.OrderID, units []Unit) error {
-	var devices, certs, intents, keys, issuers [][]any
+	var devices, certs, intents, keys, issuers, blocked [][]any
+	shards := map[string]*provider.Certificate{} // one of each shard's, the one that lasts longest
 	claimed := map[string]cradle.DeviceID{}
 	var leaves []ledger.Leaf
 	for i := range units {
@@ -56,6 +57,14 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 			}
 			certs = append(certs, []any{c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter),
 				c.Slot, c.Intent, micros(c.Issued), micros(c.Revoked), c.Reason, c.Lineage})
+			if shard, url := provider.PointOf(c.DER); shard != 0 {
+				if last := shards[url]; last == nil || last.NotAfter.Before(c.NotAfter) {
+					shards[url] = c
+				}
+				if !c.Revoked.IsZero() {
+					blocked = append(blocked, []any{c.Serial, c.Account, c.Device, c.Authority, shard, micros(c.NotAfter), micros(c.Revoked), int64(cradle.Unspecified), int64(0)})
+				}
+			}
 			intents = append(intents, []any{n.ID, n.Account, n.Device, n.Profile, n.Operation, n.Authority, n.AuthCert, n.AuthProfile, n.CSR, n.SPKI,
 				n.Challenge, n.Serial, n.Epoch, "done", c.Digest, "", micros(n.Created), n.Replica, n.Lineage})
 			leaves = append(leaves, is.Leaf)
@@ -88,9 +97,15 @@ func (d *DB) LoadDevices(ctx context.Context, account cradle.AccountID, order cr
 			{"intents", []string{"id", "account", "device", "profile", "operation", "authority", "auth_cert", "auth_profile", "csr", "spki", "challenge",
 				"serial", "epoch", "state", "certificate", "reason", "created", "replica", "lineage"}, intents},
 			{"device_keys", []string{"spki", "account", "device"}, keys},
+			{"revocations", []string{"serial", "account", "device", "authority", "shard", "not_after", "at", "code", "by_device"}, blocked},
 		} {
 			if err := tx.InsertMany(t.table, t.columns, t.rows); err != nil {
 				return fmt.Errorf("loading %s: %w", t.table, err)
+			}
+		}
+		for _, c := range shards {
+			if err := keepShard(tx, c.Authority, c.DER, c.NotAfter); err != nil {
+				return err
 			}
 		}
 		o.Used += int64(len(units))

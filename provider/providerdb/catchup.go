@@ -162,6 +162,9 @@ func (c *catchUp) certificate(r *ledger.CertificateRow) error {
 
 // crl brings what CRLs and OCSP say of a certificate up to date.
 func (c *catchUp) crl(r *ledger.CertificateRow) error {
+	if err := keepShard(c.tx, r.Authority, r.DER, r.NotAfter); err != nil {
+		return err
+	}
 	var code int64
 	err := c.tx.QueryRow(`SELECT code FROM revocations WHERE serial = ?`, r.Serial).Scan(&code)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {

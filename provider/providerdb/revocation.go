@@ -189,6 +189,18 @@ func wantCRL(tx *sqldb.Tx, c revoked) error {
 	return tx.Queue(`UPDATE crl_shards SET wanted = wanted + 1 WHERE authority = ? AND shard = ?`, c.authority, c.shard)
 }
 
+// keepShard makes sure of the shard that a certificate from elsewhere names, as one that was restored or loaded: its CRL has to be made
+// here from now on.
+func keepShard(tx *sqldb.Tx, authority string, der []byte, notAfter time.Time) error {
+	shard, url := provider.PointOf(der)
+	if shard == 0 {
+		return nil
+	}
+	return tx.Queue(`INSERT INTO crl_shards (`+shardColumns+`, replica) VALUES (?, ?, ?, 0, ?, 1, 0, 0, 0, 0, '')
+		ON CONFLICT (authority, shard) DO UPDATE SET last_expiry = CASE WHEN crl_shards.last_expiry < excluded.last_expiry THEN excluded.last_expiry ELSE crl_shards.last_expiry END`,
+		authority, shard, url, micros(notAfter))
+}
+
 // ChangeCertificate implements provider.Revocations.
 func (d *DB) ChangeCertificate(ctx context.Context, account cradle.AccountID, serial cradle.CertSerial, s provider.Standing, leaf provider.StandingLeaf) (provider.Certificate, provider.FeedEvent, error) {
 	var cert provider.Certificate
