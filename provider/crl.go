@@ -83,6 +83,9 @@ type CRLs interface {
 	Responder(ctx context.Context, authority string) (Responder, error)           // NotFound
 	// SaveResponder replaces the responder whose certificate is previous (nil: there is none), else Conflict.
 	SaveResponder(ctx context.Context, r Responder, previous []byte, leaf ledger.Leaf) error
+	// WantResponder asks whoever has the issuing key for a new responder.
+	WantResponder(ctx context.Context, authority string) error
+	WantedResponders(ctx context.Context) ([]string, error)
 }
 
 // ShardOf returns the number of the CRL shard that a certificate's distribution point names (RFC 5280 §4.2.1.13), 0 for none.
@@ -228,8 +231,18 @@ func (p *Provider) crlRound(ctx context.Context) error {
 			return fmt.Errorf("noting what CRL shards hold: %w", err)
 		}
 	}
-	if p.apart { // the signer makes CRLs
+	if p.apart { // the signer makes CRLs and responders
 		return nil
+	}
+	wanted, err := p.store.WantedResponders(ctx)
+	for _, authority := range wanted {
+		if a := p.dir.Load().byID[authority]; a != nil && a.issuer.Key != nil {
+			_, e := p.OCSPKey(ctx, authority)
+			err = errors.Join(err, e)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("OCSP responders: %w", err)
 	}
 	now := p.now()
 	alive := now.Add(-noteAhead)
@@ -298,7 +311,12 @@ func (p *Provider) CRL(ctx context.Context, authority string, shard int64) (Shar
 		p.crlMu.Lock() // one at a time is enough
 		s, err = p.store.Shard(ctx, authority, shard)
 		if err == nil && (s.Wanted > s.Made || !p.now().Before(s.NextUpdate)) {
-			if err = p.makeCRL(ctx, authority, shard); err == nil {
+			err = p.makeCRL(ctx, authority, shard)
+			if cradle.KindOf(err) == cradle.NotFound && p.now().Before(s.NextUpdate) {
+				err = nil // the key is elsewhere, and who has it makes a new one in a moment
+			} else if cradle.KindOf(err) == cradle.NotFound {
+				err = cradle.Errorf(cradle.Busy, "the CRL is not made yet").WithHint("try again")
+			} else if err == nil {
 				s, err = p.store.Shard(ctx, authority, shard)
 			}
 		}

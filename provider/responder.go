@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"sync"
 	"time"
 
@@ -75,8 +76,16 @@ func (d *directory) caSerials() map[cradle.CertSerial]string {
 // responders holds the opened responders by authority.
 type responders struct {
 	mu sync.Mutex
-	m  map[string]*OCSPKey
+	m  map[string]responder
 }
+
+type responder struct {
+	key   *OCSPKey // nil: there was none
+	asked time.Time
+}
+
+// responderAsk is how often a responder that is due, or that could not be had, is asked for again.
+const responderAsk = 2 * time.Second
 
 // OCSPKey signs OCSP answers of one authority.
 type OCSPKey struct {
@@ -94,20 +103,26 @@ func (p *Provider) OCSPKey(ctx context.Context, authority string) (*OCSPKey, err
 	p.responders.mu.Lock()
 	defer p.responders.mu.Unlock()
 	now := p.now()
-	k := p.responders.m[authority]
-	if k != nil && k.fresh(now) {
-		return k, nil
+	r, ok := p.responders.m[authority]
+	recent := now.Sub(r.asked).Abs() < responderAsk
+	switch {
+	case ok && r.key != nil && (r.key.fresh(now) || recent && now.Before(r.key.Cert.NotAfter)):
+		return r.key, nil
+	case ok && r.key == nil && recent:
+		return nil, errNoResponder
 	}
 	k, err := p.openResponder(ctx, authority, now)
-	if err != nil {
+	if err != nil && !errors.Is(err, errNoResponder) {
 		return nil, err
 	}
 	if p.responders.m == nil {
-		p.responders.m = map[string]*OCSPKey{}
+		p.responders.m = map[string]responder{}
 	}
-	p.responders.m[authority] = k
-	return k, nil
+	p.responders.m[authority] = responder{k, now}
+	return k, err
 }
+
+var errNoResponder = cradle.Errorf(cradle.Busy, "there is no OCSP responder of this authority yet").WithHint("try again in a moment; a CA whose key is kept elsewhere has none here")
 
 func (p *Provider) openResponder(ctx context.Context, authority string, now time.Time) (*OCSPKey, error) {
 	a := p.dir.Load().byID[authority]
@@ -129,10 +144,13 @@ func (p *Provider) openResponder(ctx context.Context, authority string, now time
 			return nil, err
 		}
 		if a.issuer.Key == nil {
+			if err := p.store.WantResponder(ctx, authority); err != nil {
+				return nil, err
+			}
 			if k != nil && now.Before(k.Cert.NotAfter) {
 				return k, nil
 			}
-			return nil, cradle.Errorf(cradle.Busy, "the key of this authority is not here")
+			return nil, errNoResponder
 		}
 		fresh, err := p.newResponder(ctx, a, stored.Cert, now)
 		if cradle.KindOf(err) == cradle.Conflict {

@@ -327,3 +327,74 @@ func TestResponderRenews(t *testing.T) {
 		r.check()
 	})
 }
+
+// TestStatusOfFrontEnd: a process without issuing keys serves CRLs and OCSP that the one with the keys makes, within a round of it.
+func TestStatusOfFrontEnd(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url, func(c *provider.Config) { c.StatusURL = "http://status.example.com" })
+		o := r.order(nil)
+		u := r.active(o, r.station(o), "SN0001")
+		signer := r.p
+		r.config = append(r.config, func(c *provider.Config) { c.Signer, c.Replica = noSigner{}, "front" })
+		front := r.replica(r.db)
+		issuer, shard := r.certificate(u.op).Authority, provider.ShardOf(u.op.Raw)
+		_, err := front.OCSPKey(t.Context(), issuer)
+		refused(t, err, cradle.Busy, "no OCSP responder")
+		_, _, err = front.CRL(t.Context(), issuer, shard)
+		refused(t, err, cradle.Busy, "not made yet")
+		root := ca.Digest(r.root(cradle.Evaluation).Raw)
+		_, _, err = front.CRL(t.Context(), root, 1)
+		refused(t, err, cradle.Busy, "not made yet")
+		for range 2 { // the front end goes first, and must not keep the signer from it
+			if err := front.Round(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := signer.Round(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.advance(3 * time.Second)
+		if k, err := front.OCSPKey(t.Context(), issuer); err != nil || k.Key == nil {
+			t.Errorf("%v", err)
+		}
+		if _, der, err := front.CRL(t.Context(), root, 1); err != nil || len(der) == 0 {
+			t.Errorf("the root's CRL: %v", err)
+		}
+		before, _, err := front.CRL(t.Context(), issuer, shard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := front.ChangeCertificate(t.Context(), "acme", ca.SerialString(u.op.SerialNumber), provider.Revoke, ""); err != nil {
+			t.Fatal(err)
+		}
+		if old, _, err := front.CRL(t.Context(), issuer, shard); err != nil || old.CRLNumber != before.CRLNumber {
+			t.Errorf("the CRL in between: %+v, %v", old, err)
+		}
+		if err := signer.Round(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, der, err := front.CRL(t.Context(), issuer, shard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, err := x509.ParseRevocationList(der); err != nil || len(l.RevokedCertificateEntries) != 1 {
+			t.Errorf("after the signer's round: %v", err)
+		}
+		// A responder that is due is used on, and renewed by the signer.
+		r.advance(8 * 24 * time.Hour)
+		k, err := front.OCSPKey(t.Context(), issuer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := signer.Round(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.advance(3 * time.Second)
+		if fresh, err := front.OCSPKey(t.Context(), issuer); err != nil || fresh.Cert.Equal(k.Cert) {
+			t.Errorf("not renewed: %v", err)
+		}
+	})
+}
+
+// noSigner is a signer apart that is never asked.
+type noSigner struct{ provider.Signer }

@@ -204,19 +204,15 @@ func (d *DB) CertStatus(ctx context.Context, serial cradle.CertSerial) (provider
 // Responder implements provider.CRLs.
 func (d *DB) Responder(ctx context.Context, authority string) (provider.Responder, error) {
 	return one(ctx, d, func(r row, v *provider.Responder) error { return r.Scan(&v.Authority, &v.Cert, &v.SealedKey) },
-		cradle.Errorf(cradle.NotFound, "no OCSP responder for authority %s", authority), `SELECT authority, cert, sealed_key FROM ocsp_responders WHERE authority = ?`, authority)
+		cradle.Errorf(cradle.NotFound, "no OCSP responder for authority %s", authority),
+		`SELECT authority, cert, sealed_key FROM ocsp_responders WHERE authority = ? AND length(cert) > 0`, authority)
 }
 
 // SaveResponder implements provider.CRLs.
 func (d *DB) SaveResponder(ctx context.Context, r provider.Responder, previous []byte, leaf ledger.Leaf) error {
 	return d.update(ctx, leaf.Log, func(tx *sqldb.Tx) error {
-		var n int64
-		var err error
-		if previous == nil {
-			n, err = tx.Exec(`INSERT INTO ocsp_responders (authority, cert, sealed_key) VALUES (?, ?, ?) ON CONFLICT (authority) DO NOTHING`, r.Authority, r.Cert, r.SealedKey)
-		} else {
-			n, err = tx.Exec(`UPDATE ocsp_responders SET cert = ?, sealed_key = ? WHERE authority = ? AND cert = ?`, r.Cert, r.SealedKey, r.Authority, previous)
-		}
+		n, err := tx.Exec(`INSERT INTO ocsp_responders (authority, cert, sealed_key, wanted) VALUES (?, ?, ?, 0) ON CONFLICT (authority) DO UPDATE
+			SET cert = excluded.cert, sealed_key = excluded.sealed_key, wanted = 0 WHERE ocsp_responders.cert = ?`, r.Authority, r.Cert, r.SealedKey, nonNil(previous))
 		if err != nil {
 			return fmt.Errorf("storing an OCSP responder: %w", err)
 		}
@@ -225,4 +221,18 @@ func (d *DB) SaveResponder(ctx context.Context, r provider.Responder, previous [
 		}
 		return appendLeaf(tx, leaf)
 	})
+}
+
+// WantResponder implements provider.CRLs.
+func (d *DB) WantResponder(ctx context.Context, authority string) error {
+	return d.update(ctx, "ocsp", func(tx *sqldb.Tx) error {
+		_, err := tx.Exec(`INSERT INTO ocsp_responders (authority, cert, sealed_key, wanted) VALUES (?, ?, ?, 1) ON CONFLICT (authority) DO UPDATE SET wanted = 1`,
+			authority, []byte{}, []byte{})
+		return err
+	})
+}
+
+// WantedResponders implements provider.CRLs.
+func (d *DB) WantedResponders(ctx context.Context) ([]string, error) {
+	return collect(ctx, d, func(r row, a *string) error { return r.Scan(a) }, `SELECT authority FROM ocsp_responders WHERE wanted = 1`)
 }

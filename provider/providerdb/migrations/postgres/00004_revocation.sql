@@ -34,9 +34,11 @@ CREATE INDEX crl_shards_changed ON crl_shards (authority, shard) WHERE wanted > 
 CREATE INDEX crl_shards_due ON crl_shards (next_update);
 CREATE TABLE ocsp_responders (
   authority  TEXT PRIMARY KEY,
-  cert       BYTEA NOT NULL,
-  sealed_key BYTEA NOT NULL
+  cert       BYTEA NOT NULL, -- empty: none was made yet
+  sealed_key BYTEA NOT NULL,
+  wanted     BIGINT NOT NULL -- 1: a front end without issuing keys needs a new one
 );
+CREATE INDEX ocsp_responders_wanted ON ocsp_responders (authority) WHERE wanted = 1;
 CREATE TABLE leases (
   name   TEXT PRIMARY KEY,
   holder TEXT NOT NULL,

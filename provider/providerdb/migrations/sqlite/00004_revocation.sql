@@ -34,9 +34,11 @@ CREATE INDEX crl_shards_changed ON crl_shards (authority, shard) WHERE wanted > 
 CREATE INDEX crl_shards_due ON crl_shards (next_update);
 CREATE TABLE ocsp_responders (
   authority  TEXT PRIMARY KEY,
-  cert       BLOB NOT NULL,
-  sealed_key BLOB NOT NULL
+  cert       BLOB NOT NULL, -- empty: none was made yet
+  sealed_key BLOB NOT NULL,
+  wanted     INTEGER NOT NULL -- 1: a front end without issuing keys needs a new one
 ) STRICT;
+CREATE INDEX ocsp_responders_wanted ON ocsp_responders (authority) WHERE wanted = 1;
 CREATE TABLE leases (
   name   TEXT PRIMARY KEY,
   holder TEXT NOT NULL,
