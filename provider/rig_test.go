@@ -227,6 +227,7 @@ type unit struct {
 	iak    *x509.Certificate
 	ldevid *x509.Certificate
 	op     *x509.Certificate
+	chain  [][]byte // sent with the claim
 }
 
 func (r *rig) unit(o *order.Order, serial string) *unit {
@@ -303,7 +304,7 @@ func (r *rig) enroll(u *unit, a attempt) (*x509.Certificate, error) {
 }
 
 func (u *unit) claim() evidence.Claim {
-	return evidence.Claim{EKCert: u.EKCert, AttestationKey: u.IAK.TPMTPublic(), Serial: u.serial, Order: u.order.ID}
+	return evidence.Claim{EKCert: u.EKCert, EKChain: u.chain, AttestationKey: u.IAK.TPMTPublic(), Serial: u.serial, Order: u.order.ID}
 }
 
 // birth makes IAK and IDevID certificates.

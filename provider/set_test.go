@@ -2,13 +2,20 @@ package provider_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/big"
 	"testing"
 	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/keys/softkey"
 	"github.com/cradle-iot/cradle/protocol/order"
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/ledger"
@@ -288,4 +295,87 @@ func TestDistrustRefuses(t *testing.T) {
 	if err != nil || len(c.Devices) != 0 {
 		t.Errorf("a key that was never seen: %+v, %v", c, err)
 	}
+}
+
+// intermediate makes a CA of EK certificates below the rig's maker.
+func (r *rig) intermediate(name string) *softkey.Maker {
+	r.t.Helper()
+	k := newKey(r.t)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(77), Subject: pkix.Name{CommonName: name}, NotBefore: r.maker.Cert.NotBefore, NotAfter: r.maker.Cert.NotAfter,
+		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, r.maker.Cert, k.Public(), r.maker.Key)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return &softkey.Maker{Cert: cert, Key: k}
+}
+
+// TestDistrustIntermediate: an issuer between EK and root is found by its key or its certificate, imported or not; and a root with
+// the imported anchors below it, whose devices' recorded paths end before it.
+func TestDistrustIntermediate(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		o := r.order(nil)
+		station := r.station(o)
+		sent, imported := r.intermediate("sent by the device"), r.intermediate("imported")
+		if _, _, err := r.p.ImportMaker(t.Context(), "soft", cradle.Simulator, [][]byte{imported.Cert.Raw}); err != nil {
+			t.Fatal(err)
+		}
+		born := func(m *softkey.Maker, serial string) *unit {
+			t.Helper()
+			d, err := m.NewDevice("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			u := &unit{Device: d, order: o, serial: serial}
+			if m == sent {
+				u.chain = [][]byte{m.Cert.Raw}
+			}
+			return u
+		}
+		units := map[string]*unit{"root": born(r.maker, "SN0001"), "sent": born(sent, "SN0002"), "imported": born(imported, "SN0003")}
+		for _, u := range units {
+			if err := r.birth(u, station); err != nil {
+				t.Fatal(err)
+			}
+		}
+		key := hex.EncodeToString(sum(sent.Cert.RawSubjectPublicKeyInfo))
+		states := func(want string) {
+			t.Helper()
+			got := fmt.Sprint(r.state(idOf(units["root"])), " ", r.state(idOf(units["sent"])), " ", r.state(idOf(units["imported"])))
+			if got != want {
+				t.Errorf("the devices of root, sent and imported issuer are %s; want %s", got, want)
+			}
+		}
+		if _, err := r.p.Distrust(t.Context(), provider.Distrusting{Certificate: key}, "", true); err != nil {
+			t.Fatal(err)
+		}
+		states("made revoked made")
+		refused(t, r.birth(born(sent, "SN0004"), station), cradle.Forbidden, "")
+		if err := r.birth(born(imported, "SN0005"), station); err != nil {
+			t.Fatal(err)
+		}
+		root := hex.EncodeToString(sum(r.maker.Cert.Raw))
+		c, err := r.p.Distrust(t.Context(), provider.Distrusting{Certificate: root}, "", false)
+		if err != nil || c.Accounts["acme"] != 4 {
+			t.Errorf("under the root are %+v, %v; want 4", c, err)
+		}
+		if _, err := r.p.Distrust(t.Context(), provider.Distrusting{Certificate: root}, "", true); err != nil {
+			t.Fatal(err)
+		}
+		states("revoked revoked revoked")
+		for _, m := range []*softkey.Maker{r.maker, sent, imported} {
+			refused(t, r.birth(born(m, "SN0006"), station), cradle.Forbidden, "")
+		}
+		r.check()
+	})
+}
+
+func sum(b []byte) []byte {
+	h := sha256.Sum256(b)
+	return h[:]
 }
