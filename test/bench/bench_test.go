@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/test/bench/enrol"
 	"github.com/cradle-iot/cradle/test/bench/floor"
 	"github.com/cradle-iot/cradle/test/bench/plant"
 )
@@ -76,15 +77,37 @@ func TestFigures(t *testing.T) {
 	}
 }
 
+func TestEnrolmentTargets(t *testing.T) {
+	kept := enrol.ReenrollKept.String()
+	ours := func(cpu, ratio float64) Enrolment {
+		return Enrolment{Server: enrol.OursPrefix + "sqlite", Kind: kept, CPU: cpu, Ratio: ratio}
+	}
+	for name, c := range map[string]struct {
+		list []Enrolment
+		want bool
+	}{
+		"none":          {nil, true},
+		"met":           {[]Enrolment{ours(200, 2.4), {Server: "peer", Kind: kept, CPU: 300, Ratio: 4}}, true},
+		"over":          {[]Enrolment{ours(200, 2.6)}, false},
+		"behind a peer": {[]Enrolment{ours(200, 2.4), {Server: "peer", Kind: kept, CPU: 150}}, false},
+		"other kinds":   {[]Enrolment{ours(200, 2.4), {Server: "peer", Kind: enrol.EnrollNew.String(), CPU: 150}}, true},
+	} {
+		if got := enrolmentsMet(c.list); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // A smoke run of everything: both stores, bulk-loaded fleets, the table and the file.
 func TestQuickRun(t *testing.T) {
+	testenv.Long(t)
 	stores := "sqlite"
 	if url := testenv.Postgres(t); url != "" { // skips where there is none
 		stores += ",postgres"
 	}
 	file := filepath.Join(t.TempDir(), "bench.json")
 	var out, progress bytes.Buffer
-	o := options{json: file, devices: 60, small: 20, rounds: 1, units: 4, parallel: 2, stores: stores, dir: t.TempDir()}
+	o := options{json: file, devices: 60, small: 20, rounds: 1, units: 4, parallel: 2, enrol: 10, stores: stores, dir: t.TempDir()}
 	if err := run(t.Context(), o, &out, &progress); err != nil {
 		t.Fatalf("%v\n%s", err, &progress)
 	}
@@ -108,6 +131,14 @@ func TestQuickRun(t *testing.T) {
 		}
 		if !strings.Contains(out.String(), "growth, "+store) {
 			t.Errorf("the table says nothing of %s:\n%s", store, &out)
+		}
+	}
+	if want := len(strings.Split(stores, ",")) * int(enrol.Kinds); len(f.Enrolments) != want {
+		t.Errorf("%d enrolments, want %d", len(f.Enrolments), want)
+	}
+	for _, e := range f.Enrolments {
+		if e.Floor <= 0 || e.Rate <= 0 || !strings.Contains(out.String(), e.Kind) {
+			t.Errorf("%+v", e)
 		}
 	}
 	if len(f.FloorParts) != len(floor.Onboarding) {

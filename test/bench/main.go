@@ -41,6 +41,9 @@ type options struct {
 	dir      string
 	bin      string
 	against  string
+	enrol    int
+	peers    bool
+	only     string
 	quick    bool
 }
 
@@ -58,11 +61,14 @@ func main() {
 	flag.StringVar(&o.pprof, "pprof", "", "`ADDR` at which the server being measured serves its profiles; one store and --devices 0 only")
 	flag.StringVar(&o.dir, "dir", "", "keep the installations in `DIR`")
 	flag.StringVar(&o.bin, "bin", "", "measure the commands in `DIR` instead of building them")
+	flag.IntVar(&o.enrol, "enrol", 200, "plain enrolments of each kind per round; 0 leaves them out")
+	flag.StringVar(&o.only, "only", "", "\"enrol\": the plain enrolments alone")
+	flag.BoolVar(&o.peers, "peers", true, "put the plain enrolments on other people's servers too")
 	flag.StringVar(&o.against, "against", "", "compare with the commands in `DIR`, by turns, and print nothing else")
 	flag.BoolVar(&o.quick, "quick", false, "a smoke run: small numbers, figures that mean nothing")
 	flag.Parse()
 	if o.quick {
-		o.devices, o.small, o.rounds, o.units, o.parallel = 200, 100, 2, 8, 4
+		o.devices, o.small, o.rounds, o.units, o.parallel, o.enrol = 200, 100, 2, 8, 4, 20
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -101,6 +107,9 @@ func run(ctx context.Context, o options, stdout, progress io.Writer) (err error)
 		EKProfile: floor.EKProfile, Parallel: o.parallel, Stores: map[string]*Result{},
 		Targets: map[string]float64{"ratio": TargetRatio, "growth_percent": TargetGrowth}}
 	for _, store := range strings.Split(o.stores, ",") {
+		if o.only == "enrol" {
+			break
+		}
 		if o.against != "" {
 			if err := b.against(ctx, store, stdout); err != nil {
 				return err
@@ -114,8 +123,19 @@ func run(ctx context.Context, o options, stdout, progress io.Writer) (err error)
 	if o.against != "" {
 		return nil
 	}
+	if o.enrol > 0 {
+		if f.Enrolments, err = b.enrolments(ctx); err != nil {
+			return err
+		}
+	}
 	f.FloorParts, f.Met = floorParts(b.all), f.met()
 	f.table(stdout)
+	enrolTable(stdout, f.Enrolments)
+	if f.Met {
+		fmt.Fprintln(stdout, "Targets met.")
+	} else {
+		fmt.Fprintln(stdout, "Targets NOT met.")
+	}
 	if o.json == "" {
 		return nil
 	}

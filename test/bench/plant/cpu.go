@@ -75,3 +75,6 @@ func parseStat(b []byte, ended bool) (time.Duration, error) {
 	}
 	return sum, nil
 }
+
+// ProcessCPU is the time that one process has taken.
+func ProcessCPU(pid int) (time.Duration, error) { return cpuOf(pid, false) }

@@ -6,6 +6,8 @@ package plant
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -20,6 +22,7 @@ import (
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/keys/softkey"
+	"github.com/cradle-iot/cradle/protocol/admin"
 )
 
 // Names within an installation.
@@ -116,6 +119,23 @@ func (p *Plant) Database(custodian string) string {
 		return p.URL
 	}
 	return filepath.Join(p.Data(), custodian+".db")
+}
+
+// Roots are the anchors of the server's TLS.
+func (p *Plant) Roots() (*x509.CertPool, error) {
+	b, err := os.ReadFile(filepath.Join(p.Data(), "context.json"))
+	if err != nil {
+		return nil, err
+	}
+	var c admin.Context
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM([]byte(c.Anchors)) {
+		return nil, errors.New("context.json holds no anchors")
+	}
+	return pool, nil
 }
 
 // Addr is where the server listens.
