@@ -23,8 +23,8 @@ type Restores interface {
 	// CatchUp takes over what a verified export holds beyond the store, all or nothing, and leaves the log closed. read
 	// calls its function with each line of the export.
 	CatchUp(ctx context.Context, log string, read func(func(*ledger.Line) error) error) (CaughtUp, error)
-	// DeclareLost freezes the account's open orders and appends the leaf, which names them.
-	DeclareLost(ctx context.Context, log string, leaf func(h Head, frozen []cradle.OrderID) (ledger.Leaf, error)) error
+	// DeclareLost takes out of use what may have been ended since the backup, and appends the leaf, which names it.
+	DeclareLost(ctx context.Context, log string, leaf func(h Head, out OutOfUse) (ledger.Leaf, error)) error
 	// OpenLog ends the restoration of a log. With the last one the feed goes on above seq: numbers that nobody knows any more
 	// are filled with events about nothing.
 	OpenLog(ctx context.Context, log string, seq int64) error
@@ -52,6 +52,14 @@ type Undone struct {
 	At   time.Time `json:"at"`
 	What string    `json:"what"`
 	Leaf string    `json:"leaf"`
+}
+
+// OutOfUse is what a loss takes out of use until an operator says that it still holds.
+type OutOfUse struct {
+	Orders     []cradle.OrderID `json:"orders"`      // frozen: how many units were born is not known
+	Operators  []string         `json:"operators"`   // their tokens end
+	BasicUsers []string         `json:"basic_users"` // profile/name, disabled
+	ClientCAs  []string         `json:"client_cas"`  // disabled
 }
 
 // Recovery brings a restored store up to date, while no provider runs on it.
@@ -213,30 +221,31 @@ func exportOf(open func() (io.ReadCloser, error)) (log string, err error) {
 // lostFeed is how far the feed moves on when leaves are lost and nobody says how far it was.
 const lostFeed = 1000
 
-// DeclareLost opens a log whose newer leaves are lost for good. Open orders are frozen: how many units were born under them is not known.
+// DeclareLost opens a log whose newer leaves are lost for good. Open orders are frozen, since how many units were born under them is not
+// known, and operators, Basic users and client CAs end, since they may have been ended.
 // A leaf records it, so that an auditor with a newer checkpoint sees the loss by name. feed is the
 // newest number of the status feed known outside, 0 if nobody knows.
-func (r *Recovery) DeclareLost(ctx context.Context, log, reason string, feed int64) ([]cradle.OrderID, error) {
+func (r *Recovery) DeclareLost(ctx context.Context, log, reason string, feed int64) (OutOfUse, error) {
 	if reason == "" || len(reason) > maxReason {
-		return nil, cradle.Errorf(cradle.Invalid, "say in at most %d bytes why the newer leaves are lost", maxReason)
+		return OutOfUse{}, cradle.Errorf(cradle.Invalid, "say in at most %d bytes why the newer leaves are lost", maxReason)
 	}
+	var out OutOfUse
 	x, err := r.closed(ctx, log)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
-	var orders []cradle.OrderID
-	err = r.p.store.DeclareLost(ctx, log, func(h Head, frozen []cradle.OrderID) (ledger.Leaf, error) {
-		orders = frozen
+	err = r.p.store.DeclareLost(ctx, log, func(h Head, o OutOfUse) (ledger.Leaf, error) {
+		out = o
 		return r.p.operatorLeaf(WithActor(ctx, "restore"), log, ledger.ActionLost, map[string]any{"size": h.Size, "root": ledger.Hash(h.Root).String(), "known": string(x.Known),
-			"reason": reason, "orders": frozen})
+			"reason": reason, "orders": o.Orders, "operators": o.Operators, "basic_users": o.BasicUsers, "client_cas": o.ClientCAs})
 	})
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	if feed == 0 {
 		feed = -lostFeed
 	}
-	return orders, r.p.store.OpenLog(ctx, log, feed)
+	return out, r.p.store.OpenLog(ctx, log, feed)
 }
 
 // ThawOrder opens an order that a loss has frozen. used is how many units were born under it, by the OEM's account.

@@ -120,6 +120,10 @@ func (x *restored) closed(u *unit, o cradle.OrderID) {
 	refused(x.t, err, cradle.Busy, words)
 	_, err = x.p.After(x.t.Context(), 0)
 	refused(x.t, err, cradle.Busy, words)
+	_, err = x.p.CertStatus(x.t.Context(), nil, ca.SerialString(u.op.SerialNumber))
+	refused(x.t, err, cradle.Busy, words)
+	_, _, err = x.p.CRL(x.t.Context(), "any", 1)
+	refused(x.t, err, cradle.Busy, words)
 	if err := x.p.Run(expired(x.t)); err != nil { // signs nothing
 		x.t.Error(err)
 	}
@@ -164,6 +168,9 @@ func newLoss(t *testing.T, url string) *loss {
 	if l.spent, err = l.request(l.p, l.old, attempt{profile: cradle.Operational, peer: l.old.ldevid, key: k}); err != nil {
 		t.Fatal(err)
 	}
+	if _, _, err := l.p.AddOperator(t.Context(), provider.Operator{Account: "acme", Name: "alice", Role: "operator"}); err != nil {
+		t.Fatal(err)
+	}
 	l.before = l.export()
 	l.kept = l.backup()
 
@@ -187,6 +194,9 @@ func newLoss(t *testing.T, url string) *loss {
 		t.Fatal(err)
 	}
 	l.feed = ev.Seq
+	if err := l.p.RemoveOperator(t.Context(), "acme", "alice"); err != nil {
+		t.Fatal(err)
+	}
 	l.after = l.export()
 	h, err := l.p.LogHead(t.Context(), "acme")
 	if err != nil {
@@ -255,6 +265,9 @@ func TestCatchUp(t *testing.T) {
 		s, err := status.Verify(env, l.p.FeedKey(), 0)
 		if err != nil || s.Newest != l.feed || s.Events[l.feed-1].State != cradle.Revoked {
 			t.Errorf("the feed after the restore: %+v, %v", s, err)
+		}
+		if ops, err := x.p.OperatorList(t.Context()); err != nil || len(ops) != 0 {
+			t.Errorf("an operator who was removed is back: %v, %v", ops, err)
 		}
 		// No challenge given back.
 		_, err = x.p.Enroll(t.Context(), l.spent)
@@ -337,9 +350,12 @@ func TestDeclareLost(t *testing.T) {
 		if u, err := x.recovery().Known(t.Context(), "acme", l.checkpoint); err != nil || u.Open {
 			t.Fatalf("%+v, %v", u, err)
 		}
-		frozen, err := x.recovery().DeclareLost(t.Context(), "acme", "the exports burned too", l.feed)
-		if err != nil || len(frozen) != 1 || frozen[0] != l.order {
-			t.Fatalf("%v, %v", frozen, err)
+		ended, err := x.recovery().DeclareLost(t.Context(), "acme", "the exports burned too", l.feed)
+		if err != nil || len(ended.Orders) != 1 || ended.Orders[0] != l.order || len(ended.Operators) != 1 {
+			t.Fatalf("%+v, %v", ended, err)
+		}
+		if ops, err := x.p.OperatorList(t.Context()); err != nil || len(ops) != 0 {
+			t.Errorf("an operator who may have been removed since is back: %v, %v", ops, err)
 		}
 		if _, err := x.recovery().DeclareLost(t.Context(), provider.InstallationLog, "the exports burned too", l.feed); err != nil {
 			t.Fatal(err)

@@ -51,7 +51,7 @@ func (p *Provider) openLog(log string) error {
 	return e
 }
 
-// openFeed refuses to tell a standing that may be older than what its reader knows.
+// openFeed refuses, while any log is closed, to tell a standing that may be older than what who asks knows already.
 func (p *Provider) openFeed() error {
 	if c := p.closed.Load(); c != nil {
 		for log := range *c {

@@ -261,14 +261,22 @@ func (c *RestoreDeclareLostCmd) Run(ctx context.Context, out *cli.Out) (err erro
 		return cradle.Errorf(cradle.Conflict, "no log is closed: there is nothing to declare")
 	}
 	for _, log := range logs {
-		frozen, err := r.DeclareLost(ctx, log, c.Reason, c.Feed)
+		ended, err := r.DeclareLost(ctx, log, c.Reason, c.Feed)
 		if err != nil {
 			return err
 		}
-		if err := out.Print(map[string]any{"log": log, "open": true, "frozen_orders": append([]cradle.OrderID{}, frozen...)}, func(w io.Writer) {
+		if err := out.Print(map[string]any{"log": log, "open": true, "out_of_use": ended}, func(w io.Writer) {
 			fmt.Fprintf(w, "log %s is open; what it lacks is lost\n", log)
-			for _, id := range frozen {
+			for _, id := range ended.Orders {
 				fmt.Fprintf(w, "  order %s is frozen: say how many units the OEM has made with cradle order thaw %s --used N\n", id, id)
+			}
+			for _, ended := range []struct {
+				what  string
+				names []string
+			}{{"operators", ended.Operators}, {"Basic users", ended.BasicUsers}, {"client CAs", ended.ClientCAs}} {
+				if len(ended.names) > 0 {
+					fmt.Fprintf(w, "  %s ended, since they may have been ended after the backup: %s\n", ended.what, strings.Join(ended.names, ", "))
+				}
 			}
 		}); err != nil {
 			return err

@@ -107,6 +107,10 @@ type Body struct {
 	Tier            string                 `json:"tier,omitempty"`
 	Maker           string                 `json:"maker,omitempty"`
 	Profiles        map[string]profileLeaf `json:"profiles,omitempty"`         // account, operator: digests of texts
+	Name            string                 `json:"name,omitempty"`             // operator: of an operator
+	User            string                 `json:"user,omitempty"`             // operator: of a Basic user
+	ClientCA        string                 `json:"client_ca,omitempty"`        // operator
+	Keys            []string               `json:"keys,omitempty"`             // operator: digests of keys that are distrusted, or trusted again
 	Witness         string                 `json:"witness,omitempty"`          // operator: key that was added, or name that was removed
 	Public          bool                   `json:"public,omitempty"`           // operator: the log was published
 	CSR             string                 `json:"csr,omitempty"`              // its digest

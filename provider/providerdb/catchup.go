@@ -2,6 +2,7 @@ package providerdb
 
 import (
 	"context"
+	"crypto/x509"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -124,11 +125,46 @@ func (c *catchUp) device(v *ledger.DeviceRow) error {
 		return err
 	}
 	c.out.Devices++
+	if err := c.issuer(v); err != nil {
+		return err
+	}
 	_, err = c.tx.Exec(`INSERT INTO devices (account, id, oem, order_id, lot, serial, tier, maker, anchor, ek_digest, ek_cert, iak, idevid_cert, iak_cert, state, epoch, reason, created, origin)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		v.Account, v.ID, v.OEM, v.Order, v.Lot, v.Serial, v.Tier, v.Maker, v.Anchor, v.EK, nonNil(v.EKCert), nonNil(v.IAK), v.IDevIDCert, v.IAKCert, v.State, v.Epoch, v.Reason,
 		micros(v.Created), v.Origin)
 	return err
+}
+
+// issuer notes the maker's key on the path of a device's EK certificate. Keys between the two are not in the export.
+func (c *catchUp) issuer(v *ledger.DeviceRow) error {
+	var der []byte
+	err := c.tx.QueryRow(`SELECT cert FROM anchors WHERE fingerprint = ?`, v.Anchor).Scan(&der)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	key, err := ca.SPKIDigest(der)
+	if err != nil {
+		return nil // a TPM maker's odd certificate
+	}
+	return c.tx.Queue(`INSERT INTO device_ek_issuers (issuer, account, device) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, key, v.Account, v.ID)
+}
+
+// shard makes the CRL shard that a certificate names, where the store that is lost opened it after the backup.
+func (c *catchUp) shard(r *ledger.CertificateRow) error {
+	cert, err := x509.ParseCertificate(r.DER)
+	if err != nil {
+		return err
+	}
+	n := provider.ShardOf(r.DER)
+	if n == 0 {
+		return nil
+	}
+	return c.tx.Queue(`INSERT INTO crl_shards (`+shardColumns+`, replica) VALUES (?, ?, ?, 0, ?, 1, 0, 0, 0, 0, '')
+		ON CONFLICT (authority, shard) DO UPDATE SET last_expiry = CASE WHEN excluded.last_expiry > crl_shards.last_expiry THEN excluded.last_expiry ELSE crl_shards.last_expiry END`,
+		r.Authority, n, cert.CRLDistributionPoints[0], micros(r.NotAfter))
 }
 
 func (c *catchUp) certificate(r *ledger.CertificateRow) error {
@@ -145,6 +181,9 @@ func (c *catchUp) certificate(r *ledger.CertificateRow) error {
 		if err := c.tx.Queue(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, slot, intent, issued, revoked, reason, lineage)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, r.Digest, r.Serial, r.Account, r.Device, r.Profile, r.Authority, r.DER, micros(r.NotBefore), micros(r.NotAfter),
 			r.Slot, r.Intent, micros(r.Issued), micros(r.RevokedAt), r.Reason, r.Lineage); err != nil {
+			return err
+		}
+		if err := c.shard(r); err != nil {
 			return err
 		}
 	case err != nil:
@@ -270,6 +309,30 @@ func (c *catchUp) spent(l ledger.Leaf, b ledger.Body) error {
 func (c *catchUp) operator(l ledger.Leaf, b ledger.Body) error {
 	switch b.Action {
 	case "profile set", "device heal", ledger.ActionLost:
+		return nil
+	case "operator remove":
+		return c.tx.Queue(`DELETE FROM operators WHERE account = ? AND name = ?`, b.Account, b.Name)
+	case "account basic --disable":
+		return c.tx.Queue(`UPDATE basic_users SET disabled = 1, password = '' WHERE account = ? AND profile = ? AND name = ?`, b.Account, b.Profile, b.User)
+	case "account trust-ca --remove":
+		return c.tx.Queue(`UPDATE client_cas SET disabled = 1 WHERE account = ? AND id = ?`, b.Account, b.ClientCA)
+	case "tpm-maker distrust":
+		kind := provider.DistrustedIssuer
+		if b.EK != "" {
+			kind = provider.DistrustedEK
+		}
+		for _, k := range b.Keys {
+			if err := c.tx.Queue(`INSERT INTO distrusts (digest, kind, reason, at) VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING`, k, kind, b.Reason, micros(l.Time)); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "tpm-maker trust":
+		for _, k := range b.Keys {
+			if err := c.tx.Queue(`DELETE FROM distrusts WHERE digest = ?`, k); err != nil {
+				return err
+			}
+		}
 		return nil
 	case "audit publish":
 		return c.tx.Queue(`UPDATE logs SET public = ? WHERE log = ?`, flag(b.Public), c.log)

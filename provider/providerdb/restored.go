@@ -20,9 +20,6 @@ func (d *DB) Restored(ctx context.Context) ([]provider.Restored, error) {
 	}, `SELECT r.log, l.size, r.known, r.at FROM restored r JOIN logs l ON l.log = r.log ORDER BY r.log`)
 }
 
-// crlJump is how far the numbers of CRLs move on: they must be above those that were made after the backup (RFC 5280 §5.2.3).
-const crlJump = 1 << 24
-
 // MarkRestored implements provider.Restores.
 func (d *DB) MarkRestored(ctx context.Context, at time.Time) error {
 	return d.update(ctx, "", func(tx *sqldb.Tx) error {
@@ -35,7 +32,7 @@ func (d *DB) MarkRestored(ctx context.Context, at time.Time) error {
 			{`UPDATE intents SET state = 'void', reason = 'restored' WHERE state = 'open'`, nil},
 			{`UPDATE approvals SET state = 'waiting', decided = 0 WHERE state = 'approved'`, nil}, // perhaps used since
 			{`DELETE FROM leases`, nil},
-			{`UPDATE crl_shards SET number = number + ?, wanted = wanted + 1`, []any{crlJump}},
+			{`UPDATE crl_shards SET wanted = wanted + 1, replica = ''`, nil}, // nobody issues into a shard that may hold more than the store knows
 		} {
 			if _, err := tx.Exec(s.query, s.args...); err != nil {
 				return err
@@ -103,20 +100,44 @@ func insertFeed(tx *sqldb.Tx, e *provider.FeedEvent) error {
 }
 
 // DeclareLost implements provider.Restores.
-func (d *DB) DeclareLost(ctx context.Context, log string, leaf func(provider.Head, []cradle.OrderID) (ledger.Leaf, error)) error {
+func (d *DB) DeclareLost(ctx context.Context, log string, leaf func(provider.Head, provider.OutOfUse) (ledger.Leaf, error)) error {
+	account := log
+	if log == provider.InstallationLog {
+		account = ""
+	}
 	return d.update(ctx, log, func(tx *sqldb.Tx) error {
-		frozen, err := rows(tx, func(r row, id *cradle.OrderID) error { return r.Scan(id) }, `SELECT id FROM orders WHERE account = ? AND state = ? ORDER BY id`, log, provider.OrderOpen)
+		var out provider.OutOfUse
+		orders, err := rows(tx, func(r row, id *cradle.OrderID) error { return r.Scan(id) }, `SELECT id FROM orders WHERE account = ? AND state = ? ORDER BY id`, account, provider.OrderOpen)
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE orders SET state = ? WHERE account = ? AND state = ?`, provider.OrderFrozen, log, provider.OrderOpen); err != nil {
+		out.Orders = append([]cradle.OrderID{}, orders...)
+		text := func(r row, s *string) error { return r.Scan(s) }
+		for _, t := range []struct {
+			to           *[]string
+			find, change string
+		}{
+			{&out.Operators, `SELECT name FROM operators WHERE account = ? ORDER BY name`, `DELETE FROM operators WHERE account = ?`},
+			{&out.BasicUsers, `SELECT profile || '/' || name FROM basic_users WHERE account = ? AND disabled = 0 ORDER BY profile, name`, `UPDATE basic_users SET disabled = 1, password = '' WHERE account = ?`},
+			{&out.ClientCAs, `SELECT id FROM client_cas WHERE account = ? AND disabled = 0 ORDER BY id`, `UPDATE client_cas SET disabled = 1 WHERE account = ?`},
+		} {
+			found, err := rows(tx, text, t.find, account)
+			if err != nil {
+				return err
+			}
+			*t.to = append([]string{}, found...)
+			if _, err := tx.Exec(t.change, account); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.Exec(`UPDATE orders SET state = ? WHERE account = ? AND state = ?`, provider.OrderFrozen, account, provider.OrderOpen); err != nil {
 			return err
 		}
 		var h provider.Head
 		if err := scanHead(tx.QueryRow(`SELECT `+headColumns+` FROM logs WHERE log = ?`, log), &h); err != nil {
 			return err
 		}
-		l, err := leaf(h, frozen)
+		l, err := leaf(h, out)
 		if err != nil {
 			return err
 		}
