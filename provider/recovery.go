@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -94,11 +95,18 @@ func (r *Recovery) closed(ctx context.Context, log string) (Restored, error) {
 	return Restored{}, cradle.Errorf(cradle.Conflict, "log %s is open: it is not being restored", log)
 }
 
-// key is the verifier key of a log. Its origin is what the store's own checkpoint says.
-func (r *Recovery) key(h Head) (string, error) {
+// key is the verifier key of a log. Its origin is what the store's own checkpoint says; a backup of a log's first second
+// may have none, then it is as it was told.
+func (r *Recovery) key(h Head, told string) (string, error) {
 	origin, err := ledger.OriginOf(h.Checkpoint)
+	if h.Checkpoint == nil {
+		origin, err = told, nil
+	}
+	if err == nil && !strings.HasSuffix(origin, "/"+h.Log) {
+		err = cradle.Errorf(cradle.Invalid, "the origin %q is not that of log %s", origin, h.Log)
+	}
 	if err != nil {
-		return "", cradle.Errorf(cradle.Invalid, "log %s has no checkpoint in the backup: %v", h.Log, err).WithHint("declare what is lost: cradle restore declare-lost")
+		return "", err
 	}
 	return ledger.VerifierKey(origin, r.p.logKey.Public().(ed25519.PublicKey))
 }
@@ -114,7 +122,11 @@ func (r *Recovery) Known(ctx context.Context, log string, checkpoint []byte) (Ca
 	if err != nil {
 		return CaughtUp{}, err
 	}
-	key, err := r.key(h)
+	told, err := ledger.OriginOf(checkpoint)
+	if err != nil {
+		return CaughtUp{}, err
+	}
+	key, err := r.key(h, told)
 	if err != nil {
 		return CaughtUp{}, err
 	}
@@ -145,7 +157,7 @@ func (r *Recovery) Known(ctx context.Context, log string, checkpoint []byte) (Ca
 // CatchUp verifies an export and takes over what it holds beyond the store. open gives the export anew at each
 // call. The log opens when no newer checkpoint is known. What is wrong with the export is returned as findings, and nothing taken over then.
 func (r *Recovery) CatchUp(ctx context.Context, open func() (io.ReadCloser, error)) (CaughtUp, []ledger.Finding, error) {
-	log, err := exportOf(open)
+	log, told, err := exportOf(open)
 	if err != nil {
 		return CaughtUp{}, nil, err
 	}
@@ -157,7 +169,7 @@ func (r *Recovery) CatchUp(ctx context.Context, open func() (io.ReadCloser, erro
 	if err != nil {
 		return CaughtUp{}, nil, err
 	}
-	key, err := r.key(h)
+	key, err := r.key(h, told)
 	if err != nil {
 		return CaughtUp{}, nil, err
 	}
@@ -199,23 +211,23 @@ func (r *Recovery) CatchUp(ctx context.Context, open func() (io.ReadCloser, erro
 	return out, nil, err
 }
 
-// exportOf reads whose log an export is.
-func exportOf(open func() (io.ReadCloser, error)) (log string, err error) {
+// exportOf reads whose log an export is, and the origin that it names.
+func exportOf(open func() (io.ReadCloser, error)) (log, origin string, err error) {
 	f, err := open()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	defer f.Close()
 	err = ledger.Read(f, func(l *ledger.Line) error {
 		if l.Header != nil {
-			log = l.Header.Log
+			log, origin = l.Header.Log, l.Header.Origin
 		}
 		return io.EOF
 	})
 	if err == io.EOF {
 		err = nil
 	}
-	return log, err
+	return log, origin, err
 }
 
 // lostFeed is how far the feed moves on when leaves are lost and nobody says how far it was.

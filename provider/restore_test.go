@@ -313,8 +313,8 @@ func TestNothingLost(t *testing.T) {
 	r := newRig(t, t.TempDir()+"/p.db")
 	o := r.order(nil)
 	u := r.active(o, r.station(o), "SN0001")
+	restore := r.backup() // before any checkpoint
 	r.export()
-	restore := r.backup()
 	x := r.restored(restore())
 	x.closed(u, o.ID)
 	for _, log := range []string{"acme", provider.InstallationLog} {
