@@ -27,7 +27,7 @@ func TestVerbs(t *testing.T) {
 		{"order show ord-1 --dir DIR", 1, "order ord-1 was not accepted in this folder"},
 		{"order show ord-1 --dir DIR/none", 1, "is not an OEM's folder"},
 		{"order accept TEXT --dir DIR", 1, "not a JWS"},
-		{"order accept TEXT.none --dir DIR", 1, "no such file"},
+		{"order accept TEXT.none --dir DIR", 2, "no such file"},
 		{"order accept TEXT --dir DIR --account-key TEXT", 1, "PUBLIC KEY"},
 		{"order accept --dir DIR", 2, `expected "<file>"`},
 		{"personalise --dir DIR --order ord-1 --serial S1 --tpm TEXT --unit DIR/u", 1, "order ord-1 was not accepted"},

@@ -61,9 +61,9 @@ type orderCmd struct {
 
 type acceptCmd struct {
 	folder
-	File       string `arg:"" help:"The order as the account sent it (order.jws)." placeholder:"FILE"`
-	AccountKey string `help:"PEM file with the account's order key; default: as in the account's first order." placeholder:"FILE"`
-	Anchors    string `help:"PEM file with the anchors of the provider's TLS; default: those in the order." placeholder:"FILE"`
+	File       string `arg:"" help:"The order as the account sent it (order.jws)." placeholder:"FILE" type:"existingfile"`
+	AccountKey string `help:"PEM file with the account's order key; default: as in the account's first order." placeholder:"FILE" type:"existingfile"`
+	Anchors    string `help:"PEM file with the anchors of the provider's TLS; default: those in the order." placeholder:"FILE" type:"existingfile"`
 }
 
 func (c *acceptCmd) Run(ctx context.Context, out *cli.Out) error {
