@@ -229,7 +229,11 @@ func (c *AccountCreateCmd) Run(ctx context.Context, out *cli.Out) error {
 	if err := durable.MkdirAll(filepath.Dir(pointer), 0o700); err != nil {
 		return err
 	}
-	if err := durable.WriteFile(pointer, indent(map[string]string{"folder": dir}), 0o600); err != nil {
+	folder := dir
+	if rel, err := filepath.Rel(filepath.Dir(pointer), dir); err == nil && filepath.IsLocal(rel) { // moves with the data folder
+		folder = rel
+	}
+	if err := durable.WriteFile(pointer, indent(map[string]string{"folder": folder}), 0o600); err != nil {
 		return err
 	}
 	acc.Token = ""

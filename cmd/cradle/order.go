@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -37,6 +40,9 @@ type OrderCreateCmd struct {
 func (c *OrderCreateCmd) Run(ctx context.Context, out *cli.Out) error {
 	a, cc, err := c.client()
 	if err != nil {
+		return err
+	}
+	if done, err := c.resume(ctx, a, out); done || err != nil {
 		return err
 	}
 	text, err := os.ReadFile(c.File)
@@ -84,13 +90,69 @@ func (c *OrderCreateCmd) Run(ctx context.Context, out *cli.Out) error {
 	if err != nil {
 		return err
 	}
+	// From here on a registered order is never without its file: if we stop before it has its name, the next run
+	// gives it to it.
+	if err := durable.WriteFile(c.part(), append(jws, '\n'), 0o644); err != nil {
+		return err
+	}
+	row, err := c.register(ctx, a, jws)
+	if err != nil {
+		return err
+	}
+	return c.print(out, row)
+}
+
+func (c *OrderCreateCmd) part() string { return c.Out + ".part" }
+
+// resume gives the file its name if an earlier run was cut off after its order was registered.
+func (c *OrderCreateCmd) resume(ctx context.Context, a *admin.Client, out *cli.Out) (done bool, err error) {
+	b, err := os.ReadFile(c.part())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, cradle.Errorf(cradle.Invalid, "%v", err)
+	}
 	var row admin.Order
+	o, err := order.Peek(bytes.TrimSpace(b))
+	if err == nil {
+		err = a.Call(ctx, http.MethodGet, "/orders/"+url.PathEscape(string(o.ID)), nil, &row)
+	}
+	switch cradle.KindOf(err) {
+	case cradle.NotFound, cradle.Invalid: // it did not come so far
+		return false, os.Remove(c.part())
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := c.place(); err != nil {
+		return false, err
+	}
+	out.Warnf("order %s was registered by an earlier run, which was cut off; run again for another", row.ID)
+	return true, c.print(out, row)
+}
+
+func (c *OrderCreateCmd) place() error {
+	if err := os.Rename(c.part(), c.Out); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(c.Out))
+}
+
+// register hands the order in and gives its file its name; a refusal takes the file away. While the outcome is not
+// known the file stays.
+func (c *OrderCreateCmd) register(ctx context.Context, a *admin.Client, jws []byte) (row admin.Order, err error) {
 	if err := a.Call(ctx, http.MethodPost, "/orders", admin.CreateOrder{JWS: jws}, &row); err != nil {
-		return err
+		switch cradle.KindOf(err) {
+		case cradle.Busy, cradle.Internal:
+			return row, err
+		}
+		return row, errors.Join(err, os.Remove(c.part()))
 	}
-	if err := durable.WriteFile(c.Out, append(jws, '\n'), 0o644); err != nil {
-		return err
-	}
+	return row, c.place()
+}
+
+func (c *OrderCreateCmd) print(out *cli.Out, row admin.Order) error {
 	return out.Print(struct {
 		admin.Order
 		File string `json:"file"`
@@ -107,9 +169,13 @@ func (o *Operator) orderKey(cc *admin.Context, flag, account string) (*ecdsa.Pri
 	}
 	if file == "" {
 		var p struct{ Folder string }
-		if err := readJSON(filepath.Join(filepath.Dir(o.file()), "accounts", account+".json"), &p); err != nil {
+		accounts := filepath.Join(filepath.Dir(o.file()), "accounts")
+		if err := readJSON(filepath.Join(accounts, account+".json"), &p); err != nil {
 			return nil, cradle.Errorf(cradle.NotFound, "the order key of account %s is not known here", account).
 				WithHint("give it with --key FILE, or the account's own context with --context")
+		}
+		if !filepath.IsAbs(p.Folder) {
+			p.Folder = filepath.Join(accounts, p.Folder)
 		}
 		file = filepath.Join(p.Folder, "order-key.pem")
 	}
