@@ -93,7 +93,7 @@ func lintCases(t *testing.T) []lintCase {
 			b.use(t, &rsa.PublicKey{N: n, E: 65537})
 		}},
 		{"the issuer's own key", "own key", "issuer's own", func(b *bent) { b.use(t, b.iss.Key.Public()) }},
-		{"another SubjectPublicKeyInfo than the key's", "RFC 5280 §4.1.2.7", "usual encoding", func(b *bent) { b.SPKI = []byte{0x30, 0} }},
+		{"no SubjectPublicKeyInfo", "RFC 5280 §4.1.2.7", "no SubjectPublicKeyInfo", func(b *bent) { b.SPKI = nil }},
 		{"a fact that is not known", "", "needs {order}, which is not known", func(b *bent) { b.Rules.Subject, b.Order = append(b.Rules.Subject, "OU={order}"), "" }},
 		{"no profile", "", "no such profile", func(b *bent) { b.Profile, b.Rules = "root", nil }},
 	}
