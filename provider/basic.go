@@ -17,8 +17,8 @@ import (
 	"github.com/cradle-iot/cradle"
 )
 
-// passwordRounds is OWASP's number for PBKDF2 with HMAC-SHA-256.
-const passwordRounds = 600_000
+// passwordRounds is OWASP's number for PBKDF2 with HMAC-SHA-256. (A variable for tests.)
+var passwordRounds = 600_000
 
 // Bounds of a password.
 const (

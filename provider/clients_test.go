@@ -181,7 +181,6 @@ func TestNamesAreNotTaken(t *testing.T) {
 
 // TestWrongPasswords: an account that sees too many wrong passwords answers Busy, but who was right before gets in.
 func TestWrongPasswords(t *testing.T) {
-	testenv.Long(t) // slow hashes
 	r := newRig(t, filepath.Join(t.TempDir(), "provider.db"))
 	r.basicUser(cradle.Operational, "line", "")
 	must[*x509.Certificate](t)(r.plain(cradle.Operational, provider.Enroll, byBasic("line"), plainCSR(t, "gw-1", newKey(t), false)))

@@ -20,3 +20,5 @@ func (p *Provider) Round(ctx context.Context) error { return p.round(ctx, 1) }
 
 // RunJobs does what Run does for changes of sets.
 func (p *Provider) RunJobs(ctx context.Context) error { return p.runJobs(ctx) }
+
+func init() { passwordRounds = 1000 }

@@ -86,6 +86,11 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 		if c.Cert.Slot == Superseded {
 			return nil, p.quarantine(ctx, r, c)
 		}
+		if c.Cert.Slot == Sealed {
+			if err := p.unseal(ctx, c); err != nil {
+				return nil, err
+			}
+		}
 	case r.Operation == Reenroll:
 		return nil, cradle.Errorf(cradle.Forbidden, "simplereenroll is authenticated by the certificate that is to be renewed (RFC 7030 §4.2.2)").
 			WithHint("enrol by simpleenroll first")
@@ -106,7 +111,7 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 	if err := changeNames(rules, r, pt, csr, &wishes); err != nil {
 		return nil, err
 	}
-	if csr.Bundle == nil || len(csr.Bundle.Challenge) == 0 || !pt.issued() || rules.Evidence == ca.EvidenceNone || r.Operation == ServerKeyGen {
+	if csr.Bundle == nil || len(csr.Bundle.Challenge) == 0 || !pt.issued() || rules.Evidence == ca.EvidenceNone || r.Operation == ServerKeyGen || r.Operation == TPMEnroll {
 		return p.judgeUnproved(ctx, r, rules, pt, csr, wishes)
 	}
 	st, err := p.openChallenge(csr.Bundle.Challenge)
@@ -244,7 +249,7 @@ func (p *Provider) leafFor(r Request, d *decision, now time.Time) (ca.Leaf, erro
 	ek, _ := hex.DecodeString(d.dev.EKDigest)
 	public, spki := d.key()
 	l := ca.Leaf{Profile: r.Profile, Rules: rules, Account: r.Account, Device: d.dev.ID, Serial: d.dev.Serial, Order: d.dev.Order, OEM: d.dev.OEM,
-		Tier: d.dev.Tier, Maker: d.dev.Maker, Proved: d.proved(), EKDigest: ek, Public: public, SPKI: spki,
+		Tier: d.dev.Tier, Maker: d.dev.Maker, Proved: d.proved(), Activated: d.activated(), EKDigest: ek, Public: public, SPKI: spki,
 		NotBefore: now.Add(-ca.Backdate).Truncate(time.Second), NotAfter: ca.Forever}
 	iss := d.auth.issuer.Cert
 	if l.NotBefore.Before(iss.NotBefore) {

@@ -139,6 +139,7 @@ type Slot string
 const (
 	Next       Slot = "next"       // issued, not yet seen in use
 	Current    Slot = "current"    // in use
+	Sealed     Slot = "sealed"     // secret until it is used (tpmenroll)
 	Superseded Slot = "superseded" // its successor was seen in use, or it was replaced unused
 )
 
@@ -162,6 +163,7 @@ type Certificate struct {
 	// of request (docs/decisions/0015).
 	Lineage    string
 	Superseded time.Time // zero if not
+	Salt       []byte    // of the commitment to a certificate that is to be sealed; set at FinishIssue alone
 }
 
 // Proved reports whether the key was proved to live in the device's TPM.
@@ -176,6 +178,8 @@ const (
 	Reenroll Operation = "simplereenroll"
 	// ServerKeyGen asks for a key as well, which the provider makes.
 	ServerKeyGen Operation = "serverkeygen"
+	// TPMEnroll asks for a certificate that only the TPM with its key can read.
+	TPMEnroll Operation = "tpmenroll"
 )
 
 // Intent is the provider's recorded intention to issue (DESIGN §5). It is stored before the

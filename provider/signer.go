@@ -43,9 +43,10 @@ type decision struct {
 	birth  bool
 	auth   *authority
 
-	lineage string        // of the certificate to be
-	made    crypto.Signer // serverkeygen: the key, made here
-	client  string        // without evidence: what the intent names as the authenticating party
+	operation Operation
+	lineage   string        // of the certificate to be
+	made      crypto.Signer // serverkeygen: the key, made here
+	client    string        // without evidence: what the intent names as the authenticating party
 }
 
 // key is what is to be certified.
@@ -116,6 +117,12 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 	if d.birth {
 		born := d.dev.Row()
 		body["record"] = born.Record()
+	}
+	if d.activated() { // secret until it is used
+		row.Salt = newSalt()
+		body["commitment"] = ledger.Commitment(row.Salt, row.Digest)
+		delete(body, "certificate")
+		delete(body, "serial")
 	}
 	leaf, err := p.leaf(string(in.Account), ledger.KindIssuance, body)
 	if err != nil {

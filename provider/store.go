@@ -31,6 +31,7 @@ type Store interface {
 	Clients
 	Approvals
 	KEKs
+	Sealing
 	Log
 	Audit
 	Restores

@@ -101,12 +101,14 @@ func (p *Provider) judgeUnproved(ctx context.Context, r Request, rules *ca.Profi
 			return nil, err
 		}
 	}
-	d := &decision{cred: &pt.Credential, csr: csr, wishes: w, lineage: lineageOf(r.Profile, csr)}
+	d := &decision{cred: &pt.Credential, csr: csr, wishes: w, operation: r.Operation, lineage: lineageOf(r.Profile, csr)}
 	switch r.Operation {
 	case Reenroll:
 		d.lineage = pt.Cert.Lineage
 	case ServerKeyGen:
 		d.lineage = string(r.Profile) + "/server"
+	case TPMEnroll:
+		d.lineage = string(r.Profile) + "/tpm"
 	}
 	if err := p.unprovedDevice(ctx, r, pt, d); err != nil {
 		return nil, err

@@ -60,6 +60,9 @@ func (s *Server) device(c *call, _ none) (m admin.Device, err error) {
 		k := certs[i]
 		cr := admin.Credential{Profile: k.Profile, Serial: k.Serial, Fingerprint: k.Digest, Slot: string(k.Slot), Proved: k.Proved(), NotBefore: k.NotBefore,
 			NotAfter: k.NotAfter, Issued: k.Issued, Reason: k.Reason, PEM: admin.PEM(k.DER)}
+		if k.Slot == provider.Sealed { // nobody may see it before its device has
+			cr.PEM, cr.Fingerprint, cr.Serial = "", "", ""
+		}
 		if !k.Revoked.IsZero() {
 			cr.Revoked = &k.Revoked
 		}

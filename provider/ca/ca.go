@@ -110,6 +110,7 @@ type Leaf struct {
 	Tier      cradle.Tier
 	Maker     cradle.MakerID
 	Proved    bool // the key was proved to live in the device's TPM
+	Activated bool // not proved, but only the TPM with the key can read the certificate
 	EKDigest  []byte
 	Names     []string // alternative names that were granted (Wishes.Grant)
 	Usages    []string // extended key usages that were granted
@@ -155,7 +156,11 @@ func leafPolicies(l *Leaf) []x509.OID {
 	if l.Proved {
 		p = cradle.PolicyKeyProved
 	}
-	return []x509.OID{cradle.TierPolicy(l.Tier), p}
+	out := []x509.OID{cradle.TierPolicy(l.Tier), p}
+	if l.Activated {
+		out = append(out, cradle.PolicyKeyActivated)
+	}
+	return out
 }
 
 // keyID is a subject key identifier by RFC 7093 §2 method 1: the leftmost 160 bits of SHA-256.

@@ -27,6 +27,8 @@ func (v *verification) event(name string, l Leaf, b Body) {
 	switch l.Kind {
 	case KindIssuance:
 		v.issued(name, l, b)
+	case KindOpening:
+		v.opened(name, b)
 	case KindStation:
 		v.stationIssued(name, b)
 	case KindRevocation:
@@ -86,7 +88,12 @@ func (v *verification) logged(name string, b Body, profile string) *certRecord {
 }
 
 func (v *verification) issued(name string, l Leaf, b Body) {
-	c := v.logged(name, b, b.Profile)
+	var c *certRecord
+	if b.Commitment != "" && b.Certificate == "" {
+		v.committed(name, b)
+	} else {
+		c = v.logged(name, b, b.Profile)
+	}
 	if c != nil && c.device != b.Device {
 		v.find(CertificateChanged, "certificate "+b.Certificate, "the row says device %s, %s says %s", c.device, name, b.Device)
 	}

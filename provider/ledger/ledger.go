@@ -54,6 +54,7 @@ const (
 	KindCustody    Kind = "custody"    // a hand-over
 	KindAccount    Kind = "account"    // an account or further authorities of it
 	KindOEM        Kind = "oem"        // an OEM or its keys
+	KindOpening    Kind = "opening"    // a certificate of which the log held a commitment was used
 	KindApproval   Kind = "approval"   // an enrolment waits for an operator, or was decided on
 	KindOperator   Kind = "operator"   // what an operator did
 	KindResponder  Kind = "responder"  // the certificate of an OCSP responder
@@ -105,6 +106,8 @@ type Body struct {
 	EK              string                 `json:"ek,omitempty"`   // digest of the EK's SPKI
 	Intent          string                 `json:"intent,omitempty"`
 	Tier            string                 `json:"tier,omitempty"`
+	Commitment      string                 `json:"commitment,omitempty"` // in place of certificate and serial: see Commitment
+	Salt            string                 `json:"salt,omitempty"`       // opening: what the commitment was made with
 	Maker           string                 `json:"maker,omitempty"`
 	Profiles        map[string]profileLeaf `json:"profiles,omitempty"`         // account, operator: digests of texts
 	Name            string                 `json:"name,omitempty"`             // operator: of an operator

@@ -16,6 +16,7 @@ type state struct {
 	quarantineRows map[lineage]bool
 	quarantined    map[lineage]bool // by the leaves so far
 	slots          map[lineage]*slots
+	commitments    map[string]*commitment
 	feedSeq        int64
 	devEvents      map[string]*tally // of the feed, by device
 	certEvents     map[string]*tally // and by certificate
@@ -64,7 +65,7 @@ type node struct {
 func hashName(level int, n int64) string { return fmt.Sprintf("hash %d of level %d", n, level) }
 
 func newState() state {
-	return state{quarantineRows: map[lineage]bool{}, quarantined: map[lineage]bool{}, slots: map[lineage]*slots{},
+	return state{quarantineRows: map[lineage]bool{}, quarantined: map[lineage]bool{}, slots: map[lineage]*slots{}, commitments: map[string]*commitment{},
 		devEvents: map[string]*tally{}, certEvents: map[string]*tally{}, hashes: map[node]Hash{}}
 }
 

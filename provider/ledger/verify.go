@@ -57,6 +57,7 @@ const (
 	CertificateForged    Code = "certificate-forged"        // not signed by an authority of this account for this use
 	CertificateOutside   Code = "certificate-outside-order" // born while its order was not open
 	CertificateBlocked   Code = "certificate-blocked"       // issued while the device was suspended, revoked or retired
+	CommitmentWrong      Code = "commitment-wrong"          // made twice, or opened by something else, or more than once
 	SerialDuplicate      Code = "serial-duplicate"          // two certificates, one serial
 	RevocationMissing    Code = "revocation-missing"        // the log says revoked, the row does not
 	RevocationUnlogged   Code = "revocation-without-leaf"   // the row says revoked, the log does not

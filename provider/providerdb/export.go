@@ -86,7 +86,7 @@ func exportDevices(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 			Challenge: c.challenge, Issued: c.Issued, Revoked: !c.Revoked.IsZero(), RevokedAt: c.Revoked, CRLReason: c.crl, Reason: c.Reason})
 	}, `SELECT `+certColumns+`, COALESCE(i.challenge, ''), COALESCE(r.code, -1)
 		FROM certificates c LEFT JOIN intents i ON i.id = c.intent AND i.state = 'done' AND i.certificate = c.digest LEFT JOIN revocations r ON r.serial = c.serial
-		WHERE c.account = ? ORDER BY c.digest`, log)
+		WHERE c.account = ? AND c.slot <> '`+string(provider.Sealed)+`' ORDER BY c.digest`, log)
 	if err != nil {
 		return err
 	}

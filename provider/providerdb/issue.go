@@ -353,6 +353,11 @@ func (d *DB) FinishIssue(ctx context.Context, intent string, c provider.Certific
 		if err := x.place(tx); err != nil {
 			return err
 		}
+		if c.Salt != nil {
+			if err := seal(tx, &c); err != nil {
+				return err
+			}
+		}
 		return appendLeaf(tx, leaf)
 	})
 	return errors.Join(err, lost)
