@@ -46,6 +46,10 @@ func (a *apart) Sign(ctx context.Context, pm provider.Permit) (*x509.Certificate
 	return a.door.Sign(ctx, pm)
 }
 
+func (a *apart) PrepareOrder(ctx context.Context, jws []byte) error {
+	return a.door.PrepareOrder(ctx, jws)
+}
+
 func (a *apart) AcceptOrder(ctx context.Context, id cradle.OrderID, r order.AcceptRequest, url string) (*order.Accepted, error) {
 	return a.door.AcceptOrder(ctx, id, r, url)
 }
@@ -102,11 +106,7 @@ func TestSignerApart(t *testing.T) {
 			_, err = a.p.RollCA(t.Context(), "acme", provider.OperationalCA, "", cradle.Evaluation)
 			refused(t, err, cradle.Conflict, "held by a signer apart")
 
-			front := a.p
-			a.p = a.signer
-			o := a.order(nil) // makes the IDevID CA
-			a.p = front
-			a.p = a.frontEnd(a) // rereads the directory
+			o := a.order(nil) // for which the signer makes the IDevID CA
 			u := a.active(o, a.station(o), "SN0001")
 			renewed, err := a.renew(u, u.op)
 			if err != nil {
@@ -121,9 +121,7 @@ func TestSignerApart(t *testing.T) {
 // The signer is down: devices are told to come again, nothing is lost, and the same request is answered afterwards.
 func TestSignerAway(t *testing.T) {
 	a := newApart(t, filepath.Join(t.TempDir(), "p.db"))
-	a.p = a.signer
 	o := a.order(nil)
-	a.p = a.frontEnd(a)
 	u := a.active(o, a.station(o), "SN0001")
 	k, err := u.NewOperational()
 	if err != nil {
@@ -167,9 +165,7 @@ func TestSignerAway(t *testing.T) {
 // it lacks devices' keys and issuing keys.
 func TestPermitAttacks(t *testing.T) {
 	a := newApart(t, filepath.Join(t.TempDir(), "p.db"))
-	a.p = a.signer
 	o := a.order(nil)
-	a.p = a.frontEnd(a)
 	st := a.station(o)
 	u, victim := a.active(o, st, "SN0001"), a.active(o, st, "SN0002")
 	renewal := func(u *unit) provider.Request {
@@ -337,9 +333,7 @@ func TestPermitAttacks(t *testing.T) {
 // signer's do not.
 func TestSignerDoubtsTheRecord(t *testing.T) {
 	a := newApart(t, filepath.Join(t.TempDir(), "p.db"))
-	a.p = a.signer
 	o := a.order(nil)
-	a.p = a.frontEnd(a)
 	st := a.station(o)
 	u, thief := a.active(o, st, "SN0001"), a.active(o, st, "SN0002")
 	db, err := sql.Open("sqlite", a.url)
@@ -428,6 +422,7 @@ func TestPermitDoor(t *testing.T) {
 		{"an unknown member", "POST", permit.Path, `{"key":"x"}`, a.front, 400, "unknown field"},
 		{"a certificate that is none", "POST", permit.Path, `{"peer":"AAAA"}`, a.front, 400, "client's certificate"},
 		{"too much", "POST", permit.Path, `{"intent":"` + strings.Repeat("x", 2<<20) + `"}`, a.front, 400, "request body"},
+		{"an order that nobody signed to prepare", "POST", permit.PreparePath, `{"order":{"payload":"e30","signatures":[]}}`, a.front, 400, "0 signatures"},
 		{"an order that nobody signed", "POST", permit.AcceptPath, `{"order":"ord-1","request":{},"provider_url":""}`, a.front, 404, "no order"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

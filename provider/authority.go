@@ -122,7 +122,7 @@ func (p *Provider) idevidCA(ctx context.Context, account cradle.AccountID, oem c
 func digests(cas []Authority) []string {
 	out := make([]string, len(cas))
 	for i := range cas {
-		out[i] = cas[i].ID
+		out[i] = cas[i].Digest()
 	}
 	return out
 }

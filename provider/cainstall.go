@@ -121,7 +121,7 @@ func (in *installation) take(ctx context.Context, c *x509.Certificate) (int, err
 		if !bytes.Equal(a.issuer.Cert.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo) {
 			continue
 		}
-		if a.ID == ca.Digest(c.Raw) || isRoot(c) {
+		if a.issuer.Cert.Equal(c) || isRoot(c) {
 			return 0, nil // known: it stands there as part of a chain
 		}
 		if !bytes.Equal(a.issuer.Cert.RawSubject, c.RawSubject) {
@@ -268,14 +268,15 @@ func (in *installation) look(a *authority, chain []*x509.Certificate) {
 // root takes the root of an issuing CA as the account's for its class.
 func (in *installation) root(a *authority, root *x509.Certificate) error {
 	r := role{RootCA, in.account, "", a.Class}
-	id := ca.Digest(root.Raw)
+	// One external root may be that of several accounts, and of both classes: its row's id says whose.
+	id := ca.Digest(root.Raw) + "/" + string(in.account) + "/" + string(a.Class)
 	if before := in.roots[r]; before != nil && !before.Equal(root) {
 		return cradle.Errorf(cradle.Invalid, "the CAs of one class must have one root; these have %q and %q", before.Subject, root.Subject)
 	}
 	first := in.roots[r] == nil
 	in.roots[r] = root
 	have := in.d.byRole[r]
-	if !first || have != nil && have.ID == id {
+	if !first || have != nil && have.issuer.Cert.Equal(root) {
 		return nil
 	}
 	if known := in.d.byID[id]; known != nil {

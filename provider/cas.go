@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -32,6 +33,12 @@ type PendingKey struct {
 func (k *PendingKey) role() role { return role{k.Kind, k.Account, k.OEM, k.Class} }
 
 func (a *Authority) role() role { return role{a.Kind, a.Account, a.OEM, a.Class} }
+
+// Digest is the SHA-256 of the certificate, hexadecimal.
+func (a *Authority) Digest() string {
+	d, _, _ := strings.Cut(a.ID, "/")
+	return d
+}
 
 // accountCAs are the kinds of CAs that each account has for each class from the start; their names, and their
 // lives in years.

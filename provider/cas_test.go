@@ -380,6 +380,28 @@ func TestRoll(t *testing.T) {
 	r.check()
 }
 
+// One external root of both classes and of two accounts: allowed, and said.
+func TestSharedExternalRoot(t *testing.T) {
+	r := newRigWith(t, filepath.Join(t.TempDir(), "p.db"), provider.CAs{External: true})
+	root := newCeremony(t, "Example Root")
+	r.certify(root, provider.OperationalCA, "", cradle.Production, false)
+	in := r.certify(root, provider.OperationalCA, "", cradle.Evaluation, false)
+	if !slices.ContainsFunc(in.Warnings, func(w string) bool { return strings.Contains(w, "share one root") }) {
+		t.Errorf("warnings %q", in.Warnings)
+	}
+	if _, err := r.p.CreateAccount(t.Context(), "other", spki(t, newKey(t)), nil, provider.CAs{External: true}); err != nil {
+		t.Fatal(err)
+	}
+	csr, err := r.p.CASigningRequest(t.Context(), "other", provider.OperationalCA, "", cradle.Production, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.p.InstallCAs(t.Context(), "other", []*x509.Certificate{root.sign(csr), root.Cert}); err != nil {
+		t.Fatal(err)
+	}
+	r.check()
+}
+
 func TestRollRefuses(t *testing.T) {
 	r := newRigWith(t, filepath.Join(t.TempDir(), "p.db"), provider.CAs{External: true})
 	root := newCeremony(t, "Example Root")

@@ -142,8 +142,13 @@ func (p *Provider) CreateOrder(ctx context.Context, jws []byte, may func(cradle.
 		return nil, cradle.Errorf(cradle.Invalid, "the order's account anchors do not hold the %s root of account %s", o.Class(), o.Account).
 			WithHint("leave account_anchors out: cradle order create fills them in")
 	}
-	if _, err := p.idevidCA(ctx, o.Account, o.OEM, o.Class()); err != nil {
+	if err := p.signer.PrepareOrder(ctx, jws); err != nil {
 		return nil, err
+	}
+	if p.apart { // what the signer made
+		if err := p.reload(ctx); err != nil {
+			return nil, err
+		}
 	}
 	row := Order{ID: o.ID, Account: o.Account, OEM: o.OEM, JWS: jws, Quantity: o.Quantity, State: OrderSigned, Created: p.now()}
 	leaf, err := p.leafBy(ctx, string(o.Account), ledger.KindOrder, map[string]any{"order": o.ID, "digest": o.Digest(), "oem": o.OEM, "quantity": o.Quantity, "state": OrderSigned})
@@ -151,6 +156,29 @@ func (p *Provider) CreateOrder(ctx context.Context, jws []byte, may func(cradle.
 		return nil, err
 	}
 	return &row, p.store.CreateOrder(ctx, row, leaf)
+}
+
+// prepareOrder makes what an order needs of issuing keys.
+func (p *Provider) prepareOrder(ctx context.Context, jws []byte) error {
+	peek, err := order.Peek(jws)
+	if err != nil {
+		return err
+	}
+	acc, err := p.account(ctx, peek.Account)
+	if err != nil {
+		return err
+	}
+	o, err := verifyOrder(jws, acc.OrderKey, nil)
+	if err != nil {
+		return err
+	}
+	_, err = p.idevidCA(ctx, o.Account, o.OEM, o.Class())
+	return err
+}
+
+// PrepareOrder is the signer's side of Signer.PrepareOrder.
+func (p *Provider) PrepareOrder(ctx context.Context, jws []byte) error {
+	return p.signer.PrepareOrder(ctx, jws)
 }
 
 // Order returns an order.

@@ -20,6 +20,8 @@ type Signer interface {
 	// fails no certificate has left the signer, and the intent is void, or open where the store's answer was lost.
 	// Busy: the signer is away.
 	Sign(ctx context.Context, pm Permit) (*x509.Certificate, error)
+	// PrepareOrder makes the IDevID CA for an order that its account signed, unless there is one.
+	PrepareOrder(ctx context.Context, jws []byte) error
 	// AcceptOrder opens a countersigned order and certifies its station, as Provider.AcceptOrder.
 	AcceptOrder(ctx context.Context, id cradle.OrderID, r order.AcceptRequest, providerURL string) (*order.Accepted, error)
 }
@@ -81,6 +83,11 @@ type inProcess struct{ p *Provider }
 // Sign implements Signer.
 func (s inProcess) Sign(ctx context.Context, pm Permit) (*x509.Certificate, error) {
 	return s.p.sign(ctx, pm.Intent, pm.Request, pm.decided)
+}
+
+// PrepareOrder implements Signer.
+func (s inProcess) PrepareOrder(ctx context.Context, jws []byte) error {
+	return s.p.prepareOrder(ctx, jws)
 }
 
 // AcceptOrder implements Signer.

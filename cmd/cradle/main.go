@@ -1,6 +1,7 @@
 // Command cradle runs the services of a Cradle installation and is the tool of its operators and builders.
 //
 //	cradle serve                      EST, admin API, provisioning service and hub on one port
+//	cradle serve --role signer        the issuing keys, in a process of their own
 //	cradle account create NAME        act one: an account with its CAs and order key
 //	cradle order create ...           act two: the customization instructions to the OEM
 //	cradle attestation register ...   act three: the operational CA at the provisioning service

@@ -60,11 +60,12 @@ type ServeCmd struct {
 	Data   string   `help:"Folder for keys, context.json and (without --db) the databases. Made if missing." default:"cradle-data" type:"path"`
 	Listen string   `help:"Address of the one TLS port: EST, admin, provisioning, hub (HTTPS and MQTT). Port 0 picks a free one." default:"127.0.0.1:8443"`
 	MQTT   []string `name:"mqtt-listen" help:"Further addresses for MQTT, for example 0.0.0.0:8883." placeholder:"HOST:PORT"`
-	Role   []string `help:"Which services run in this process." default:"provider,provisioning,hub" enum:"provider,provisioning,hub"`
+	Role   []string `help:"Which services run in this process: provider,provisioning,hub, or signer alone." default:"provider,provisioning,hub" enum:"provider,provisioning,hub,signer"`
 	DB     string   `help:"PostgreSQL URL; one schema per service. Default: embedded SQLite in the data folder." placeholder:"URL"`
 	Region string   `help:"Data region of the accounts made here." default:"local"`
 	Host   string   `help:"Public name of this installation; the services are est.HOST, dps.HOST, HUB.HOST beside it." default:"localhost"`
 	Keystores
+	SignerServe
 	StatusServe
 	Limits    map[string]string `name:"limit" help:"Rate of requests that is taken: address, certificate, line, account or operator, as certificate=0.5:30 (each second, and at once) or address=off." placeholder:"NAME=RATE"`
 	LogLevel  string            `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
@@ -105,6 +106,9 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	debug.SetGCPercent(300)
 	ballast := make([]byte, 32<<20)
 	defer runtime.KeepAlive(ballast)
+	if err := c.roles(); err != nil {
+		return err
+	}
 	limits := shed.Defaults()
 	for name, value := range c.Limits {
 		if err := limits.Set(name, value); err != nil {
@@ -146,7 +150,11 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	in.host = net.JoinHostPort(c.Host, in.port)
 	in.url = "https://" + in.host
 	run, ctx := errgroup.WithContext(ctx)
-	srv, err := in.build(ctx, run)
+	build := in.build
+	if c.Role[0] == signerRole {
+		build = in.buildSigner
+	}
+	srv, err := build(ctx, run)
 	if err != nil {
 		for _, l := range listeners {
 			_ = l.Close()
@@ -188,7 +196,7 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 		in.log.Info("metrics and health are served", "metrics", url)
 	}
 	run.Go(func() error { return srv.Run(ctx, listeners...) })
-	for i := 0; i < 100 && !in.follow.Fresh(time.Now()) && ctx.Err() == nil; i++ { // ready means: devices are admitted
+	for i := 0; i < 100 && in.follow != nil && !in.follow.Fresh(time.Now()) && ctx.Err() == nil; i++ { // ready means: devices are admitted
 		time.Sleep(50 * time.Millisecond)
 	}
 	st := in.status(ctx)
@@ -197,6 +205,10 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	}
 	ready["status"] = st
 	if err := out.Print(ready, func(w io.Writer) {
+		if in.follow == nil {
+			fmt.Fprintf(w, "ready %s (signer); context: %s; credentials of front ends: %s\n", in.url, filepath.Join(c.Data, "context.json"), filepath.Join(c.Data, "fronts"))
+			return
+		}
 		fmt.Fprintf(w, "ready %s (EST, admin API, provisioning %s, hubs %s); context: %s\n", in.url, st.IDScope, strings.Join(st.Hubs, ", "),
 			filepath.Join(c.Data, "context.json"))
 	}); err != nil {
@@ -250,9 +262,6 @@ func (in *installation) replica() (string, error) {
 }
 
 func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.Server, error) {
-	if len(in.cmd.Role) != 3 {
-		return nil, cli.Usagef("--role: running a part of the services is not built yet; leave it out")
-	}
 	replica, err := in.replica()
 	if err != nil {
 		return nil, err
@@ -262,6 +271,10 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 		return nil, err
 	}
 	keys, err := in.cmd.Keystores.open(vault)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := in.cmd.remoteSigner()
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +288,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err != nil {
 		return nil, err
 	}
-	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: vault, Keys: keys, Replica: replica, Region: in.cmd.Region, Origin: in.cmd.Host, Log: in.log,
+	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: vault, Keys: keys, Signer: signer, Replica: replica, Region: in.cmd.Region, Origin: in.cmd.Host, Log: in.log,
 		StatusURL: statusURL}); err != nil {
 		return nil, err
 	}
@@ -456,9 +469,7 @@ func (in *installation) followed(ctx context.Context, seq int64) (prov, hub *tim
 }
 
 func (in *installation) status(ctx context.Context) admin.Status {
-	fresh := in.follow.Fresh(time.Now())
-	st := admin.Status{ESTURL: in.url, DPSHost: in.host, IDScope: in.dps.Identity().IDScope, Hubs: []string{in.host}, Checkpoint: []admin.Checkpoint{},
-		FeedKey: status.EncodeKey(in.prov.FeedKey()), Version: verbs.Version()}
+	st := admin.Status{ESTURL: in.url, Hubs: []string{in.host}, Checkpoint: []admin.Checkpoint{}, FeedKey: status.EncodeKey(in.prov.FeedKey()), Version: verbs.Version()}
 	heads, err := in.prov.Checkpoints(ctx)
 	prov := admin.Service{Service: "provider", URL: in.url, Healthy: err == nil}
 	if err != nil {
@@ -473,6 +484,11 @@ func (in *installation) status(ctx context.Context) admin.Status {
 			st.Checkpoint = append(st.Checkpoint, admin.Checkpoint{Log: h.Log, Size: h.Signed, Note: string(h.Checkpoint), Key: key})
 		}
 	}
+	if in.follow == nil {
+		return in.signerStatus(st, prov)
+	}
+	fresh := in.follow.Fresh(time.Now())
+	st.DPSHost, st.IDScope = in.host, in.dps.Identity().IDScope
 	_, hubErr := in.hubs.Names(ctx)
 	st.Services = []admin.Service{prov, {Service: "provisioning", URL: in.url, Healthy: fresh}, {Service: string(firstHub), URL: in.url, Healthy: fresh && hubErr == nil}}
 	for i := range st.Services[1:] {

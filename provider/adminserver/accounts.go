@@ -78,7 +78,7 @@ func (s *Server) account(ctx context.Context, id cradle.AccountID) (*admin.Accou
 func authorities(cas []provider.Authority) []admin.Authority {
 	var out []admin.Authority
 	for _, a := range cas {
-		out = append(out, admin.Authority{Kind: string(a.Kind), Class: a.Class, Fingerprint: a.ID, PEM: admin.PEM(a.Cert), Crosses: pems(a.Cross)})
+		out = append(out, admin.Authority{Kind: string(a.Kind), Class: a.Class, Fingerprint: a.Digest(), PEM: admin.PEM(a.Cert), Crosses: pems(a.Cross)})
 	}
 	return out
 }

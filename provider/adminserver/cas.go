@@ -107,7 +107,7 @@ func pems(ders [][]byte) string {
 
 func caMessage(a *provider.Authority) admin.CA {
 	store, _, _ := strings.Cut(a.Key.Ref, ":")
-	out := admin.CA{Kind: string(a.Kind), Class: a.Class, OEM: a.OEM, State: string(a.State), Store: store, Fingerprint: a.ID,
+	out := admin.CA{Kind: string(a.Kind), Class: a.Class, OEM: a.OEM, State: string(a.State), Store: store, Fingerprint: a.Digest(),
 		PEM: admin.PEM(a.Cert), Chain: pems(a.Chain), Crosses: pems(a.Cross)}
 	if c, err := x509.ParseCertificate(a.Cert); err == nil {
 		out.Name, out.Algorithm, out.NotAfter = c.Subject.CommonName, string(keystore.AlgorithmOf(c.PublicKey)), &c.NotAfter

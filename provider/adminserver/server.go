@@ -34,10 +34,13 @@ const maxBody = 32 << 20
 type Config struct {
 	Provider *provider.Provider
 	Key      []byte // makes tokens
-	Public   Public
-	Log      *slog.Logger
-	Gate     *shed.Gate          // nil: no limits
-	Count    func(*reqlog.Event) // may be nil; gets every request
+	// OwnTokens takes tokens made by Key alone, not those of operators in the store: who writes to the store is not
+	// an operator of a signer apart.
+	OwnTokens bool
+	Public    Public
+	Log       *slog.Logger
+	Gate      *shed.Gate          // nil: no limits
+	Count     func(*reqlog.Event) // may be nil; gets every request
 	// Status describes the running services.
 	Status func(ctx context.Context) admin.Status
 	// ServiceKey returns the connection string of "dps" or "hub".
@@ -103,6 +106,9 @@ func (s *Server) caller(r *http.Request) (caller, error) {
 		if err1 == nil && err2 == nil && hmac.Equal(mac, tokenMAC(s.Key, cradle.AccountID(name))) {
 			return caller{role: admin.Owner, account: cradle.AccountID(name)}, nil
 		}
+	}
+	if s.OwnTokens {
+		return caller{}, cradle.Errorf(cradle.Unauthorized, "no valid token of this signer").WithHint("use the context.json that the signer wrote to its data folder")
 	}
 	o, err := s.Provider.Authenticate(r.Context(), tok)
 	return caller{name: o.Name, role: o.Role, account: o.Account}, err

@@ -67,6 +67,11 @@ func (c *Client) Sign(ctx context.Context, pm provider.Permit) (*x509.Certificat
 	return cert, nil
 }
 
+// PrepareOrder implements provider.Signer.
+func (c *Client) PrepareOrder(ctx context.Context, jws []byte) error {
+	return c.call(ctx, PreparePath, prepareRequest{jws}, new(struct{}))
+}
+
 // AcceptOrder implements provider.Signer.
 func (c *Client) AcceptOrder(ctx context.Context, id cradle.OrderID, r order.AcceptRequest, providerURL string) (*order.Accepted, error) {
 	out := new(order.Accepted)

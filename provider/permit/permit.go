@@ -32,10 +32,12 @@ import (
 	"github.com/cradle-iot/cradle/provider"
 )
 
-// Path is where the signer takes permits, AcceptPath where it takes countersigned orders.
+// Path is where the signer takes permits, PreparePath where it takes orders that an account signed, AcceptPath where it
+// takes those that the OEM countersigned.
 const (
-	Path       = "/signer/v1/permits"
-	AcceptPath = "/signer/v1/orders/accept"
+	Path        = "/signer/v1/permits"
+	PreparePath = "/signer/v1/orders/prepare"
+	AcceptPath  = "/signer/v1/orders/accept"
 )
 
 // ServerName is the name in the signer's certificate by which front ends know it, whatever its address.
@@ -57,6 +59,10 @@ type request struct {
 
 type answer struct {
 	Certificate []byte `json:"certificate"`
+}
+
+type prepareRequest struct {
+	Order json.RawMessage `json:"order"` // JWS
 }
 
 type acceptRequest struct {
@@ -128,6 +134,19 @@ func ParseIdentity(b []byte) (*Identity, error) {
 func Digest(c *x509.Certificate) string {
 	h := sha256.Sum256(c.Raw)
 	return hex.EncodeToString(h[:])
+}
+
+// DigestPEM is Digest of a certificate in PEM.
+func DigestPEM(b []byte) (string, error) {
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return "", errors.New("it holds no certificate")
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return "", err
+	}
+	return Digest(c), nil
 }
 
 // credential is the file that a front end gets.

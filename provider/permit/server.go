@@ -74,6 +74,12 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (any, error) {
 	switch r.URL.Path {
 	case Path:
 		return h.redeem(r, front)
+	case PreparePath:
+		in, err := decode[prepareRequest](r)
+		if err != nil {
+			return nil, err
+		}
+		return struct{}{}, h.Provider.PrepareOrder(r.Context(), in.Order)
 	case AcceptPath:
 		in, err := decode[acceptRequest](r)
 		if err != nil {

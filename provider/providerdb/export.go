@@ -41,8 +41,13 @@ func exportDirectory(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 	if err != nil {
 		return err
 	}
+	last := "" // one external root may be that of both classes
 	return each(tx, scanAuthority, func(a *provider.Authority) error {
-		return w.Authority(ledger.AuthorityRow{ID: a.ID, Kind: string(a.Kind), Account: string(a.Account), OEM: string(a.OEM), Class: string(a.Class), Chain: a.Chain, Created: a.Created, DER: a.Cert})
+		if a.Digest() == last {
+			return nil
+		}
+		last = a.Digest()
+		return w.Authority(ledger.AuthorityRow{ID: last, Kind: string(a.Kind), Account: string(a.Account), OEM: string(a.OEM), Class: string(a.Class), Chain: a.Chain, Created: a.Created, DER: a.Cert})
 	}, `SELECT `+authorityColumns+` FROM authorities WHERE account = ? OR kind = ? AND oem IN (SELECT oem FROM orders WHERE account = ?) ORDER BY id`,
 		log, provider.StationCA, log)
 }

@@ -1,0 +1,2 @@
+// Package operating does what the pages of docs/operating say, with the built programs.
+package operating
