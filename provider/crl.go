@@ -67,6 +67,8 @@ type CRLs interface {
 	AddShard(ctx context.Context, s Shard) error
 	Shard(ctx context.Context, authority string, shard int64) (Shard, error)            // NotFound
 	ShardCRL(ctx context.Context, authority string, shard int64) (Shard, []byte, error) // with the newest CRL, nil for none
+	// ShardURLs lists the shards of an authority that have certificates which end after that time.
+	ShardURLs(ctx context.Context, authority string, alive time.Time) ([]string, error)
 	// DueShards returns up to limit shards whose set has changed since their CRL, or whose CRL ends before renew while
 	// certificates in them end after alive.
 	DueShards(ctx context.Context, alive, renew time.Time, limit int) ([]Shard, error)
@@ -332,6 +334,14 @@ func (p *Provider) CRL(ctx context.Context, authority string, shard int64) (Shar
 		}
 	}
 	return p.crls.get(ctx, p, authority, shard, s)
+}
+
+// ShardURLs lists where the CRLs of an authority are, for those who need all of them.
+func (p *Provider) ShardURLs(ctx context.Context, authority string) ([]string, error) {
+	if a := p.dir.Load().byID[authority]; a != nil && a.Kind.issuesCAs() && p.statusURL != "" {
+		return []string{p.shardURL(authority, 1)}, nil
+	}
+	return p.store.ShardURLs(ctx, authority, p.now().Add(-noteAhead))
 }
 
 // madeCRLs remembers CRLs as they were given out.

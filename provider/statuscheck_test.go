@@ -139,7 +139,7 @@ func (r *statusRig) agree(c *x509.Certificate, want cradle.Reason, revoked bool)
 		r.t.Fatal(err)
 	}
 	for _, check := range []string{"-crl_check", "-crl_check_all"} {
-		text, err := r.openssl("verify", check, "-CRLfile", crls, "-extended_crl", "-CAfile", r.file("root.pem", root), "-untrusted", issFile, leaf)
+		text, err := r.openssl("verify", check, "-CRLfile", crls, "-CAfile", r.file("root.pem", root), "-untrusted", issFile, leaf)
 		if revoked != strings.Contains(text, "certificate revoked") || revoked != (err != nil) {
 			r.t.Errorf("openssl verify %s: %v\n%s\nwant revoked %v", check, err, text, revoked)
 		}
@@ -264,6 +264,9 @@ func TestShardsFill(t *testing.T) {
 		name = func(n int64) string { return fmt.Sprintf("http://y/%d.crl", n) }
 		if moved := open("b"); moved.Number != 4 {
 			t.Errorf("after the URL changed: shard %d", moved.Number)
+		}
+		if urls, err := r.db.ShardURLs(t.Context(), "ca", r.now().Add(2*time.Hour)); err != nil || fmt.Sprint(urls) != "[http://x/2.crl http://x/3.crl http://y/4.crl]" {
+			t.Errorf("shards with living certificates in two hours: %v, %v", urls, err)
 		}
 	})
 }

@@ -131,6 +131,12 @@ func (d *DB) DueShards(ctx context.Context, alive, renew time.Time, limit int) (
 	return out, err
 }
 
+// ShardURLs implements provider.CRLs.
+func (d *DB) ShardURLs(ctx context.Context, authority string, alive time.Time) ([]string, error) {
+	return collect(ctx, d, func(r row, url *string) error { return r.Scan(url) },
+		`SELECT url FROM crl_shards WHERE authority = ? AND last_expiry > ? ORDER BY shard`, authority, micros(alive))
+}
+
 // ShardEntries implements provider.CRLs.
 func (d *DB) ShardEntries(ctx context.Context, authority string, shard int64) (provider.Shard, []ca.Revoked, error) {
 	var s provider.Shard

@@ -40,6 +40,8 @@ type Source interface {
 	OCSPKey(ctx context.Context, authority string) (*provider.OCSPKey, error)
 	// CRL returns the newest CRL of a shard; NotFound.
 	CRL(ctx context.Context, authority string, shard int64) (provider.Shard, []byte, error)
+	// ShardURLs lists an authority's CRLs.
+	ShardURLs(ctx context.Context, authority string) ([]string, error)
 }
 
 // How long what is said here holds.
@@ -136,9 +138,12 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, d *document) {
 	http.ServeContent(w, r, "", d.modified, bytes.NewReader(d.body))
 }
 
-// crl serves /crl/<authority>/<shard>.crl.
+// crl serves /crl/<authority>/<shard>.crl, and at /crl/<authority>/ the list of them.
 func (s *Server) crl(r *http.Request) (*document, error) {
 	name, file, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/crl/"), "/")
+	if file == "" && strings.HasSuffix(r.URL.Path, "/") {
+		return s.shards(r, name)
+	}
 	text, ok := strings.CutSuffix(file, ".crl")
 	n, err := strconv.ParseInt(text, 10, 64)
 	authority := s.issuers.named(s.Source, name, s.Now())
@@ -151,6 +156,24 @@ func (s *Server) crl(r *http.Request) (*document, error) {
 	}
 	return &document{body, "application/pkix-crl", fmt.Sprintf(`"%s-%d-%d"`, name, n, shard.CRLNumber), shard.ThisUpdate,
 		bounded(httpCache, shard.NextUpdate.Sub(s.Now()))}, nil
+}
+
+// shards lists where an authority's CRLs are, as text/uri-list (RFC 2483 §5), for brokers that take them all in one file.
+func (s *Server) shards(r *http.Request, name string) (*document, error) {
+	a := s.issuers.named(s.Source, name, s.Now())
+	if a == nil {
+		return nil, cradle.Errorf(cradle.NotFound, "no such CRL")
+	}
+	urls, err := s.Source.ShardURLs(r.Context(), a.ID)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	for _, u := range urls {
+		b.WriteString(u + "\r\n")
+	}
+	sum := sha256.Sum256(b.Bytes())
+	return &document{b.Bytes(), "text/uri-list", `"` + hex.EncodeToString(sum[:16]) + `"`, time.Time{}, httpCache}, nil
 }
 
 // authority serves /ca/<authority>.cer.

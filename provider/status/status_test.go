@@ -117,6 +117,10 @@ func (s *source) CRL(_ context.Context, authority string, shard int64) (provider
 	return provider.Shard{CRLNumber: 7, ThisUpdate: start, NextUpdate: start.Add(time.Hour)}, []byte("crl of " + authority), nil
 }
 
+func (s *source) ShardURLs(context.Context, string) ([]string, error) {
+	return []string{"http://x/1.crl", "http://x/3.crl"}, nil
+}
+
 func digest(h crypto.Hash, b []byte) []byte {
 	d := h.New()
 	d.Write(b)
@@ -479,6 +483,9 @@ func TestHTTP(t *testing.T) {
 	}{
 		{"GET", "/crl/" + name + "/1.crl", 0, 200, "application/pkix-crl"},
 		{"HEAD", "/crl/" + name + "/1.crl", 0, 200, "application/pkix-crl"},
+		{"GET", "/crl/" + name + "/", 0, 200, "text/uri-list"},
+		{"GET", "/crl/" + name, 0, 404, ""},
+		{"GET", "/crl/0123456789abcdef/", 0, 404, ""},
 		{"GET", "/crl/" + name + "/2.crl", 0, 404, ""},
 		{"GET", "/crl/" + name + "/01.crl", 0, 404, ""},
 		{"GET", "/crl/" + name + "/-1.crl", 0, 404, ""},
