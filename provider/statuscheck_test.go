@@ -15,6 +15,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/keys/keystore"
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/ca"
 	"github.com/cradle-iot/cradle/provider/status"
@@ -27,13 +28,14 @@ type statusRig struct {
 	dir string
 }
 
-func newStatusRig(t *testing.T, store string) *statusRig {
+func newStatusRig(t *testing.T, store string, cas ...provider.CAs) *statusRig {
 	t.Helper()
 	testenv.Require(t, "openssl")
 	var h http.Handler
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(w, r) }))
 	t.Cleanup(srv.Close)
-	r := newRig(t, store, func(c *provider.Config) { c.StatusURL = srv.URL })
+	cas = append(cas, provider.CAs{})
+	r := openRig(&rig{t: t, url: store, config: []func(*provider.Config){func(c *provider.Config) { c.StatusURL = srv.URL }}}, cas[0])
 	h = status.New(status.Config{Source: r.p, Now: r.now})
 	return &statusRig{r, srv.URL, t.TempDir()}
 }
@@ -113,9 +115,10 @@ func (r *statusRig) agree(c *x509.Certificate, want cradle.Reason, revoked bool)
 	if err != nil || !s.Revoked.IsZero() != revoked || s.Code != want {
 		r.t.Errorf("store: %+v, %v; want revoked %v, %s", s, err, revoked, want)
 	}
-	for _, ask := range [][]string{{"-no_nonce"}, {"-nonce"}, {"-sha256", "-no_nonce"}, {"-sha384"}} {
-		args := append([]string{"ocsp", "-issuer", issFile}, ask...)
-		args = append(args, "-cert", leaf, "-url", r.url+"/ocsp", "-CAfile", trust)
+	for _, ask := range [][]string{{"-no_nonce", "/ocsp"}, {"-nonce", "/ocsp"}, {"-sha256", "-no_nonce", "/ocsp"}, {"-sha384", "/ocsp/by-name"}} {
+		last := len(ask) - 1
+		args := append([]string{"ocsp", "-issuer", issFile}, ask[:last]...)
+		args = append(args, "-cert", leaf, "-url", r.url+ask[last], "-CAfile", trust)
 		text, err := r.openssl(args...)
 		says := ": good"
 		if revoked {
@@ -188,6 +191,26 @@ func TestStatusAgrees(t *testing.T) {
 		}
 		r.check()
 	})
+}
+
+// TestStatusOfOtherKeys: the same under issuing keys of other kinds.
+func TestStatusOfOtherKeys(t *testing.T) {
+	for _, alg := range []keystore.Algorithm{keystore.P384, keystore.RSA3072} {
+		t.Run(string(alg), func(t *testing.T) {
+			if alg != keystore.P384 {
+				testenv.Long(t) // its keys take their time
+			}
+			r := newStatusRig(t, t.TempDir()+"/p.db", provider.CAs{Key: alg})
+			o := r.order(nil)
+			u := r.active(o, r.station(o), "SN0001")
+			r.agree(u.op, 0, false)
+			if _, err := r.p.ChangeState(t.Context(), "acme", idOf(u), provider.Revoke, "affiliationChanged"); err != nil {
+				t.Fatal(err)
+			}
+			r.agree(u.op, cradle.AffiliationChanged, true)
+			r.agree(u.idevid, cradle.AffiliationChanged, true)
+		})
+	}
 }
 
 // TestCRLShards: a shard takes so many certificates, a replica goes on with its own after a restart, and entries leave after
