@@ -131,6 +131,10 @@ func TestJobSurvivesCrash(t *testing.T) {
 		other := r.order(func(o *order.Order) { o.Model, o.Naming = "gw2", "{account}-b-{serial}" })
 		bystander := r.active(other, r.station(other), "SN0002")
 		dying := r.replica(&dyingStore{Store: r.db})
+		// A set that both are in is being released meanwhile: that refuses nobody.
+		if j, err := dying.ChangeSet(t.Context(), "acme", provider.Selector{Kind: provider.ByOEM, Value: "maker1"}, provider.Release, ""); err != nil || j.Done {
+			t.Fatalf("%+v, %v", j, err)
+		}
 		j, err := dying.ChangeSet(t.Context(), "acme", provider.Selector{Kind: provider.ByOrder, Value: string(o.ID)}, provider.Revoke, "keyCompromise")
 		if err != nil || j.Done || j.Total != 1 || j.Changed != 0 {
 			t.Fatalf("%+v, %v", j, err)
@@ -141,8 +145,11 @@ func TestJobSurvivesCrash(t *testing.T) {
 		if _, err := r.renew(bystander, bystander.op); err != nil {
 			t.Fatalf("a device outside the set: %v", err)
 		}
-		half := r.replica(&dyingStore{Store: r.db, batches: 1})
 		r.advance(time.Minute)
+		if _, err := r.db.WorkJob(t.Context(), r.job(provider.Release), nil, provider.Standing{Change: provider.Release, At: r.now()}, nil); err != nil {
+			t.Fatal(err)
+		}
+		half := r.replica(&dyingStore{Store: r.db, batches: 1})
 		if err := half.RunJobs(t.Context()); !errors.Is(err, errDied) {
 			t.Fatalf("%v", err)
 		}
@@ -164,6 +171,43 @@ func TestJobSurvivesCrash(t *testing.T) {
 			t.Errorf("the order goes on after the job: %v", err)
 		}
 		r.check()
+	})
+}
+
+// job returns the running job of that change.
+func (r *rig) job(c provider.StateChange) provider.Job {
+	r.t.Helper()
+	jobs, err := r.db.RunningJobs(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, j := range jobs {
+		if j.Change == c {
+			return j
+		}
+	}
+	r.t.Fatalf("no %s is running", c)
+	return provider.Job{}
+}
+
+// TestJobOfIssuer: the devices below an EK issuer are refused from the moment its job is there, those that are born and those that are to be.
+func TestJobOfIssuer(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		o := r.order(nil)
+		station := r.station(o)
+		u := r.active(o, station, "SN0001")
+		d, err := r.p.Device(t.Context(), "acme", idOf(u))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dying := r.replica(&dyingStore{Store: r.db})
+		if j, err := dying.ChangeSet(t.Context(), "acme", provider.Selector{Kind: provider.ByEKIssuer, Value: d.Anchor}, provider.Suspend, ""); err != nil || j.Done {
+			t.Fatalf("%+v, %v", j, err)
+		}
+		_, err = r.renew(u, u.op)
+		refused(t, err, cradle.Forbidden, "suspended")
+		refused(t, r.birth(r.unit(o, "SN0002"), station), cradle.Forbidden, "suspended")
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/cradle-iot/cradle"
@@ -105,10 +106,14 @@ func (d *DB) CountSet(ctx context.Context, account cradle.AccountID, s provider.
 // SetDevices implements provider.Sets.
 func (d *DB) SetDevices(ctx context.Context, account cradle.AccountID, s provider.Selector, after cradle.DeviceID, limit int) ([]cradle.DeviceID, error) {
 	scan := func(r row, id *cradle.DeviceID) error { return r.Scan(id) }
-	if s.Kind == provider.ByEKIssuer {
-		marks, args := issuerList(s)
-		return collect(ctx, d, scan, `SELECT DISTINCT device FROM device_ek_issuers WHERE issuer IN `+marks+` AND account = ? AND device > ? ORDER BY device LIMIT ?`,
-			append(args, account, after, limit)...)
+	if s.Kind == provider.ByEKIssuer { // each key's part comes off its index in order
+		var parts []string
+		var args []any
+		for i, k := range s.Keys() {
+			parts = append(parts, fmt.Sprintf(`SELECT device FROM (SELECT device FROM device_ek_issuers WHERE issuer = ? AND account = ? AND device > ? ORDER BY device LIMIT ?) AS p%d`, i))
+			args = append(args, k, account, after, limit)
+		}
+		return collect(ctx, d, scan, strings.Join(parts, ` UNION `)+` ORDER BY device LIMIT ?`, append(args, limit)...)
 	}
 	cond, args := inSet(s)
 	return collect(ctx, d, scan, `SELECT d.id FROM devices d WHERE d.account = ? AND d.id > ? AND `+cond+` ORDER BY d.id LIMIT ?`,
@@ -166,21 +171,26 @@ func (d *DB) RunningJobs(ctx context.Context) ([]provider.Job, error) {
 // running tells in the same statement that reads a device whether the account has a job under way: there is hardly ever one.
 const running = `CASE WHEN EXISTS (SELECT 1 FROM revocation_jobs j WHERE j.account = d.account AND j.state = 'running') THEN 1 ELSE 0 END`
 
-// notInSet refuses a device that is in a set which is being revoked, suspended or released. Its issuers are read if it does not bring them.
+// notInSet refuses a device that is in a set which is being revoked or suspended.
 func notInSet(tx *sqldb.Tx, v *provider.Device) error {
 	jobs, err := rows(tx, scanJob, `SELECT `+jobColumns+` FROM revocation_jobs WHERE account = ? AND state = 'running'`, v.Account)
-	if err != nil || len(jobs) == 0 {
+	if err != nil {
 		return err
 	}
-	issuers := v.Issuers
-	if issuers == nil {
-		if issuers, err = rows(tx, func(r row, s *string) error { return r.Scan(s) },
-			`SELECT issuer FROM device_ek_issuers WHERE account = ? AND device = ?`, v.Account, v.ID); err != nil {
-			return err
-		}
-	}
 	for _, j := range jobs {
-		if j.Change != provider.Release && j.Set.Holds(v, issuers) {
+		if j.Change == provider.Release {
+			continue
+		}
+		in := j.Set.Holds(v, v.Issuers)
+		if j.Set.Kind == provider.ByEKIssuer && v.Issuers == nil { // a device that was read from the store
+			marks, args := issuerList(j.Set)
+			var n int64
+			if err := tx.QueryRow(`SELECT count(*) FROM device_ek_issuers WHERE issuer IN `+marks+` AND account = ? AND device = ?`, append(args, v.Account, v.ID)...).Scan(&n); err != nil {
+				return err
+			}
+			in = n > 0
+		}
+		if in {
 			return cradle.Errorf(cradle.Forbidden, "device %s is in a set (%s) that is being revoked or suspended: %s", v.ID, j.Set.Kind, j.Reason).
 				WithHint("the account's operator knows why")
 		}
