@@ -352,7 +352,7 @@ func (in *installation) front(tokens []byte) (*front.Server, error) {
 	estRoute := front.Route{HTTP: est}
 	paths := front.Paths{{Pattern: "/.well-known/est/", Handler: est}, {Pattern: "/admin/v1/", Handler: adm}, {Pattern: "/oem/v1/", Handler: adm},
 		{Pattern: "/status/v1/", Handler: adm}, {Pattern: "/time/v1", Handler: adm}, {Pattern: admin.TilesPrefix + "/", Handler: adm}}
-	in.certs = certstatus.New(certstatus.Config{Source: in.prov, Log: in.log})
+	in.certs = certstatus.New(certstatus.Config{Source: in.prov, Log: in.log, Admit: in.gate.Address})
 	for _, pattern := range certstatus.Paths {
 		paths = append(paths, front.Path{Pattern: pattern, Handler: in.certs})
 	}

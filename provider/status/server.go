@@ -57,6 +57,8 @@ type Config struct {
 	Source Source
 	Log    *slog.Logger
 	Now    func() time.Time // default time.Now
+	// Admit takes or refuses a request before it costs anything; nil takes all.
+	Admit func(*http.Request) error
 }
 
 // Server is an http.Handler for /crl/, /ocsp, /ocsp/ and /ca/.
@@ -82,6 +84,14 @@ var Paths = []string{"/crl/", "/ocsp", "/ocsp/", "/ca/"}
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.Admit != nil {
+		if err := s.Admit(r); err != nil {
+			detail, hint := cradle.Public(err)
+			w.Header().Set("Retry-After", strconv.Itoa(int(max(1, cradle.RetryAfter(err).Seconds()))))
+			http.Error(w, detail+"\n"+hint, http.StatusTooManyRequests)
+			return
+		}
+	}
 	p := r.URL.Path
 	switch {
 	case strings.HasPrefix(p, "/crl/"):

@@ -521,6 +521,19 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+// TestShed: a request over a limit is told when to come again, and nothing is asked for it.
+func TestShed(t *testing.T) {
+	src := newSource(t)
+	h := status.New(status.Config{Source: src, Now: src.clock, Admit: func(*http.Request) error {
+		return &cradle.Error{Kind: cradle.Busy, Detail: "too many requests", RetryAfter: 7 * time.Second}
+	}})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("POST", "/ocsp", bytes.NewReader(request(nil, certID(crypto.SHA1, src.issuers[0].Cert, "a1")))))
+	if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") != "7" || src.questions != 0 {
+		t.Errorf("%d, %v, %d questions to the store", w.Code, w.Header(), src.questions)
+	}
+}
+
 // TestRequestsOfOpenSSL: what openssl writes is read, and read as openssl means it.
 func TestRequestsOfOpenSSL(t *testing.T) {
 	testenv.Require(t, "openssl")
