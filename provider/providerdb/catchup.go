@@ -2,7 +2,6 @@ package providerdb
 
 import (
 	"context"
-	"crypto/x509"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -152,21 +151,6 @@ func (c *catchUp) issuer(v *ledger.DeviceRow) error {
 	return c.tx.Queue(`INSERT INTO device_ek_issuers (issuer, account, device) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, key, v.Account, v.ID)
 }
 
-// shard makes the CRL shard that a certificate names, where the store that is lost opened it after the backup.
-func (c *catchUp) shard(r *ledger.CertificateRow) error {
-	cert, err := x509.ParseCertificate(r.DER)
-	if err != nil {
-		return err
-	}
-	n := provider.ShardOf(r.DER)
-	if n == 0 {
-		return nil
-	}
-	return c.tx.Queue(`INSERT INTO crl_shards (`+shardColumns+`, replica) VALUES (?, ?, ?, 0, ?, 1, 0, 0, 0, 0, '')
-		ON CONFLICT (authority, shard) DO UPDATE SET last_expiry = CASE WHEN excluded.last_expiry > crl_shards.last_expiry THEN excluded.last_expiry ELSE crl_shards.last_expiry END`,
-		r.Authority, n, cert.CRLDistributionPoints[0], micros(r.NotAfter))
-}
-
 func (c *catchUp) certificate(r *ledger.CertificateRow) error {
 	var was int64
 	err := c.tx.QueryRow(`SELECT revoked FROM certificates WHERE digest = ?`, r.Digest).Scan(&was)
@@ -183,7 +167,7 @@ func (c *catchUp) certificate(r *ledger.CertificateRow) error {
 			r.Slot, r.Intent, micros(r.Issued), micros(r.RevokedAt), r.Reason, r.Lineage); err != nil {
 			return err
 		}
-		if err := c.shard(r); err != nil {
+		if err := keepShard(c.tx, r.Authority, r.DER, r.NotAfter); err != nil {
 			return err
 		}
 	case err != nil:
@@ -201,9 +185,6 @@ func (c *catchUp) certificate(r *ledger.CertificateRow) error {
 
 // crl brings what CRLs and OCSP say of a certificate up to date.
 func (c *catchUp) crl(r *ledger.CertificateRow) error {
-	if err := keepShard(c.tx, r.Authority, r.DER, r.NotAfter); err != nil {
-		return err
-	}
 	var code int64
 	err := c.tx.QueryRow(`SELECT code FROM revocations WHERE serial = ?`, r.Serial).Scan(&code)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
