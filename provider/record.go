@@ -158,6 +158,7 @@ type Certificate struct {
 	Intent    string
 	Issued    time.Time
 	Revoked   time.Time // zero if not
+	Hold      bool      // Revoked, and may be released; told by Devices.Certificates alone
 	Reason    string
 	// Lineage is the slot that the certificate belongs to: of proved keys the profile's name, else one for each kind
 	// of request (docs/decisions/0015).

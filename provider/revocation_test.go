@@ -129,8 +129,28 @@ func TestRevokeCertificate(t *testing.T) {
 				}
 			}
 		}
+		onHold := func(want int) {
+			t.Helper()
+			certs, err := r.p.Certificates(t.Context(), "acme", id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			for _, c := range certs {
+				if c.Hold {
+					n++
+				}
+				if c.Hold && c.Revoked.IsZero() {
+					t.Errorf("%s is on hold since never", c.Serial)
+				}
+			}
+			if n != want {
+				t.Errorf("%d certificates are on hold, want %d", n, want)
+			}
+		}
 		// On hold by itself, through the suspension and release of its device, until it is released.
 		ok(change(u.ldevid, provider.Suspend, ""))
+		onHold(1)
 		blocked(u.ldevid)
 		if _, err := r.renew(u, u.op); err != nil {
 			t.Fatalf("the device's other certificate: %v", err)
@@ -138,6 +158,7 @@ func TestRevokeCertificate(t *testing.T) {
 		ok(device(provider.Suspend), device(provider.Release))
 		blocked(u.ldevid)
 		ok(change(u.ldevid, provider.Release, ""))
+		onHold(0)
 		if _, err := r.enrollKey(u, cradle.Operational, u.ldevid); err != nil {
 			t.Fatalf("after the release: %v", err)
 		}

@@ -88,6 +88,9 @@ func (c *DeviceShowCmd) Run(ctx context.Context, out *cli.Out) error {
 			if k.Revoked != nil {
 				state = "revoked " + when(*k.Revoked)
 			}
+			if k.Hold {
+				state = "on hold " + when(*k.Revoked)
+			}
 			rows = append(rows, []string{string(k.Profile), state, when(k.NotBefore), when(k.NotAfter), string(k.Serial)})
 		}
 		cli.Table(w, []string{"credential", "slot", "not before", "not after", "serial"}, rows)

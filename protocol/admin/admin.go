@@ -304,6 +304,7 @@ type Credential struct {
 	NotAfter    time.Time         `json:"not_after"`
 	Issued      time.Time         `json:"issued_at"`
 	Revoked     *time.Time        `json:"revoked_at,omitempty"`
+	Hold        bool              `json:"hold,omitempty"` // since revoked_at; it may be released
 	Reason      string            `json:"reason,omitempty"`
 	PEM         string            `json:"pem"`
 	Chain       string            `json:"chain"` // PEM of the issuers

@@ -64,7 +64,7 @@ func (s *Server) device(c *call, _ none) (m admin.Device, err error) {
 			cr.PEM, cr.Fingerprint, cr.Serial = "", "", ""
 		}
 		if !k.Revoked.IsZero() {
-			cr.Revoked = &k.Revoked
+			cr.Revoked, cr.Hold = &k.Revoked, k.Hold
 		}
 		for _, up := range s.Provider.Chain(k) {
 			cr.Chain += admin.PEM(up)

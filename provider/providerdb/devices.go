@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -125,7 +126,20 @@ func (d *DB) DeviceList(ctx context.Context, account cradle.AccountID, f provide
 
 // Certificates implements provider.Devices.
 func (d *DB) Certificates(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) ([]provider.Certificate, error) {
-	return collect(ctx, d, scanCert, `SELECT `+certColumns+` FROM certificates c WHERE c.account = ? AND c.device = ? ORDER BY c.issued, c.serial`, account, id)
+	var out []provider.Certificate
+	err := d.db.View(ctx, func(_ context.Context, tx *sqldb.Tx) error {
+		var err error
+		if out, err = rows(tx, scanCert, `SELECT `+certColumns+` FROM certificates c WHERE c.account = ? AND c.device = ? ORDER BY c.issued, c.serial`, account, id); err != nil {
+			return err
+		}
+		held, err := rows(tx, func(r row, s *cradle.CertSerial) error { return r.Scan(s) },
+			`SELECT serial FROM revocations WHERE account = ? AND device = ? AND code = ?`, account, id, int64(cradle.CertificateHold))
+		for i := range out {
+			out[i].Hold = slices.Contains(held, out[i].Serial)
+		}
+		return err
+	})
+	return out, err
 }
 
 // appendFeed numbers and stores an event. The head row serialises writers of the feed, so that numbers
