@@ -221,3 +221,18 @@ func TestESTNonce(t *testing.T) {
 		t.Errorf("%+v, %v", n, err)
 	}
 }
+
+// RFC 7030 §3.7: id-kp-cmcRA makes a registration authority of its holder, so asking for it gives nothing.
+func TestESTNeverMakesARegistrationAuthority(t *testing.T) {
+	s := newESTRig(t)
+	ra := asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 28}
+	eku := pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 37}, Value: rawValue(t, []asn1.ObjectIdentifier{ra, {1, 3, 6, 1, 5, 5, 7, 3, 2}}).FullBytes}
+	csr := csrOf(t, "gw-2", newECKey(t), est.Attribute{Type: est.OIDExtensionRequest, Values: []asn1.RawValue{rawValue(t, []pkix.Extension{eku})}})
+	c, err := s.client(nil, nil).SimpleEnroll(t.Context(), csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.UnknownExtKeyUsage) > 0 || len(c.ExtKeyUsage) != 1 || c.ExtKeyUsage[0] != x509.ExtKeyUsageClientAuth {
+		t.Errorf("usages %v %v", c.ExtKeyUsage, c.UnknownExtKeyUsage)
+	}
+}

@@ -150,7 +150,11 @@ func (c *ca) GenerateKey(ctx context.Context, e estserver.Enrolment, strength in
 		return estserver.GeneratedKey{}, err
 	}
 	issued, err := c.Enroll(ctx, e)
-	return estserver.GeneratedKey{Issued: issued, PKCS8: pkcs8(c.t, key)}, err
+	if err != nil {
+		return estserver.GeneratedKey{}, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return estserver.GeneratedKey{Issued: issued, PKCS8: der}, err
 }
 
 func (c *ca) TPMEnroll(ctx context.Context, e estserver.Endpoint, cl estserver.Client, q est.TPMEnrollRequest) (estserver.TPMIssued, error) {

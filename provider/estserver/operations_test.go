@@ -19,6 +19,15 @@ import (
 
 func transport(c *http.Client) *http.Transport { return c.Transport.(*http.Transport) }
 
+// RFC 7030 §4.1.2: cacerts needs no authentication.
+func TestCACertsWithoutAuthentication(t *testing.T) {
+	s := start(t, nil)
+	s.ca.realm = "acme-operational"
+	if certs, err := (&est.Client{HTTP: s.client(), URL: s.url("acme-ldevid")}).CACerts(t.Context()); err != nil || len(certs) != 2 {
+		t.Errorf("%d certificates, %v", len(certs), err)
+	}
+}
+
 // RFC 7030 §4.5: csrattrs needs no authentication, and says nothing by 204.
 func TestCSRAttributes(t *testing.T) {
 	s := start(t, nil)

@@ -2,12 +2,11 @@ package estserver_test
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/base64"
@@ -16,51 +15,22 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/cradle-iot/cradle/protocol/est"
 )
 
-// csrWithPassword makes a CSR with a challengePassword; crypto/x509 cannot.
+// csrWithPassword makes a CSR with a challengePassword.
 func csrWithPassword(t *testing.T, password string) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	must := func(v any) []byte {
-		t.Helper()
-		der, err := asn1.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return der
-	}
-	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	text, err := asn1.Marshal(password)
 	if err != nil {
 		t.Fatal(err)
 	}
-	attribute := must(struct {
-		Type   asn1.ObjectIdentifier
-		Values []string `asn1:"set"`
-	}{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}, []string{password}})
-	info := must(struct {
-		Version    int
-		Subject    pkix.RDNSequence
-		Key        asn1.RawValue
-		Attributes []asn1.RawValue `asn1:"tag:0,set"`
-	}{0, pkix.Name{CommonName: "d"}.ToRDNSequence(), asn1.RawValue{FullBytes: spki}, []asn1.RawValue{{FullBytes: attribute}}})
-	digest := sha256.Sum256(info)
-	sig, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	csr := must(struct {
-		Info      asn1.RawValue
-		Algorithm pkix.AlgorithmIdentifier
-		Signature asn1.BitString
-	}{asn1.RawValue{FullBytes: info}, pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}}, asn1.BitString{Bytes: sig, BitLength: 8 * len(sig)}})
-	req, err := x509.ParseCertificateRequest(csr)
-	if err == nil {
-		err = req.CheckSignature()
-	}
+	csr, err := est.CreateRequest(pkix.Name{CommonName: "d"}, key, est.Attribute{Type: est.OIDChallengePassword, Values: []asn1.RawValue{{FullBytes: text}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,5 +80,30 @@ func TestPOPLinking(t *testing.T) {
 				t.Errorf("%d %s, %v; want %d", resp.StatusCode, text, err, tc.code)
 			}
 		})
+	}
+}
+
+// A resumed TLS 1.2 session has a tls-unique of its own (with the extended master secret, RFC 7627), so clients may resume.
+func TestPOPLinkingOnResumedSession(t *testing.T) {
+	s := start(t, nil)
+	conf := &tls.Config{RootCAs: s.roots, ServerName: "localhost", Certificates: []tls.Certificate{s.device}, MaxVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+	var first []byte
+	for i := range 2 {
+		conn, err := tls.Dial("tcp", s.addr, conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		state := conn.ConnectionState()
+		if state.DidResume != (i == 1) || bytes.Equal(state.TLSUnique, first) {
+			t.Fatalf("connection %d: resumed %v, tls-unique %x", i, state.DidResume, state.TLSUnique)
+		}
+		first = state.TLSUnique
+		body := base64.StdEncoding.EncodeToString(csrWithPassword(t, base64.StdEncoding.EncodeToString(state.TLSUnique)))
+		fmt.Fprintf(conn, "POST /.well-known/est/simpleenroll HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/pkcs10\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Errorf("connection %d: %v, %v", i, resp, err)
+		}
 	}
 }
