@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/json"
 	"strings"
@@ -81,6 +82,10 @@ func (e estProvider) Nonce(ctx context.Context, ep estserver.Endpoint, c estserv
 	r, err := e.p.Nonce(ctx, endpoint(ep), c.Peer, q.ReqInfo)
 	if err != nil {
 		return est.NonceResponse{}, err
+	}
+	if q.Len > 0 { // as unique, and as hard to guess
+		long := sha512.Sum512(r.Nonce)
+		r.Nonce = long[:q.Len]
 	}
 	info, err := json.Marshal(r.Challenge)
 	return est.NonceResponse{Nonce: r.Nonce, Expiry: int(r.Expires.Seconds()), Type: q.Type, RespInfo: info}, err

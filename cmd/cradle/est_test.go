@@ -8,6 +8,7 @@ import (
 	"encoding/asn1"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -219,6 +220,18 @@ func TestESTNonce(t *testing.T) {
 	n, err := s.client(&s.holder, nil).Nonce(t.Context(), x509.OID{}, nil)
 	if err != nil || len(n.Nonce) != 0 {
 		t.Errorf("%+v, %v", n, err)
+	}
+	// A challenge, with a nonce of the length that is asked for.
+	for _, want := range []int{0, est.MinNonce, est.MaxNonce} {
+		body := fmt.Sprintf(`{"type":%q,"len":%d}`, cradle.OIDActivation, want)
+		if want == 0 {
+			body, want = fmt.Sprintf(`{"type":%q}`, cradle.OIDActivation), 32
+		}
+		got := s.send(s.tls(&s.holder), request("POST", label+"/nonce", body, "Content-Type: "+est.TypeNonce))
+		_, text, _ := strings.Cut(got, "\r\n\r\n")
+		if n, err := est.ParseNonceResponse([]byte(text)); err != nil || len(n.Nonce) != want || n.Expiry <= 0 || len(n.RespInfo) == 0 {
+			t.Errorf("%s: %.300q, %v", body, got, err)
+		}
 	}
 }
 
