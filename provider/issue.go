@@ -236,7 +236,11 @@ func (p *Provider) preSign(r Request, d *decision, now time.Time) error {
 	if p.dir.Load().issuing[hexDigest(d.csr.SPKI)] {
 		return cradle.Errorf(cradle.Invalid, "the CSR's key is an issuing key of this installation")
 	}
-	return ca.Check(d.auth.issuer, l)
+	if err := ca.Check(d.auth.issuer, l); err != nil {
+		return err
+	}
+	d.leaf = &l
+	return nil
 }
 
 // leafFor is the certificate that was decided on, with what the profile grants of the CSR's wishes; it refuses those

@@ -47,6 +47,7 @@ type decision struct {
 
 	operation Operation
 	lineage   string        // of the certificate to be
+	leaf      *ca.Leaf      // once it was found that it can be signed; made anew where it is nil
 	made      crypto.Signer // serverkeygen: the key, made here
 	client    string        // without evidence: what the intent names as the authenticating party
 }
@@ -102,11 +103,14 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 	if err != nil {
 		return nil, err
 	}
-	l, err := p.leafFor(r, d, now)
-	if err != nil {
-		return nil, errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
+	if d.leaf == nil {
+		l, err := p.leafFor(r, d, now)
+		if err != nil {
+			return nil, errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
+		}
+		d.leaf = &l
 	}
-	cert, err := ca.Issue(d.auth.issuer, ca.NewPermit(in.ID, serial), l)
+	cert, err := ca.Issue(d.auth.issuer, ca.NewPermit(in.ID, serial), *d.leaf)
 	if err != nil {
 		return nil, errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
 	}

@@ -35,6 +35,9 @@ func scanCert(r row, c *provider.Certificate) error {
 
 const intentColumns = `id, account, device, profile, operation, authority, auth_cert, auth_profile, csr, spki, challenge, serial, epoch, created, replica, lineage, state, certificate, reason`
 
+// insertIntent goes on with FROM; PostgreSQL.
+const insertIntent = `INSERT INTO intents (` + intentColumns + `) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?::bigint, ?::bigint, ?, ?, 'open', '', ''`
+
 func intentValues(i *provider.Intent) []any {
 	return []any{i.ID, i.Account, i.Device, i.Profile, i.Operation, i.Authority, i.AuthCert, i.AuthProfile, i.CSR, i.SPKI, i.Challenge, i.Serial,
 		i.Epoch, micros(i.Created), i.Replica, i.Lineage}
@@ -55,6 +58,17 @@ func ownKey(i *provider.Intent, owner string) error {
 // spent before.
 func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
 	var owner string
+	if tx.Engine() == sqldb.PostgreSQL { // in one round trip
+		var spent int64
+		err := tx.QueryRow(`WITH k (owner) AS (INSERT INTO device_keys (spki, account, device) VALUES (?, ?, ?)`+insertKey+`),
+			i AS (`+insertIntent+` FROM k WHERE k.owner = ? ON CONFLICT (challenge) DO NOTHING RETURNING 1)
+			SELECT k.owner, (SELECT count(*) FROM i) FROM k`,
+			append(append([]any{i.SPKI, i.Account, i.Device}, intentValues(i)...), string(i.Account)+"/"+string(i.Device))...).Scan(&owner, &spent)
+		if err == nil {
+			err = ownKey(i, owner)
+		}
+		return spent == 1, err
+	}
 	err := tx.QueryRow(`INSERT INTO device_keys (spki, account, device) VALUES (?, ?, ?)`+insertKey, i.SPKI, i.Account, i.Device).Scan(&owner)
 	if err == nil {
 		err = ownKey(i, owner)
@@ -90,8 +104,7 @@ func spendFor(tx *sqldb.Tx, i *provider.Intent, dev *provider.Device) (fresh boo
 	var owner string
 	err = tx.QueryRow(`WITH d AS (SELECT d.state, d.epoch, `+running+` AS busy FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE),
 		k (owner) AS (INSERT INTO device_keys (spki, account, device) SELECT ?, ?, ? FROM d`+insertKey+`),
-		i AS (INSERT INTO intents (`+intentColumns+`)
-			SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?::bigint, ?::bigint, ?, ?, 'open', '', '' FROM d, k
+		i AS (`+insertIntent+` FROM d, k
 			WHERE d.epoch = ? AND d.busy = 0 AND d.state IN ('accepted', 'active') AND k.owner = ? ON CONFLICT (challenge) DO NOTHING RETURNING 1)
 		SELECT d.state, d.epoch, d.busy, (SELECT count(*) FROM i), k.owner FROM d, k`,
 		append(append([]any{i.Account, i.Device, i.SPKI, i.Account, i.Device}, intentValues(i)...), i.Epoch, string(i.Account)+"/"+string(i.Device))...).
