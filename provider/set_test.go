@@ -423,3 +423,34 @@ func sum(b []byte) []byte {
 	h := sha256.Sum256(b)
 	return h[:]
 }
+
+// TestDistrustTPMEnroll: devices that came by tpmenroll rest on their EK's issuers as well.
+func TestDistrustTPMEnroll(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		r.basicUser(cradle.LDevID, "line", "")
+		d, err := r.maker.NewDevice("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, _ := tpmRequest(t, r, cradle.LDevID, byBasic("line"), d, "gw-1")
+		if _, err := r.p.TPMEnroll(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+		root := hex.EncodeToString(sum(r.maker.Cert.Raw))
+		if _, err := r.p.Distrust(t.Context(), provider.Distrusting{Certificate: root}, "", true); err != nil {
+			t.Fatal(err)
+		}
+		if s := r.state("gw-1"); s != cradle.Revoked {
+			t.Errorf("it is %s", s)
+		}
+		late, err := r.maker.NewDevice("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, _ = tpmRequest(t, r, cradle.LDevID, byBasic("line"), late, "gw-2")
+		_, err = r.p.TPMEnroll(t.Context(), q)
+		refused(t, err, cradle.Forbidden, "distrusted")
+		r.check()
+	})
+}

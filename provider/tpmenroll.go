@@ -58,7 +58,8 @@ func (p *Provider) tpmEnroll(ctx context.Context, r Request, q TPMRequest) (*TPM
 	ek := v.EK.Facts
 	switch {
 	case d.birth:
-		d.dev.Tier, d.dev.Maker, d.dev.Anchor, d.dev.EKDigest, d.dev.EKCert = ek.Tier, ek.Maker, ek.Anchor, ek.Digest, v.EK.Cert.Raw
+		d.dev.Tier, d.dev.Maker, d.dev.Anchor, d.dev.Issuers = ek.Tier, ek.Maker, ek.Anchor, ek.Issuers
+		d.dev.EKDigest, d.dev.EKCert = ek.Digest, v.EK.Cert.Raw
 	case d.dev.EKDigest == "":
 		return nil, cradle.Errorf(cradle.Forbidden, "device %s came without a TPM and gets none later", d.dev.ID).WithHint("enrol under another name")
 	case d.dev.EKDigest != ek.Digest:
