@@ -1,6 +1,7 @@
 package provider_test
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
 // TestOperators goes through an operator's life on two replicas of one store.
@@ -127,4 +129,49 @@ func TestOperatorsRefused(t *testing.T) {
 	if list, err := r.p.OperatorList(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("%+v, %v", list, err)
 	}
+}
+
+// TestOperatorPlanted: who writes the store can neither make an operator nor change what one may.
+func TestOperatorPlanted(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		token, o, err := r.p.AddOperator(t.Context(), provider.Operator{Account: "acme", Name: "alice", Role: admin.Auditor, Expires: r.now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := ledger.NewLeaf("acme", ledger.KindOperator, r.now(), map[string]any{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, change := range map[string]func(*provider.Operator){
+			"role":         func(o *provider.Operator) { o.Role = admin.Owner },
+			"account":      func(o *provider.Operator) { o.Account = "" },
+			"name":         func(o *provider.Operator) { o.Name = "bob" },
+			"end":          func(o *provider.Operator) { o.Expires = o.Expires.Add(time.Hour) },
+			"no end":       func(o *provider.Operator) { o.Expires = time.Time{} },
+			"hash of mine": func(o *provider.Operator) { o.Hash = bytes.Repeat([]byte{1}, 32) },
+			"no hash":      func(o *provider.Operator) { o.Hash = []byte{} },
+		} {
+			if err := r.db.RemoveOperator(t.Context(), o.Account, o.Name, leaf); err != nil {
+				t.Fatal(err)
+			}
+			planted := o
+			change(&planted)
+			if err := r.db.AddOperator(t.Context(), planted, leaf); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := r.p.Authenticate(t.Context(), token); cradle.KindOf(err) != cradle.Unauthorized {
+				t.Errorf("%s: %+v, %v", name, got, err)
+			}
+			if err := r.db.RemoveOperator(t.Context(), planted.Account, planted.Name, leaf); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.db.AddOperator(t.Context(), o, leaf); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.p.Authenticate(t.Context(), token); err != nil {
+				t.Errorf("as it was: %v", err)
+			}
+		}
+	})
 }

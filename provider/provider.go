@@ -73,16 +73,17 @@ type Provider struct {
 	generator      crypto.Signer // of serverkeygen
 	generatorChain []*x509.Certificate
 
-	ekCache   *attest.Cache
-	eks       ekVerdicts
-	verified  verifiedCerts
-	dir       atomic.Pointer[directory]
-	dirMu     sync.Mutex // one reload at a time
-	orders    orderCache
-	refusal   limiter
-	passwords passwords
-	feed      feedSignal
-	signedAt  atomic.Pointer[time.Time] // when every log was seen signed to its end
+	ekCache     *attest.Cache
+	eks         ekVerdicts
+	verified    verifiedCerts
+	dir         atomic.Pointer[directory]
+	dirMu       sync.Mutex // one reload at a time
+	orders      orderCache
+	refusal     limiter
+	passwords   passwords
+	feed        feedSignal
+	operatorKey []byte                    // of operatorMAC
+	signedAt    atomic.Pointer[time.Time] // when every log was seen signed to its end
 
 	statusURL  string
 	shards     openShards
@@ -132,6 +133,9 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 		return nil, err
 	}
 	if p.seal, err = cipher.NewGCMWithRandomNonce(block); err != nil {
+		return nil, err
+	}
+	if p.operatorKey, err = p.secret(ctx, "operator-key", 32); err != nil {
 		return nil, err
 	}
 	for name, k := range map[string]*ed25519.PrivateKey{"feed-key": &p.feedKey, "log-key": &p.logKey} {

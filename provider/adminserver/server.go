@@ -23,6 +23,7 @@ import (
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/reqlog"
 	"github.com/cradle-iot/cradle/protocol/admin"
+	"github.com/cradle-iot/cradle/protocol/order"
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/shed"
 )
@@ -73,7 +74,11 @@ func New(c Config) *Server {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	limit := int64(maxBody)
+	if strings.HasPrefix(r.URL.Path, "/oem/") { // nobody is authenticated before the body is read
+		limit = order.MaxBody
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	if _, pattern := s.mux.Handler(r); pattern == "" {
 		s.nothing(w, r)
 		return

@@ -4,7 +4,7 @@ CREATE TABLE operators (
   name      TEXT NOT NULL,
   role      TEXT NOT NULL,
   token     TEXT NOT NULL UNIQUE, -- its name, not its secret
-  hash      BYTEA NOT NULL, -- SHA-256 of the secret
+  hash      BYTEA NOT NULL, -- MAC over the row and the secret
   created   BIGINT NOT NULL,
   expires   BIGINT NOT NULL,
   last_used BIGINT NOT NULL,

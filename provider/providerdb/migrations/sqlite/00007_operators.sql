@@ -4,7 +4,7 @@ CREATE TABLE operators (
   name      TEXT NOT NULL,
   role      TEXT NOT NULL,
   token     TEXT NOT NULL UNIQUE, -- its name, not its secret
-  hash      BLOB NOT NULL, -- SHA-256 of the secret
+  hash      BLOB NOT NULL, -- MAC over the row and the secret
   created   INTEGER NOT NULL,
   expires   INTEGER NOT NULL,
   last_used INTEGER NOT NULL,
