@@ -85,6 +85,15 @@ func (w *watch) provider(p *provider.Provider) {
 	w.gauge("cradle_open_intents", "Issuances begun and not ended.", of(func(v provider.Vitals) float64 { return float64(v.OpenIntents) }))
 	w.gauge("cradle_oldest_intent_seconds", "Age of the oldest open intent; NaN without one.", of(func(v provider.Vitals) float64 { return age(v.OldestIntent) }))
 	w.gauge("cradle_checkpoint_age_seconds", "Since this process last saw every log signed to its end.", of(func(v provider.Vitals) float64 { return age(v.Signed) }))
+	w.gauge("cradle_crls_due", "CRL shards whose newest CRL does not show every revocation.", of(func(v provider.Vitals) float64 { return float64(v.CRLsDue) }))
+	w.gauge("cradle_crl_seconds_left", "Until the first CRL ends that still covers a certificate; NaN without one.", of(func(v provider.Vitals) float64 { return -age(v.CRLsEnd) }))
+	w.check("caught up", func(context.Context) error {
+		v, err := vitals()
+		if err == nil && v.Closed > 0 {
+			err = cradle.Errorf(cradle.Busy, "%d logs have not caught up after a restore", v.Closed)
+		}
+		return err
+	})
 	w.check("store", func(context.Context) error {
 		_, err := vitals()
 		return err

@@ -2,6 +2,8 @@ package providerdb
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"time"
 
 	"github.com/cradle-iot/cradle/internal/sqldb"
@@ -18,6 +20,23 @@ func (d *DB) OpenIntents(ctx context.Context) (n int64, oldest time.Time, err er
 		return nil
 	})
 	return n, oldest, err
+}
+
+// CRLsDue implements provider.Watch.
+func (d *DB) CRLsDue(ctx context.Context, now time.Time) (n int64, end time.Time, err error) {
+	err = d.db.Read(ctx, func(_ context.Context, tx *sqldb.Tx) error {
+		var next int64
+		if err := tx.QueryRow(`SELECT COUNT(*) FROM crl_shards WHERE wanted > made`).Scan(&n); err != nil {
+			return err
+		}
+		err := tx.QueryRow(`SELECT next_update FROM crl_shards WHERE next_update > 0 AND last_expiry > ? ORDER BY next_update LIMIT 1`, micros(now)).Scan(&next)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		end = fromMicros(next)
+		return nil
+	})
+	return n, end, err
 }
 
 // Stats says how busy the store is.

@@ -54,7 +54,7 @@ func TestWatching(t *testing.T) {
 	}
 	code, figures := fetch(t, http.DefaultClient, own+"/metrics")
 	for _, want := range []string{`cradle_requests_total{operation="cacerts",outcome="ok",service="est"} 1`, `cradle_requests_total{operation="POST /accounts",outcome="ok",service="admin"} 1`,
-		"cradle_open_intents 0", "cradle_oldest_intent_seconds NaN", "cradle_feed_age_seconds 0.", "cradle_checkpoint_age_seconds 0.", `cradle_store_waiting{store="provider"} 0`, `cradle_connections{kind="http"} `} {
+		"cradle_open_intents 0", "cradle_crls_due ", "cradle_crl_seconds_left ", "cradle_oldest_intent_seconds NaN", "cradle_feed_age_seconds 0.", "cradle_checkpoint_age_seconds 0.", `cradle_store_waiting{store="provider"} 0`, `cradle_connections{kind="http"} `} {
 		if code != 200 || !strings.Contains(figures, want) {
 			t.Errorf("%d, missing: %s", code, want)
 		}
