@@ -8,3 +8,6 @@ func Clauses() []string {
 	}
 	return out
 }
+
+// Glob is how names are matched.
+var Glob = glob

@@ -275,6 +275,12 @@ func subjectAltName(names []string, critical bool) (pkix.Extension, error) {
 	return pkix.Extension{Id: oidSAN, Critical: critical, Value: der}, err
 }
 
+// Bounds of the alternative names that a CSR may ask for.
+const (
+	maxNames = 100
+	maxName  = 1024
+)
+
 // readNames turns the subjectAltName of a CSR into the form of generalName. Of other kinds of names only the
 // bytes remain, which no pattern allows.
 func readNames(der []byte) ([]string, error) {
@@ -282,8 +288,14 @@ func readNames(der []byte) ([]string, error) {
 	if !ok || len(raw) == 0 {
 		return nil, cradle.Errorf(cradle.Invalid, "the CSR's subjectAltName is not DER of at least one name")
 	}
+	if len(raw) > maxNames {
+		return nil, cradle.Errorf(cradle.Invalid, "the CSR's subjectAltName has %d names; at most %d", len(raw), maxNames)
+	}
 	var out []string
 	for _, n := range raw {
+		if len(n.Bytes) > maxName {
+			return nil, cradle.Errorf(cradle.Invalid, "the CSR's subjectAltName has a name of %d bytes; at most %d", len(n.Bytes), maxName)
+		}
 		kind := map[int]string{tagDNS: "DNS:", tagURI: "URI:", tagEmail: "email:"}[n.Tag]
 		switch addr, isIP := netip.AddrFromSlice(n.Bytes); {
 		case n.Class != asn1.ClassContextSpecific:

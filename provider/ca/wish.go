@@ -149,22 +149,24 @@ func (l *Leaf) allows(name string) (bool, error) {
 	return false, nil
 }
 
-// glob matches * with any text, all else with itself.
+// glob matches * with any text, all else with itself, in time that is linear in both for each star.
 func glob(pattern, s string) bool {
-	head, rest, star := strings.Cut(pattern, "*")
-	if !star {
-		return pattern == s
-	}
-	s, ok := strings.CutPrefix(s, head)
-	if !ok {
-		return false
-	}
-	for i := 0; i <= len(s); i++ {
-		if glob(rest, s[i:]) {
-			return true
+	p, i, star, from := 0, 0, -1, 0
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, from = p, i
+			p++
+		case p < len(pattern) && pattern[p] == s[i]:
+			p, i = p+1, i+1
+		case star >= 0: // the last star takes one more
+			from++
+			p, i = star+1, from
+		default:
+			return false
 		}
 	}
-	return false
+	return strings.Trim(pattern[p:], "*") == ""
 }
 
 // Replaced names the wishes that cert does not fulfil, by the field names of RFC 5280 and, of an

@@ -8,6 +8,7 @@ import (
 	"encoding/asn1"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cradle-iot/cradle"
@@ -140,4 +141,34 @@ func (w wish) csr(t *testing.T) *x509.CertificateRequest {
 		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: []int{1, 2, 3}, Value: []byte{5, 0}})
 	}
 	return c
+}
+
+func TestGlob(t *testing.T) {
+	for _, c := range []struct {
+		pattern, s string
+		want       bool
+	}{
+		{"", "", true}, {"", "a", false}, {"a", "a", true}, {"a", "ab", false}, {"*", "", true}, {"*", "abc", true}, {"a*", "abc", true}, {"*c", "abc", true},
+		{"a*c", "abc", true}, {"a*c", "abcb", false}, {"a*b*c", "axbxbxc", true}, {"a*b*c", "axcxb", false}, {"**", "x", true}, {"a*a", "a", false},
+		{"DNS:*.d.example", "DNS:x.d.example", true}, {"DNS:*.d.example", "DNS:.e.example", false}, {"*ab", "aab", true}, {"*aab", "aaab", true},
+	} {
+		if got := ca.Glob(c.pattern, c.s); got != c.want {
+			t.Errorf("%q on %q: %v", c.pattern, c.s, got)
+		}
+	}
+	ca.Glob(strings.Repeat("*a", 30)+"b", strings.Repeat("a", 1024)) // ends
+}
+
+// A CSR cannot make the server look at names without end.
+func TestTooManyNames(t *testing.T) {
+	for name, dns := range map[string][]string{"many": slices.Repeat([]string{"a"}, 101), "long": {strings.Repeat("a", 1025)}} {
+		l := leaf(t, key(t, p256).Public())
+		w, err := ca.ReadWishes(request(t, &x509.CertificateRequest{DNSNames: dns}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Grant(&l); cradle.KindOf(err) != cradle.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
