@@ -14,15 +14,16 @@ export GOFLAGS ?= -buildvcs=false
 
 all: build
 
-deps: ## install what is missing from Debian's packages: swtpm, tpm2-tools, PostgreSQL, gcc, curl
-	@./scripts/deps.sh
+deps: ## install from Debian's packages what demo, tests and bench run
+	@./scripts/deps.sh all
 
 build: ## static binaries; the agent must not need cgo. PKCS11=1 builds cradle with cgo, which PKCS#11 modules need
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.builtAt=$(BUILT)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
 	$(if $(filter 1,$(PKCS11)),CGO_ENABLED=1 $(GO) build -trimpath -ldflags='-s -w -X main.builtAt=$(BUILT)' -o bin/ ./cmd/cradle)
 
-demo: deps build
+demo: build
+	@./scripts/deps.sh
 	@bin/cradle-demo --devices $(DEVICES) --dir $(DIR) $(if $(filter 1,$(EXIT)),--exit)
 
 test: deps

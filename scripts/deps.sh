@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what the demo and the tests run beside Go: real TPMs (swtpm), their tools, PostgreSQL, a PKCS#11 token
-# (SoftHSM), and a C compiler for the race detector. Quiet when nothing is missing.
+# Installs from Debian's packages what is missing: what the demo runs, real TPMs (swtpm) and the tools that read them;
+# with the argument "all" also what tests and bench run: PostgreSQL, a PKCS#11 token (SoftHSM), a C compiler for the race
+# detector, and EST clients that others wrote. Quiet when nothing is missing.
 set -eu
 missing=
 need() { # command package
@@ -13,11 +14,17 @@ need tpm2_readpublic tpm2-tools
 need gcc gcc
 need curl curl
 need openssl openssl
-need mosquitto_pub mosquitto-clients
-need softhsm2-util softhsm2
 [ -e /usr/lib/x86_64-linux-gnu/libtss2-tcti-swtpm.so.0 ] || [ -e /usr/lib/aarch64-linux-gnu/libtss2-tcti-swtpm.so.0 ] || missing="$missing libtss2-tcti-swtpm0"
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
-ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+if [ "${1:-}" = all ]; then
+	need mosquitto_pub mosquitto-clients
+	need softhsm2-util softhsm2
+	need pki strongswan-pki
+	[ -e /usr/lib/ipsec/plugins/libstrongswan-openssl.so ] || missing="$missing libstrongswan-standard-plugins"
+	need javac default-jdk-headless
+	[ -e /usr/share/java/bcpkix.jar ] || missing="$missing libbcpkix-java"
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+fi
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then

@@ -15,10 +15,11 @@ import (
 )
 
 // estProvider lets the EST server ask the provider. host is the base name below which every account has
-// its own: <account>.est.<host>.
+// its own: <account>.est.<host>. Under any other name a path without a label is the default account's, if there is one.
 type estProvider struct {
-	p    *provider.Provider
-	host string
+	p              *provider.Provider
+	host           string
+	defaultAccount cradle.AccountID // may be empty
 }
 
 func estHost(host string, a cradle.AccountID) string { return string(a) + ".est." + host }
@@ -32,8 +33,11 @@ func (e estProvider) Resolve(serverName, label string) (estserver.Endpoint, erro
 	} else {
 		account, ok := strings.CutSuffix(serverName, ".est."+e.host)
 		if !ok {
+			account = string(e.defaultAccount)
+		}
+		if account == "" {
 			return estserver.Endpoint{}, cradle.Errorf(cradle.NotFound, "no account is known by the server name %q", serverName).
-				WithHint("give a label, /.well-known/est/<account>-<profile>/, or use the account's own host name")
+				WithHint("give a label, /.well-known/est/<account>-<profile>/, or use the account's own host name, or have serve started with --est-default-account")
 		}
 		ep, err = e.p.DefaultEndpoint(cradle.AccountID(account))
 	}

@@ -176,7 +176,7 @@ func newESTRig(t *testing.T) *estRig {
 	}
 	s.roots.AddCert(s.p.Services())
 	s.server = &tls.Certificate{Certificate: [][]byte{leaf.Raw, s.p.Services().Raw}, PrivateKey: key}
-	s.est = estserver.New(estserver.Config{Provider: estProvider{s.p, "localhost"}, Log: log})
+	s.est = estserver.New(estserver.Config{Provider: estProvider{p: s.p, host: "localhost"}, Log: log})
 	s.addr = s.listen(front.Config{Log: log})
 	s.holder = s.enrol("line", "gw-1")
 	return s

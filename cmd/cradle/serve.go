@@ -67,11 +67,12 @@ type ServeCmd struct {
 	Keystores
 	SignerServe
 	StatusServe
-	Limits    map[string]string `name:"limit" help:"Rate of requests that is taken: address, certificate, line, account or operator, as certificate=0.5:30 (each second, and at once) or address=off." placeholder:"NAME=RATE"`
-	LogLevel  string            `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
-	LogFormat string            `help:"text or json." default:"text" enum:"text,json"`
-	Metrics   string            `name:"metrics-listen" help:"Address at which Prometheus metrics, /healthz and /readyz are served, without TLS: for monitoring alone." placeholder:"HOST:PORT"`
-	Pprof     string            `help:"Address at which this process's profiles are served." hidden:"" placeholder:"HOST:PORT"`
+	ESTDefault cradle.AccountID  `name:"est-default-account" help:"Account whose EST answers paths without a label under this installation's own name, for clients that know neither labels nor server names." placeholder:"NAME"`
+	Limits     map[string]string `name:"limit" help:"Rate of requests that is taken: address, certificate, line, account or operator, as certificate=0.5:30 (each second, and at once) or address=off." placeholder:"NAME=RATE"`
+	LogLevel   string            `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+	LogFormat  string            `help:"text or json." default:"text" enum:"text,json"`
+	Metrics    string            `name:"metrics-listen" help:"Address at which Prometheus metrics, /healthz and /readyz are served, without TLS: for monitoring alone." placeholder:"HOST:PORT"`
+	Pprof      string            `help:"Address at which this process's profiles are served." hidden:"" placeholder:"HOST:PORT"`
 }
 
 // firstHub is made by the first start.
@@ -345,7 +346,7 @@ func (in *installation) front(tokens []byte) (*front.Server, error) {
 	c := in.cmd
 	adm := adminserver.New(adminserver.Config{Provider: in.prov, Key: tokens, Log: in.log, Gate: in.gate, Count: in.watch.count(), Status: in.status, ServiceKey: in.serviceKey, Followed: in.followed,
 		Public: adminserver.Public{URL: in.url, ESTHost: func(a cradle.AccountID) string { return estHost(c.Host, a) }}})
-	est := estserver.New(estserver.Config{Provider: estProvider{in.prov, c.Host}, Log: in.log, Count: in.watch.count(), Gate: in.gate})
+	est := estserver.New(estserver.Config{Provider: estProvider{p: in.prov, host: c.Host, defaultAccount: c.ESTDefault}, Log: in.log, Count: in.watch.count(), Gate: in.gate})
 	dps := dpsserver.New(dpsserver.Config{Service: in.dps, Log: in.log})
 	hubs := hubserver.New(hubserver.Config{Hub: in.hubs, Default: firstHub, Log: in.log})
 	hubRoute := front.Route{HTTP: hubs, MQTT: hubs.ServeConn}
