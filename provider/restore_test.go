@@ -197,6 +197,13 @@ func newLoss(t *testing.T, url string) *loss {
 	if err := l.p.RemoveOperator(t.Context(), "acme", "alice"); err != nil {
 		t.Fatal(err)
 	}
+	later, err := newMaker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := l.p.ImportMaker(t.Context(), "later", cradle.Simulator, [][]byte{later.Cert.Raw}); err != nil {
+		t.Fatal(err)
+	}
 	l.after = l.export()
 	h, err := l.p.LogHead(t.Context(), "acme")
 	if err != nil {
@@ -248,7 +255,7 @@ func TestCatchUp(t *testing.T) {
 		if _, err := x.p.After(t.Context(), 0); cradle.KindOf(err) != cradle.Busy { // the installation's log still waits
 			t.Errorf("the feed speaks while a log is closed: %v", err)
 		}
-		if u, findings, err = x.catchUp(l.installed); err != nil || len(findings) > 0 || !u.Open {
+		if u, findings, err = x.catchUp(l.installed); err != nil || len(findings) > 0 || !u.Open || len(u.Todo) > 0 {
 			t.Fatalf("%+v, %v, %v", u, findings, err)
 		}
 		x.open()

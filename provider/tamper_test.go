@@ -285,6 +285,50 @@ func (r *rig) superseded(u *unit) {
 	refused(r.t, err, cradle.Forbidden, "superseded")
 }
 
+// TestTamperedInstallation: the same for what belongs to no account, in the installation's log.
+func TestTamperedInstallation(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		audit := func() []ledger.Finding {
+			var b bytes.Buffer
+			if err := r.p.Export(t.Context(), provider.InstallationLog, ledger.NewWriter(&b)); err != nil {
+				t.Fatal(err)
+			}
+			findings, _, err := ledger.Verify(&b, ledger.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return findings
+		}
+		if f := audit(); len(f) > 0 {
+			t.Fatalf("untouched: %v", f)
+		}
+		store := openTampered(r, url)
+		for name, c := range map[string]struct {
+			sql  string
+			code ledger.Code
+		}{
+			"anchor's tier":        {`UPDATE anchors SET tier = 'discrete-tpm'`, ledger.AnchorChanged},
+			"anchor's maker":       {`UPDATE anchors SET maker = 'infineon'`, ledger.AnchorChanged},
+			"anchor's certificate": {`UPDATE anchors SET cert = %x'3000'`, ledger.AnchorChanged},
+			"anchor removed":       {`DELETE FROM anchors`, ledger.AnchorChanged},
+			"anchor planted":       {`UPDATE anchors SET fingerprint = 'ab' || substr(fingerprint, 3)`, ledger.AnchorChanged},
+			"OEM's order key":      {`UPDATE oems SET order_key = lot_key`, ledger.OEMChanged},
+			"OEM's lot key":        {`UPDATE oems SET lot_key = order_key`, ledger.OEMChanged},
+			"OEM renamed":          {`UPDATE oems SET id = 'maker2'`, ledger.OEMChanged},
+			"OEM removed":          {`DELETE FROM oems`, ledger.OEMChanged},
+		} {
+			if n := store.exec(blobs(url, c.sql)); n == 0 {
+				t.Fatalf("%s: touched nothing", name)
+			}
+			if f := audit(); len(f) == 0 || f[0].Code != c.code {
+				t.Errorf("%s: found %v, want %s", name, f, c.code)
+			}
+			store.restore()
+		}
+	})
+}
+
 // replaced is the text of a blob column with one word exchanged, as SQL.
 func replaced(url, column, from, to string) string {
 	if strings.HasPrefix(url, "postgres") {

@@ -44,7 +44,12 @@ func (v *verification) event(name string, l Leaf, b Body) {
 		v.ordered(name, b)
 	case KindLot:
 		v.lotted(name, b)
+	case KindOEM:
+		v.registered(name, "OEM "+b.OEM, OEMChanged, [2]string{b.OrderKey, b.LotKey})
 	case KindOperator:
+		for _, id := range b.Anchors {
+			v.registered(name, "anchor "+id, AnchorChanged, [2]string{b.Maker, b.Tier})
+		}
 		if b.Action == "device heal" {
 			v.healed(b.Device)
 		}
@@ -273,6 +278,7 @@ func (v *verification) finishRecords(seen []digest) {
 		v.slotOf(name, d, c)
 	}
 	v.finishState()
+	v.finishInstallation()
 	v.finishProfiles()
 	v.sum.Seen = int64(len(seen))
 	for _, d := range seen {

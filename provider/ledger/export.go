@@ -11,7 +11,7 @@ import (
 )
 
 // An export is JSON lines, each an object with one member that names its type, in this order: header;
-// account, OEM, authority, order, lot, device, certificate, quarantine and feed rows; the log's head; checkpoints by size;
+// account, OEM, anchor, authority, order, lot, device, certificate, quarantine and feed rows; the log's head; checkpoints by size;
 // remembered hashes; leaves by index; the end. All of it is as of one moment.
 
 // End closes an export; without it the file is incomplete.
@@ -26,6 +26,7 @@ type Line struct {
 	Header      *Header         `json:"header,omitempty"`
 	Account     *AccountRow     `json:"account,omitempty"`
 	OEM         *OEMRow         `json:"oem,omitempty"`
+	Anchor      *AnchorRow      `json:"anchor,omitempty"`
 	Authority   *AuthorityRow   `json:"authority,omitempty"`
 	Order       *OrderRow       `json:"order,omitempty"`
 	Lot         *LotRow         `json:"lot,omitempty"`
@@ -58,6 +59,7 @@ const (
 	atHeader stage = iota
 	atAccount
 	atOEM
+	atAnchor
 	atAuthority
 	atOrder
 	atLot
@@ -77,7 +79,7 @@ const (
 func (l *Line) stage() (s stage, ok bool) {
 	n := 0
 	for at, set := range [...]bool{
-		atHeader: l.Header != nil, atAccount: l.Account != nil, atOEM: l.OEM != nil, atAuthority: l.Authority != nil,
+		atHeader: l.Header != nil, atAccount: l.Account != nil, atOEM: l.OEM != nil, atAnchor: l.Anchor != nil, atAuthority: l.Authority != nil,
 		atOrder: l.Order != nil, atLot: l.Lot != nil, atDevice: l.Device != nil, atCertificate: l.Certificate != nil,
 		atQuarantine: l.Quarantine != nil, atFeed: l.Feed != nil, atHead: l.Head != nil, atHash: l.Hash != nil,
 		atCheckpoint: l.Checkpoint != nil, atLeaf: l.Leaf != nil, atEnd: l.End != nil,
@@ -179,6 +181,9 @@ func (w *Writer) Account(r AccountRow) error { return w.put(Line{Account: &r}) }
 
 // OEM writes a row.
 func (w *Writer) OEM(r OEMRow) error { return w.put(Line{OEM: &r}) }
+
+// Anchor writes a row.
+func (w *Writer) Anchor(r AnchorRow) error { return w.put(Line{Anchor: &r}) }
 
 // Authority writes a row.
 func (w *Writer) Authority(r AuthorityRow) error { return w.put(Line{Authority: &r}) }

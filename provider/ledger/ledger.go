@@ -114,6 +114,8 @@ type Body struct {
 	User            string                 `json:"user,omitempty"`             // operator: of a Basic user
 	ClientCA        string                 `json:"client_ca,omitempty"`        // operator
 	Keys            []string               `json:"keys,omitempty"`             // operator: digests of keys that are distrusted, or trusted again
+	LotKey          string                 `json:"lot_key,omitempty"`          // oem: digest of the SPKI
+	Anchors         []string               `json:"anchors,omitempty"`          // operator: TPM makers' certificates that were imported, their digests
 	Witness         string                 `json:"witness,omitempty"`          // operator: key that was added, or name that was removed
 	Public          bool                   `json:"public,omitempty"`           // operator: the log was published
 	CSR             string                 `json:"csr,omitempty"`              // its digest

@@ -40,6 +40,7 @@ type records struct {
 	profiles    map[string]string // digest by name, by the leaves so far; nil: none said one
 	oems        map[string]*ecdsa.PublicKey
 	authorities map[string]*authorityRecord
+	makers      map[string]*makerRecord // OEMs and anchors of the installation's log
 	orders      map[string]*orderRecord
 	lots        map[string]*lotRecord
 	devices     map[string]*deviceRecord
@@ -99,7 +100,7 @@ func (c *certRecord) lineage() lineage {
 }
 
 func newRecords() records {
-	return records{oems: map[string]*ecdsa.PublicKey{}, authorities: map[string]*authorityRecord{}, orders: map[string]*orderRecord{},
+	return records{oems: map[string]*ecdsa.PublicKey{}, authorities: map[string]*authorityRecord{}, makers: map[string]*makerRecord{}, orders: map[string]*orderRecord{},
 		lots: map[string]*lotRecord{}, devices: map[string]*deviceRecord{}, certs: map[digest]*certRecord{},
 		serials: map[string]struct{}{}, eks: map[string]string{}}
 }
@@ -146,6 +147,9 @@ func (v *verification) oem(r *OEMRow) {
 		v.find(OrderChanged, "OEM "+r.ID, "its order key: %v", err)
 	}
 	v.oems[r.ID] = key
+	if v.header.Log == installation {
+		v.makers["OEM "+r.ID] = &makerRecord{code: OEMChanged, row: [2]string{hexDigest(r.OrderKey), hexDigest(r.LotKey)}}
+	}
 }
 
 func (v *verification) authority(r *AuthorityRow) {

@@ -35,6 +35,14 @@ type OEMRow struct {
 	Created  time.Time `json:"created,omitzero"`
 }
 
+// AnchorRow is a TPM maker's certificate, in the installation's log.
+type AnchorRow struct {
+	ID    string `json:"id"` // SHA-256 of DER, hexadecimal
+	Maker string `json:"maker"`
+	Tier  string `json:"tier"`
+	DER   []byte `json:"der"`
+}
+
 // AuthorityRow is a CA that issued certificates of the account. Account is empty for the CA of stations.
 type AuthorityRow struct {
 	ID      string    `json:"id"` // SHA-256 of DER, hexadecimal

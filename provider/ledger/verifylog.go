@@ -75,6 +75,8 @@ func (v *verification) line(raw []byte) error {
 		v.account(l.Account)
 	case atOEM:
 		v.oem(l.OEM)
+	case atAnchor:
+		v.anchor(l.Anchor)
 	case atAuthority:
 		v.authority(l.Authority)
 	case atOrder:

@@ -56,6 +56,11 @@ func (c *catchUp) line(l *ledger.Line) error {
 	switch {
 	case l.Account != nil:
 		return c.account(l.Account)
+	case l.OEM != nil && c.log == provider.InstallationLog: // what it lacks is registered again, with new keys
+		return nil
+	case l.Anchor != nil:
+		return c.tx.Queue(`INSERT INTO anchors (fingerprint, maker, tier, cert, distrusted, imported) VALUES (?, ?, ?, ?, 0, 0) ON CONFLICT (fingerprint) DO NOTHING`,
+			l.Anchor.ID, l.Anchor.Maker, l.Anchor.Tier, l.Anchor.DER)
 	case l.OEM != nil:
 		return c.tx.Queue(`INSERT INTO oems (id, order_key, lot_key, created) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
 			l.OEM.ID, l.OEM.OrderKey, nonNil(l.OEM.LotKey), micros(l.OEM.Created))
@@ -248,7 +253,7 @@ func (c *catchUp) leaf(r *ledger.LeafRow) error {
 	case ledger.KindIssuance:
 		return c.spent(l, b)
 	case ledger.KindOEM:
-		c.todo(l, "OEM "+b.OEM+" was registered after the backup: register it again")
+		c.todo(l, "OEM "+b.OEM+" was registered after the backup, the keys of its CAs are lost: register it again, under another name where an account's export has brought its orders back")
 	case ledger.KindOperator:
 		return c.operator(l, b)
 	}
@@ -289,7 +294,7 @@ func (c *catchUp) spent(l ledger.Leaf, b ledger.Body) error {
 // of the export have brought it.
 func (c *catchUp) operator(l ledger.Leaf, b ledger.Body) error {
 	switch b.Action {
-	case "profile set", "device heal", ledger.ActionLost:
+	case "profile set", "device heal", "tpm-maker import", ledger.ActionLost:
 		return nil
 	case "operator remove":
 		return c.tx.Queue(`DELETE FROM operators WHERE account = ? AND name = ?`, b.Account, b.Name)

@@ -42,6 +42,11 @@ func exportDirectory(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 		return err
 	}
 	last := "" // one external root may be that of both classes
+	if log == provider.InstallationLog {
+		if err := exportInstallation(tx, w); err != nil {
+			return err
+		}
+	}
 	return each(tx, scanAuthority, func(a *provider.Authority) error {
 		if a.Digest() == last {
 			return nil
@@ -50,6 +55,17 @@ func exportDirectory(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 		return w.Authority(ledger.AuthorityRow{ID: last, Kind: string(a.Kind), Account: string(a.Account), OEM: string(a.OEM), Class: string(a.Class), Chain: a.Chain, Created: a.Created, DER: a.Cert})
 	}, `SELECT `+authorityColumns+` FROM authorities WHERE account = ? OR kind = ? AND oem IN (SELECT oem FROM orders WHERE account = ?) ORDER BY id`,
 		log, provider.StationCA, log)
+}
+
+func exportInstallation(tx *sqldb.Tx, w *ledger.Writer) error {
+	err := each(tx, scanOEM, func(o *provider.OEM) error {
+		return w.OEM(ledger.OEMRow{ID: string(o.ID), OrderKey: o.OrderKey, LotKey: o.LotKey, Created: o.Created})
+	}, `SELECT id, order_key, lot_key, created FROM oems ORDER BY id`)
+	if err != nil {
+		return err
+	}
+	return each(tx, func(r row, a *ledger.AnchorRow) error { return r.Scan(&a.ID, &a.Maker, &a.Tier, &a.DER) }, func(a *ledger.AnchorRow) error { return w.Anchor(*a) },
+		`SELECT fingerprint, maker, tier, cert FROM anchors ORDER BY fingerprint`)
 }
 
 func exportOrders(tx *sqldb.Tx, log string, w *ledger.Writer) error {
