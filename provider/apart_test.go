@@ -2,11 +2,13 @@ package provider_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"database/sql"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -46,6 +48,14 @@ func (a *apart) Sign(ctx context.Context, pm provider.Permit) (*x509.Certificate
 	return a.door.Sign(ctx, pm)
 }
 
+func (a *apart) BirthNonce(ctx context.Context, e provider.Endpoint, peer *x509.Certificate, claim json.RawMessage) (*provider.NonceReply, error) {
+	return a.door.BirthNonce(ctx, e, peer, claim)
+}
+
+func (a *apart) Birth(ctx context.Context, r provider.Request) (*provider.Issued, error) {
+	return a.door.Birth(ctx, r)
+}
+
 func (a *apart) PrepareOrder(ctx context.Context, jws []byte) error {
 	return a.door.PrepareOrder(ctx, jws)
 }
@@ -70,7 +80,10 @@ func newApart(t *testing.T, url string) *apart {
 		t.Fatal(err)
 	}
 	a := &apart{rig: newRigWith(t, url, provider.CAs{}, keystore.Stores{filekey.Store{Vault: vault}})}
-	a.signer = a.p
+	if a.signer, err = provider.New(t.Context(), provider.Config{Store: a.db, Vault: a.vault, Keys: a.keys, BirthKey: make([]byte, 32), Replica: "signer", Now: a.now,
+		Log: slog.New(slog.DiscardHandler)}); err != nil {
+		t.Fatal(err)
+	}
 	own := identity(t, permit.ServerName)
 	a.front = identity(t)
 	a.handler = &permit.Handler{Provider: a.signer, Log: slog.New(slog.DiscardHandler), Front: func(d string) (string, bool) { return "front-1", d == permit.Digest(a.front.Leaf) }}
@@ -357,6 +370,45 @@ func TestSignerDoubtsTheRecord(t *testing.T) {
 	if _, err := a.renew(u, u.op); err != nil {
 		t.Error(err)
 	}
+}
+
+// A taken front end makes the challenge of a birth itself, so that it knows the secret, and vouches for an attestation
+// key that is in no TPM.
+func TestBirthIsTheSigners(t *testing.T) {
+	a := newApart(t, filepath.Join(t.TempDir(), "p.db"))
+	o := a.order(nil)
+	st := a.station(o)
+	vault, err := filekey.CreateVault(filepath.Join(t.TempDir(), "any"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It has all that a provider has but the issuing keys and the signer's key of challenges.
+	taken, err := provider.New(t.Context(), provider.Config{Store: a.db, Vault: a.vault, Keys: anyKeys{filekey.Store{Vault: vault}}, Replica: "taken", Now: a.now, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := a.unit(o, "SN0001")
+	req, err := a.request(taken, u, attempt{profile: cradle.IAK, peer: st, key: u.IAK, claim: u.claim()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = a.door.Birth(t.Context(), req)
+	refused(t, err, cradle.Forbidden, "the challenge was not made here")
+	req.Profile, req.Label = cradle.LDevID, "acme-ldevid"
+	_, err = a.door.Birth(t.Context(), req)
+	refused(t, err, cradle.Forbidden, "is no birth")
+	if err := a.birth(u, st); err != nil { // and rightly made it is born
+		t.Error(err)
+	}
+	a.check()
+}
+
+// anyKeys opens every issuing key as another.
+type anyKeys struct{ filekey.Store }
+
+func (k anyKeys) Open(ctx context.Context, _ keystore.Key, _ crypto.PublicKey) (crypto.Signer, error) {
+	s, _, err := k.Generate(ctx, "", keystore.P256)
+	return s, err
 }
 
 // An installation moves its issuing keys to a signer: afterwards the old key-encryption key opens none of them.

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"crypto/cipher"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -35,6 +36,10 @@ func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate
 	if err := p.openLog(string(e.Account)); err != nil {
 		return nil, err
 	}
+	birth := p.kindOf(e.Account, e.Profile).Birth()
+	if birth && p.apart {
+		return p.signer.BirthNonce(ctx, e, peer, claim)
+	}
 	c, err := p.authenticate(ctx, e, peer)
 	if err != nil {
 		return nil, err
@@ -45,7 +50,7 @@ func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate
 	auth := sha256.Sum256(peer.Raw)
 	st := challenge{ChallengeState: attest.ChallengeState{Account: e.Account, Label: e.Label, AuthCert: auth[:], Nonce: nonce, Expiry: now.Add(challengeLife)}}
 	out := &NonceReply{Nonce: nonce, Expires: challengeLife}
-	if e.Profile == cradle.IAK || e.Profile == cradle.IDevID {
+	if birth {
 		if err := p.authorize(e, Enroll, c); err != nil {
 			return nil, err
 		}
@@ -57,7 +62,7 @@ func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate
 	if err != nil {
 		return nil, err
 	}
-	out.Challenge.Challenge = p.seal.Seal(nil, nil, plain, challengeAAD)
+	out.Challenge.Challenge = p.sealOf(birth).Seal(nil, nil, plain, challengeAAD)
 	return out, nil
 }
 
@@ -65,6 +70,15 @@ func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate
 type challenge struct {
 	attest.ChallengeState
 	EKCert []byte `json:"ek_cert,omitempty"` // DER, for the record
+}
+
+// sealOf seals challenges. A signer apart has a key of its own for those of births: who makes a birth's challenge knows
+// the secret that shows a TPM to hold its attestation key.
+func (p *Provider) sealOf(birth bool) cipher.AEAD {
+	if birth && p.birthSeal != nil {
+		return p.birthSeal
+	}
+	return p.seal
 }
 
 var challengeAAD = []byte("cradle-challenge-v1")
@@ -107,8 +121,8 @@ func (p *Provider) claimUnit(ctx context.Context, now time.Time, c *Credential, 
 }
 
 // openChallenge unseals a challenge that this provider (any replica) made.
-func (p *Provider) openChallenge(sealed []byte) (*challenge, error) {
-	plain, err := p.seal.Open(nil, nil, sealed, challengeAAD)
+func (p *Provider) openChallenge(birth bool, sealed []byte) (*challenge, error) {
+	plain, err := p.sealOf(birth).Open(nil, nil, sealed, challengeAAD)
 	if err != nil {
 		return nil, cradle.Errorf(cradle.Forbidden, "the challenge was not made here").WithHint("ask for a fresh nonce")
 	}

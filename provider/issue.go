@@ -53,6 +53,9 @@ func (p *Provider) Enroll(ctx context.Context, r Request) (*Issued, error) {
 }
 
 func (p *Provider) enroll(ctx context.Context, r Request) (*Issued, error) {
+	if p.apart && p.kindOf(r.Account, r.Profile).Birth() {
+		return p.signer.Birth(ctx, r)
+	}
 	d, err := p.judge(ctx, r)
 	if err != nil {
 		return nil, err
@@ -114,7 +117,7 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 	if csr.Bundle == nil || len(csr.Bundle.Challenge) == 0 || !pt.issued() || rules.Evidence == ca.EvidenceNone || r.Operation == ServerKeyGen || r.Operation == TPMEnroll {
 		return p.judgeUnproved(ctx, r, rules, pt, csr, wishes)
 	}
-	st, err := p.openChallenge(csr.Bundle.Challenge)
+	st, err := p.openChallenge(rules.Kind.Birth(), csr.Bundle.Challenge)
 	if err != nil {
 		return nil, err
 	}

@@ -36,12 +36,14 @@ const InstallationLog = "provider"
 
 // Config is what a Provider needs.
 type Config struct {
-	Store   Store
-	Vault   *filekey.Vault // seals the installation's secrets
-	Keys    keystore.Store // issuing keys; default: files sealed by Vault
-	Signer  Signer         // holds the issuing keys in another process; then Keys is not used
-	Replica string         // names this process among those on the store, the same at every start; default random
-	Region  string         // data region of the accounts; default "local"
+	Store Store
+	Vault *filekey.Vault // seals the installation's secrets
+	Keys  keystore.Store // issuing keys; default: files sealed by Vault
+	// BirthKey, 32 bytes, seals the challenges of births in a signer apart, whose front ends do not have it.
+	BirthKey []byte
+	Signer   Signer // holds the issuing keys in another process; then Keys is not used
+	Replica  string // names this process among those on the store, the same at every start; default random
+	Region   string // data region of the accounts; default "local"
 	// StatusURL is where CRLs and OCSP are served, for example "http://status.example.com"; it goes into every certificate.
 	// Empty: certificates do not say where to ask.
 	StatusURL string
@@ -65,6 +67,7 @@ type Provider struct {
 	apart   bool // the signer is another process
 
 	seal           cipher.AEAD // challenges
+	birthSeal      cipher.AEAD // a signer's, of births; nil: seal
 	feedKey        ed25519.PrivateKey
 	logKey         ed25519.PrivateKey
 	services       *ca.Issuer
@@ -137,6 +140,14 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	}
 	if p.operatorKey, err = p.secret(ctx, "operator-key", 32); err != nil {
 		return nil, err
+	}
+	if c.BirthKey != nil {
+		if block, err = aes.NewCipher(c.BirthKey); err != nil {
+			return nil, err
+		}
+		if p.birthSeal, err = cipher.NewGCMWithRandomNonce(block); err != nil {
+			return nil, err
+		}
 	}
 	for name, k := range map[string]*ed25519.PrivateKey{"feed-key": &p.feedKey, "log-key": &p.logKey} {
 		seed, err := p.secret(ctx, name, ed25519.SeedSize)

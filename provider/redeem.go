@@ -17,6 +17,9 @@ import (
 	"github.com/cradle-iot/cradle/provider/ca"
 )
 
+// Births is the signer's side of births: BirthNonce and Birth of it.
+func (p *Provider) Births() Signer { return inProcess{p} }
+
 // errApart is the refusal of what needs an issuing key where there is none.
 var errApart = cradle.Errorf(cradle.Conflict, "the issuing keys are held by a signer apart, which alone can do this").
 	WithHint("use the context.json that the signer wrote to its data folder: --context FILE")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 
 	"github.com/cradle-iot/cradle"
@@ -20,6 +21,10 @@ type Signer interface {
 	// fails no certificate has left the signer, and the intent is void, or open where the store's answer was lost.
 	// Busy: the signer is away.
 	Sign(ctx context.Context, pm Permit) (*x509.Certificate, error)
+	// BirthNonce and Birth are Nonce and Enroll for an IAK or IDevID certificate. Births are the signer's from the
+	// challenge on: who makes it knows the secret that shows that a TPM holds its attestation key.
+	BirthNonce(ctx context.Context, e Endpoint, peer *x509.Certificate, claim json.RawMessage) (*NonceReply, error)
+	Birth(ctx context.Context, r Request) (*Issued, error)
 	// PrepareOrder makes the IDevID CA for an order that its account signed, unless there is one.
 	PrepareOrder(ctx context.Context, jws []byte) error
 	// AcceptOrder opens a countersigned order and certifies its station, as Provider.AcceptOrder.
@@ -84,6 +89,22 @@ type inProcess struct{ p *Provider }
 // Sign implements Signer.
 func (s inProcess) Sign(ctx context.Context, pm Permit) (*x509.Certificate, error) {
 	return s.p.sign(ctx, pm.Intent, pm.Request, pm.decided)
+}
+
+// BirthNonce implements Signer.
+func (s inProcess) BirthNonce(ctx context.Context, e Endpoint, peer *x509.Certificate, claim json.RawMessage) (*NonceReply, error) {
+	if !s.p.kindOf(e.Account, e.Profile).Birth() {
+		return nil, cradle.Errorf(cradle.Forbidden, "profile %s is no birth", e.Profile)
+	}
+	return s.p.Nonce(ctx, e, peer, claim)
+}
+
+// Birth implements Signer.
+func (s inProcess) Birth(ctx context.Context, r Request) (*Issued, error) {
+	if !s.p.kindOf(r.Account, r.Profile).Birth() {
+		return nil, cradle.Errorf(cradle.Forbidden, "profile %s is no birth", r.Profile)
+	}
+	return s.p.enroll(ctx, r)
 }
 
 // PrepareOrder implements Signer.

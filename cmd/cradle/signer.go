@@ -90,6 +90,12 @@ func (in *installation) once(name string, fresh func() ([]byte, error)) ([]byte,
 	return b, err
 }
 
+func secret() ([]byte, error) {
+	b := make([]byte, 32)
+	rand.Read(b)
+	return b, nil
+}
+
 // buildSigner makes the process that holds the issuing keys: it takes permits of front ends, and, for operators who hold
 // its own context, the admin API for what needs a key.
 func (in *installation) buildSigner(ctx context.Context, run *errgroup.Group) (*front.Server, error) {
@@ -127,7 +133,11 @@ func (in *installation) buildSigner(ctx context.Context, run *errgroup.Group) (*
 	if err != nil {
 		return nil, err
 	}
-	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: shared, Keys: keys, Replica: replica, Region: c.Region, Origin: c.Host, Log: in.log, StatusURL: statusURL}); err != nil {
+	births, err := in.once("birth-challenge-key", secret)
+	if err != nil {
+		return nil, err
+	}
+	if in.prov, err = provider.New(ctx, provider.Config{Store: pdb, Vault: shared, Keys: keys, BirthKey: births, Replica: replica, Region: c.Region, Origin: c.Host, Log: in.log, StatusURL: statusURL}); err != nil {
 		return nil, err
 	}
 	if err := in.prov.Recover(ctx); err != nil {
@@ -142,11 +152,7 @@ func (in *installation) buildSigner(ctx context.Context, run *errgroup.Group) (*
 		return nil, err
 	}
 	// A token key of its own: front ends, which share the other one, make no tokens for the signer.
-	tokens, err := in.once("signer-token-key", func() ([]byte, error) {
-		b := make([]byte, 32)
-		rand.Read(b)
-		return b, nil
-	})
+	tokens, err := in.once("signer-token-key", secret)
 	if err != nil {
 		return nil, err
 	}

@@ -48,23 +48,52 @@ func NewClient(url string, front *Identity, signer *x509.Certificate) *Client {
 
 // Sign implements provider.Signer.
 func (c *Client) Sign(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) {
-	r := &pm.Request
-	in := request{Intent: pm.Intent.ID, Account: r.Account, Profile: r.Profile, Label: r.Label, Operation: r.Operation, Basic: r.Client.Basic, CSR: r.CSR, Made: pm.Made}
+	in := message(&pm.Request)
+	in.Intent, in.Made = pm.Intent.ID, pm.Made
+	out, err := c.ask(ctx, Path, in)
+	if err != nil {
+		return nil, err
+	}
+	return out.Cert, nil
+}
+
+// Birth implements provider.Signer.
+func (c *Client) Birth(ctx context.Context, r provider.Request) (*provider.Issued, error) {
+	return c.ask(ctx, BirthPath, message(&r))
+}
+
+// BirthNonce implements provider.Signer.
+func (c *Client) BirthNonce(ctx context.Context, e provider.Endpoint, peer *x509.Certificate, claim json.RawMessage) (*provider.NonceReply, error) {
+	in := nonceRequest{Account: e.Account, Profile: e.Profile, Label: e.Label, Claim: claim}
+	if peer != nil {
+		in.Peer = peer.Raw
+	}
+	out := new(provider.NonceReply)
+	return out, c.call(ctx, NoncePath, in, out)
+}
+
+// message is a device's request on the wire.
+func message(r *provider.Request) request {
+	in := request{Account: r.Account, Profile: r.Profile, Label: r.Label, Operation: r.Operation, Basic: r.Client.Basic, CSR: r.CSR}
 	if r.Client.Peer != nil {
 		in.Peer = r.Client.Peer.Raw
 	}
 	for _, x := range r.Client.Chain {
 		in.Chain = append(in.Chain, x.Raw)
 	}
+	return in
+}
+
+func (c *Client) ask(ctx context.Context, path string, in request) (*provider.Issued, error) {
 	var out answer
-	if err := c.call(ctx, Path, in, &out); err != nil {
+	if err := c.call(ctx, path, in, &out); err != nil {
 		return nil, err
 	}
 	cert, err := x509.ParseCertificate(out.Certificate)
 	if err != nil {
 		return nil, cradle.Errorf(cradle.Busy, "the signer's answer: %v", err)
 	}
-	return cert, nil
+	return &provider.Issued{Cert: cert, Replaced: out.Replaced}, nil
 }
 
 // PrepareOrder implements provider.Signer.

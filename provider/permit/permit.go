@@ -38,6 +38,8 @@ const (
 	Path        = "/signer/v1/permits"
 	PreparePath = "/signer/v1/orders/prepare"
 	AcceptPath  = "/signer/v1/orders/accept"
+	NoncePath   = "/signer/v1/births/nonce"
+	BirthPath   = "/signer/v1/births"
 )
 
 // ServerName is the name in the signer's certificate by which front ends know it, whatever its address.
@@ -58,7 +60,16 @@ type request struct {
 }
 
 type answer struct {
-	Certificate []byte `json:"certificate"`
+	Certificate []byte   `json:"certificate"`
+	Replaced    []string `json:"replaced,omitempty"`
+}
+
+type nonceRequest struct {
+	Account cradle.AccountID `json:"account"`
+	Profile cradle.Profile   `json:"profile"`
+	Label   string           `json:"label"`
+	Peer    []byte           `json:"peer"` // DER
+	Claim   json.RawMessage  `json:"claim"`
 }
 
 type prepareRequest struct {

@@ -72,8 +72,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	switch r.URL.Path {
-	case Path:
-		return h.redeem(r, front)
+	case Path, BirthPath:
+		return h.sign(r, front)
+	case NoncePath:
+		return h.nonce(r)
 	case PreparePath:
 		in, err := decode[prepareRequest](r)
 		if err != nil {
@@ -94,7 +96,20 @@ func (h *Handler) accept(r *http.Request, in acceptRequest) (*order.Accepted, er
 	return h.Provider.AcceptOrder(r.Context(), in.Order, in.Request, in.ProviderURL)
 }
 
-func (h *Handler) redeem(r *http.Request, front string) (any, error) {
+func (h *Handler) nonce(r *http.Request) (any, error) {
+	in, err := decode[nonceRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	peer, err := x509.ParseCertificate(in.Peer)
+	if err != nil {
+		return nil, cradle.Errorf(cradle.Invalid, "the client's certificate: %v", err)
+	}
+	return h.Provider.Births().BirthNonce(r.Context(), provider.Endpoint{Account: in.Account, Profile: in.Profile, Label: in.Label}, peer, in.Claim)
+}
+
+// sign takes a permit, or a birth.
+func (h *Handler) sign(r *http.Request, front string) (any, error) {
 	in, err := decode[request](r)
 	if err != nil {
 		return nil, err
@@ -113,11 +128,23 @@ func (h *Handler) redeem(r *http.Request, front string) (any, error) {
 		}
 		req.Client.Chain = append(req.Client.Chain, c)
 	}
+	if r.URL.Path == BirthPath {
+		if ep, err := h.Provider.Endpoint(in.Label); err != nil || ep != req.Endpoint {
+			return nil, cradle.Errorf(cradle.Forbidden, "label %q is not of account %s and profile %s", in.Label, in.Account, in.Profile)
+		}
+		out, err := h.Provider.Births().Birth(r.Context(), req)
+		if err != nil {
+			h.Log.Warn("birth refused", "front", front, "account", in.Account, "profile", in.Profile, "err", err)
+			return nil, err
+		}
+		h.Log.Info("birth", "front", front, "account", in.Account, "profile", in.Profile, "serial", out.Cert.SerialNumber.Text(16))
+		return answer{out.Cert.Raw, out.Replaced}, nil
+	}
 	cert, err := h.Provider.Redeem(r.Context(), front, in.Intent, req, in.Made)
 	if err != nil {
 		return nil, err
 	}
-	return answer{cert.Raw}, nil
+	return answer{Certificate: cert.Raw}, nil
 }
 
 func decode[T any](r *http.Request) (T, error) {
