@@ -3,9 +3,11 @@ package provider_test
 import (
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"database/sql"
 	"encoding/hex"
 	"encoding/json"
@@ -409,6 +411,58 @@ type anyKeys struct{ filekey.Store }
 func (k anyKeys) Open(ctx context.Context, _ keystore.Key, _ crypto.PublicKey) (crypto.Signer, error) {
 	s, _, err := k.Generate(ctx, "", keystore.P256)
 	return s, err
+}
+
+// tpmenroll and serverkeygen through a front end: the signer verifies the TPM for itself.
+func TestApartWithoutEvidence(t *testing.T) {
+	a := newApart(t, filepath.Join(t.TempDir(), "p.db"))
+	a.basicUser(cradle.LDevID, "line", "")
+	a.p = a.frontEnd(a)
+	tpm, err := a.maker.NewDevice("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, _ := tpmRequest(t, a.rig, cradle.LDevID, byBasic("line"), tpm, "gw-1")
+	soft := func(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) { // the front end's check left out
+		pm.TPM.AKPublic = tpm.IAK.TPMTPublic()
+		return a.door.Sign(ctx, pm)
+	}
+	a.attack.Store(&soft)
+	_, err = a.p.TPMEnroll(t.Context(), q)
+	refused(t, err, cradle.Forbidden, "")
+	none := func(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) {
+		pm.TPM = nil
+		return a.door.Sign(ctx, pm)
+	}
+	a.attack.Store(&none)
+	q, _ = tpmRequest(t, a.rig, cradle.LDevID, byBasic("line"), tpm, "gw-1")
+	_, err = a.p.TPMEnroll(t.Context(), q)
+	refused(t, err, cradle.Forbidden, "operation")
+	a.attack.Store(nil)
+	q, _ = tpmRequest(t, a.rig, cradle.LDevID, byBasic("line"), tpm, "gw-1")
+	if _, err := a.p.TPMEnroll(t.Context(), q); err != nil {
+		t.Error(err)
+	}
+	ep, err := a.p.Endpoint("acme-ldevid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "gw-2"}}, newKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := a.p.GenerateKey(t.Context(), provider.Request{Endpoint: ep, Client: byBasic("line"), CSR: csr}, 256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(k.PKCS8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pub, ok := k.Cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(key.(crypto.Signer).Public()) {
+		t.Error("the certificate is not for the key that was made")
+	}
+	a.check()
 }
 
 // An installation moves its issuing keys to a signer: afterwards the old key-encryption key opens none of them.

@@ -207,7 +207,7 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 	if begun.Existing != nil {
 		return answered(begun.Existing, d.wishes)
 	}
-	pm := Permit{Intent: in, Request: r, decided: d}
+	pm := Permit{Intent: in, Request: r, TPM: d.tpm, decided: d}
 	if d.made != nil {
 		pm.Made = spki
 	}

@@ -176,8 +176,12 @@ func (p *Provider) prepareOrder(ctx context.Context, jws []byte) error {
 	return err
 }
 
-// PrepareOrder is the signer's side of Signer.PrepareOrder.
+// PrepareOrder is the signer's side of Signer.PrepareOrder. It rereads the directory first: a TPM maker that was
+// imported at a front end before the order is known here from then on.
 func (p *Provider) PrepareOrder(ctx context.Context, jws []byte) error {
+	if err := p.reload(ctx); err != nil {
+		return err
+	}
 	return p.signer.PrepareOrder(ctx, jws)
 }
 

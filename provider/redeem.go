@@ -24,18 +24,18 @@ func (p *Provider) Births() Signer { return inProcess{p} }
 var errApart = cradle.Errorf(cradle.Conflict, "the issuing keys are held by a signer apart, which alone can do this").
 	WithHint("use the context.json that the signer wrote to its data folder: --context FILE")
 
-// Redeem is the signer's side of a permit that an EST front end brought: front names it, intent is what it stored, r is
-// the request as it came from the device. The front end is believed one thing: that the client in r proved
+// Redeem is the signer's side of a permit that an EST front end brought: front names it, the permit's request is
+// the one as it came from the device. The front end is believed one thing: that the client in r proved
 // its certificate's key (TLS ended there). The intent is taken, once and durably, before anything is looked at; then the
 // request is judged here again, against the records and the profile, and must be what the intent says; the certificate is
-// built here, and is on record with its leaf before it is given out. made is the key that the front end made for the
-// client of serverkeygen. A permit that is refused is void.
-func (p *Provider) Redeem(ctx context.Context, front, intent string, r Request, made []byte) (*x509.Certificate, error) {
+// built here, and is on record with its leaf before it is given out. A permit that is refused is void.
+func (p *Provider) Redeem(ctx context.Context, front string, pm Permit) (*x509.Certificate, error) {
+	intent := pm.Intent.ID // all that is believed of it
 	in, err := p.store.UsePermit(ctx, intent, front, p.now())
 	if err != nil {
 		return nil, err
 	}
-	cert, err := p.redeem(ctx, &in, r, made)
+	cert, err := p.redeem(ctx, &in, pm)
 	if err != nil {
 		p.log.Warn("permit refused", "front", front, "intent", intent, "account", in.Account, "device", in.Device, "profile", in.Profile, "err", err)
 		if verr := p.store.VoidIssue(context.WithoutCancel(ctx), intent, err.Error()); verr != nil {
@@ -47,7 +47,8 @@ func (p *Provider) Redeem(ctx context.Context, front, intent string, r Request, 
 	return cert, nil
 }
 
-func (p *Provider) redeem(ctx context.Context, in *Intent, r Request, made []byte) (*x509.Certificate, error) {
+func (p *Provider) redeem(ctx context.Context, in *Intent, pm Permit) (*x509.Certificate, error) {
+	r, made := pm.Request, pm.Made
 	if p.now().Sub(in.Created) > openIntentLife {
 		return nil, cradle.Errorf(cradle.Conflict, "the intent is of %s", in.Created)
 	}
@@ -60,15 +61,22 @@ func (p *Provider) redeem(ctx context.Context, in *Intent, r Request, made []byt
 	if r.Account != in.Account || r.Profile != in.Profile || r.Operation != in.Operation {
 		return nil, notIntended("account, profile or operation")
 	}
-	if ep, err := p.Endpoint(r.Label); err != nil || ep != r.Endpoint {
-		return nil, notIntended("label")
+	d, err := p.judgeAt(ctx, r)
+	if err != nil || d.auth.ID != in.Authority { // perhaps the front end knows what was changed a moment ago
+		if err := p.reload(ctx); err != nil {
+			return nil, err
+		}
+		if d, err = p.judgeAt(ctx, r); err != nil {
+			return nil, err
+		}
 	}
-	d, err := p.judge(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	if (r.Operation == ServerKeyGen) != (made != nil) {
+	if (r.Operation == ServerKeyGen) != (made != nil) || (r.Operation == TPMEnroll) != (pm.TPM != nil) {
 		return nil, notIntended("operation")
+	}
+	if pm.TPM != nil {
+		if _, err := p.judgeTPM(ctx, r, d, *pm.TPM); err != nil {
+			return nil, err
+		}
 	}
 	if made != nil {
 		pub, err := x509.ParsePKIXPublicKey(made)
@@ -103,6 +111,14 @@ func (p *Provider) redeem(ctx context.Context, in *Intent, r Request, made []byt
 		return nil, err
 	}
 	return p.sign(ctx, in, r, d)
+}
+
+// judgeAt is judge of a request whose label says what it says.
+func (p *Provider) judgeAt(ctx context.Context, r Request) (*decision, error) {
+	if ep, err := p.Endpoint(r.Label); err != nil || ep != r.Endpoint {
+		return nil, notIntended("label")
+	}
+	return p.judge(ctx, r)
 }
 
 // madeElsewhere is the public half of a key that the front end has.

@@ -35,7 +35,8 @@ type Signer interface {
 type Permit struct {
 	Intent  *Intent
 	Request Request
-	Made    []byte // SPKI of the key that was made for the client (serverkeygen)
+	Made    []byte      // SPKI of the key that was made for the client (serverkeygen)
+	TPM     *TPMRequest // of tpmenroll
 
 	decided *decision // what this process found out about the request
 }
@@ -54,6 +55,7 @@ type decision struct {
 	lineage   string        // of the certificate to be
 	leaf      *ca.Leaf      // once it was found that it can be signed; made anew where it is nil
 	made      crypto.Signer // serverkeygen: the key, made here
+	tpm       *TPMRequest   // tpmenroll
 	client    string        // without evidence: what the intent names as the authenticating party
 }
 

@@ -50,24 +50,11 @@ func (p *Provider) tpmEnroll(ctx context.Context, r Request, q TPMRequest) (*TPM
 	if err != nil {
 		return nil, err
 	}
-	dir := p.dir.Load()
-	v := attest.VerifyTPMEnroll(p.now(), attest.TPMEnroll{EKChain: q.EKChain, EKPublic: q.EKPublic, AKPublic: q.AKPublic, CSR: d.csr, Anchors: dir.anchors, Denied: dir.deniedEK})
-	if err := v.Err(); err != nil {
+	v, err := p.judgeTPM(ctx, r, d, q)
+	if err != nil {
 		return nil, err
 	}
-	ek := v.EK.Facts
-	switch {
-	case d.birth:
-		d.dev.Tier, d.dev.Maker, d.dev.Anchor, d.dev.Issuers = ek.Tier, ek.Maker, ek.Anchor, ek.Issuers
-		d.dev.EKDigest, d.dev.EKCert = ek.Digest, v.EK.Cert.Raw
-	case d.dev.EKDigest == "":
-		return nil, cradle.Errorf(cradle.Forbidden, "device %s came without a TPM and gets none later", d.dev.ID).WithHint("enrol under another name")
-	case d.dev.EKDigest != ek.Digest:
-		return nil, cradle.Errorf(cradle.Forbidden, "device %s has another TPM than the one of this request", d.dev.ID).WithHint("one TPM is one device")
-	}
-	if d.auth, err = p.unprovedCA(ctx, r.Account, d.dev.Class()); err != nil {
-		return nil, err
-	}
+	d.tpm = &q
 	issued, err := p.issue(ctx, r, d)
 	if err != nil {
 		return nil, err
@@ -76,6 +63,28 @@ func (p *Provider) tpmEnroll(ctx context.Context, r Request, q TPMRequest) (*TPM
 	rand.Read(out.Secret)
 	out.CredentialBlob, out.EncryptedSecret, err = attest.Activation(v.EK, v.KeyName, out.Secret)
 	return out, err
+}
+
+// judgeTPM is the further half of judge for tpmenroll: the TPM, and whether it is the device's.
+func (p *Provider) judgeTPM(ctx context.Context, r Request, d *decision, q TPMRequest) (attest.TPMVerdict, error) {
+	dir := p.dir.Load()
+	v := attest.VerifyTPMEnroll(p.now(), attest.TPMEnroll{EKChain: q.EKChain, EKPublic: q.EKPublic, AKPublic: q.AKPublic, CSR: d.csr, Anchors: dir.anchors, Denied: dir.deniedEK})
+	if err := v.Err(); err != nil {
+		return v, err
+	}
+	ek := v.EK.Facts
+	switch {
+	case d.birth:
+		d.dev.Tier, d.dev.Maker, d.dev.Anchor, d.dev.Issuers = ek.Tier, ek.Maker, ek.Anchor, ek.Issuers
+		d.dev.EKDigest, d.dev.EKCert = ek.Digest, v.EK.Cert.Raw
+	case d.dev.EKDigest == "":
+		return v, cradle.Errorf(cradle.Forbidden, "device %s came without a TPM and gets none later", d.dev.ID).WithHint("enrol under another name")
+	case d.dev.EKDigest != ek.Digest:
+		return v, cradle.Errorf(cradle.Forbidden, "device %s has another TPM than the one of this request", d.dev.ID).WithHint("one TPM is one device")
+	}
+	var err error
+	d.auth, err = p.unprovedCA(ctx, r.Account, d.dev.Class())
+	return v, err
 }
 
 // activated reports whether the certificate is to be readable only by its key's TPM.

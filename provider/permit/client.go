@@ -50,6 +50,9 @@ func NewClient(url string, front *Identity, signer *x509.Certificate) *Client {
 func (c *Client) Sign(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) {
 	in := message(&pm.Request)
 	in.Intent, in.Made = pm.Intent.ID, pm.Made
+	if q := pm.TPM; q != nil {
+		in.TPM = &tpm{q.EKChain, q.EKPublic, q.AKPublic}
+	}
 	out, err := c.ask(ctx, Path, in)
 	if err != nil {
 		return nil, err

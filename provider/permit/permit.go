@@ -57,6 +57,14 @@ type request struct {
 	Basic     *provider.Basic    `json:"basic,omitempty"`
 	CSR       []byte             `json:"csr"`
 	Made      []byte             `json:"made,omitempty"` // SPKI
+	TPM       *tpm               `json:"tpm,omitempty"`
+}
+
+// tpm is what a request of tpmenroll has beside its CSR.
+type tpm struct {
+	EKChain  [][]byte `json:"ek_chain"`
+	EKPublic []byte   `json:"ek_public"`
+	AKPublic []byte   `json:"ak_public"`
 }
 
 type answer struct {

@@ -140,7 +140,11 @@ func (h *Handler) sign(r *http.Request, front string) (any, error) {
 		h.Log.Info("birth", "front", front, "account", in.Account, "profile", in.Profile, "serial", out.Cert.SerialNumber.Text(16))
 		return answer{out.Cert.Raw, out.Replaced}, nil
 	}
-	cert, err := h.Provider.Redeem(r.Context(), front, in.Intent, req, in.Made)
+	pm := provider.Permit{Intent: &provider.Intent{ID: in.Intent}, Request: req, Made: in.Made}
+	if q := in.TPM; q != nil {
+		pm.TPM = &provider.TPMRequest{Endpoint: req.Endpoint, Client: req.Client, CSR: req.CSR, EKChain: q.EKChain, EKPublic: q.EKPublic, AKPublic: q.AKPublic}
+	}
+	cert, err := h.Provider.Redeem(r.Context(), front, pm)
 	if err != nil {
 		return nil, err
 	}
