@@ -8,10 +8,11 @@ import (
 	"encoding/asn1"
 )
 
-// gcmParameters is RFC 5084 §3.2.
+// gcmParameters are those of RFC 5084 §3.2 as GlobalSign's client has them (go.mozilla.org/pkcs7) and reads no others: the
+// nonce under the context tag 4, and all of it in a SEQUENCE of its own.
 type gcmParameters struct {
-	Nonce []byte
-	Tag   int `asn1:"optional,default:12"`
+	Nonce []byte `asn1:"tag:4"`
+	Tag   int
 }
 
 type encryptedData struct {
@@ -36,7 +37,7 @@ func EncryptData(data, key []byte) ([]byte, error) {
 	}
 	nonce := make([]byte, gcm.NonceSize())
 	rand.Read(nonce)
-	params, err := asn1.Marshal(gcmParameters{nonce, gcm.Overhead()})
+	params, err := asn1.Marshal([]gcmParameters{{nonce, gcm.Overhead()}})
 	if err != nil {
 		return nil, err
 	}
@@ -67,10 +68,14 @@ func DecryptData(der, key []byte) ([]byte, error) {
 	if !alg.Algorithm.Equal(oidAES128GCM) && !alg.Algorithm.Equal(oidAES256GCM) || KeySize(alg.Algorithm) != len(key) {
 		return nil, bad("cipher %v with a key of %d bytes", alg.Algorithm, len(key))
 	}
-	var p gcmParameters
-	if err := unmarshal(alg.Parameters.FullBytes, &p, "GCMParameters"); err != nil {
+	var wrapped []gcmParameters
+	if err := unmarshal(alg.Parameters.FullBytes, &wrapped, "GCMParameters"); err != nil {
 		return nil, err
 	}
+	if len(wrapped) != 1 {
+		return nil, bad("%d GCMParameters", len(wrapped))
+	}
+	p := wrapped[0]
 	gcm, err := newGCM(key)
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/internal/tpmmaker"
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/test/world"
 )
@@ -141,6 +142,21 @@ func TestBouncyCastle(t *testing.T) {
 		t.Errorf("on record: %d certificates", len(d.Credentials))
 	}
 	transcript(t, "bouncycastle", out, p)
+}
+
+func TestEstclientTPM(t *testing.T) {
+	testenv.Long(t)
+	testenv.Require(t, "swtpm", "tpm2_create", "openssl")
+	path := withEstclient(t)
+	p := open(t)
+	p.NewMaker()
+	p.MustCradle("tpm-maker", "import", p.Path("tpm-maker.pem"), "--maker", world.Maker, "--tier", "simulator")
+	tpm := p.NewTPM("estclient", tpmmaker.Options{EKType: tpmmaker.RSA2048})
+	out := p.script("tpmenroll.sh", "tpm-1", path, "TPM="+tpm.Socket())
+	if d := p.device("tpm-1"); len(d.Credentials) != 1 || d.Tier != "simulator" {
+		t.Errorf("on record: %+v", d)
+	}
+	transcript(t, "tpmenroll", out, p)
 }
 
 // transcript holds docs/transcripts/NAME.txt against what was printed; -update writes it. What differs from run to run
