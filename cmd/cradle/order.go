@@ -248,10 +248,11 @@ func (c *OrderWithdrawCmd) Run(ctx context.Context, out *cli.Out) error {
 // AttestationRegisterCmd is act three.
 type AttestationRegisterCmd struct {
 	Operator
-	Account string `help:"Account whose operational CAs are registered." required:""`
-	File    string `name:"service-connection-string-file" help:"File with the provisioning service's connection string; default: this installation's own. Any Azure DPS has one." placeholder:"FILE" type:"existingfile"`
-	Group   string `help:"Id of the enrolment group; default ACCOUNT-CLASS." placeholder:"ID"`
-	Class   string `help:"Which operational CA: production, evaluation, or both." default:"both" enum:"production,evaluation,both"`
+	Account  string `help:"Account whose operational CAs are registered." required:""`
+	File     string `name:"service-connection-string-file" help:"File with the provisioning service's connection string; default: this installation's own. Any Azure DPS has one." placeholder:"FILE" type:"existingfile"`
+	Group    string `help:"Id of the enrolment group; default ACCOUNT-CLASS." placeholder:"ID"`
+	Class    string `help:"Which operational CA: production, evaluation, or both." default:"both" enum:"production,evaluation,both"`
+	Unproved bool   `help:"Also the CA of devices that enrol without evidence, as groups of their own: ID-unproved."`
 }
 
 // Run registers the operational CA of each class as an enrolment group, by the service API that Azure DPS has too.
@@ -288,12 +289,16 @@ func (c *AttestationRegisterCmd) Run(ctx context.Context, out *cli.Out) error {
 	}
 	svc := &dps.Service{HTTP: hc, Conn: cs}
 	for _, ca := range acc.Authorities {
-		if ca.Kind != "operational" || c.Class != "both" && string(ca.Class) != c.Class {
+		unproved := c.Unproved && ca.Kind == "unproved"
+		if ca.Kind != "operational" && !unproved || c.Class != "both" && string(ca.Class) != c.Class {
 			continue
 		}
 		id := c.Group
 		if id == "" || c.Class == "both" {
 			id = string(acc.Name) + "-" + string(ca.Class)
+		}
+		if unproved {
+			id += "-unproved"
 		}
 		cert, err := (&dps.X509Certificate{Certificate: ca.PEM}).Parse()
 		if err != nil {
@@ -304,7 +309,7 @@ func (c *AttestationRegisterCmd) Run(ctx context.Context, out *cli.Out) error {
 			return err
 		}
 		if err := out.Print(map[string]any{"id": g.EnrollmentGroupID, "class": ca.Class, "host": cs.HostName, "certificate": ca.Fingerprint}, func(w io.Writer) {
-			fmt.Fprintf(w, "enrolment group %s at %s believes the %s operational CA of %s\n", g.EnrollmentGroupID, cs.HostName, ca.Class, acc.Name)
+			fmt.Fprintf(w, "enrolment group %s at %s believes the %s %s CA of %s\n", g.EnrollmentGroupID, cs.HostName, ca.Class, ca.Kind, acc.Name)
 		}); err != nil {
 			return err
 		}

@@ -44,6 +44,9 @@ func (v verbs) clients() {
 	v.bad(1, "16, 24 or 32", "cradle account kek acme --id 0a0b --key-file @/manifest")
 	v.bad(2, "--key-file", "cradle account kek acme --id 0a0b")
 	v.one("cradle account kek acme --id 0a0b --remove", "id")
+	if groups := v.ok("cradle attestation register --account acme --unproved", "id", "class"); len(groups) != 4 {
+		v.Errorf("groups %v", groups)
+	}
 	v.bad(1, "no device", "cradle device heal acme-nothing --account acme")
 	v.ok("cradle approval list --account acme")
 	v.bad(1, "no approval", "cradle approval approve nothing")
