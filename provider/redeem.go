@@ -195,7 +195,7 @@ func (p *Provider) approved(ctx context.Context, in *Intent, r Request) error {
 	if err != nil {
 		return err
 	}
-	if a.Account != in.Account || a.Profile != in.Profile || a.Device != in.Device || a.Client != in.AuthCert || a.SPKI != in.SPKI || a.State != Used && a.State != Approved {
+	if a.Account != in.Account || a.Profile != in.Profile || a.Device != in.Device || a.Client != in.AuthCert || a.SPKI != in.SPKI && r.Operation != ServerKeyGen || a.State != Used && a.State != Approved {
 		return notIntended("approval")
 	}
 	return nil
