@@ -78,13 +78,19 @@ func unproved(tx *sqldb.Tx, i *provider.Intent) error {
 		(SELECT count(*) FROM quarantines WHERE account = ? AND device = ? AND lineage = ?),
 		CASE WHEN EXISTS (SELECT 1 FROM certificates WHERE account = ? AND device = ? AND lineage = ?) THEN 1 ELSE 0 END`,
 		i.Account, i.Device, i.Lineage, i.Account, i.Device, i.Profile).Scan(&quarantined, &proved)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case proved > 0:
+	}
+	return withoutEvidence(i, quarantined > 0, proved > 0)
+}
+
+// withoutEvidence refuses by what was found of the intent's lineage and device; with evidence nothing is.
+func withoutEvidence(i *provider.Intent, quarantined, proved bool) error {
+	switch {
+	case proved:
 		return cradle.Errorf(cradle.Forbidden, "device %s got its %s certificates with evidence and gets none without", i.Device, i.Profile).
 			WithHint("put the evidence into the CSR")
-	case quarantined > 0:
+	case quarantined:
 		return cradle.Errorf(cradle.Forbidden, "the %s credentials of %s are in quarantine: a superseded certificate was used", i.Profile, i.Device).
 			WithHint("the account's operator looks into it and lifts it: cradle device heal %s", i.Device)
 	}

@@ -81,46 +81,57 @@ func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
 	return n == 1, err
 }
 
+// standing reads, in the statement that locks a device, what its next intent rests on: whether a set of the account is
+// being changed, and of a request without evidence what would refuse it.
+func standing(i *provider.Intent) (columns string, args []any) {
+	if i.Proved() {
+		return `d.state, d.epoch, ` + running + ` AS busy, 0 AS quarantined, 0 AS proved`, nil
+	}
+	return `d.state, d.epoch, ` + running + ` AS busy,
+		CASE WHEN EXISTS (SELECT 1 FROM quarantines q WHERE q.account = d.account AND q.device = d.id AND q.lineage = ?) THEN 1 ELSE 0 END AS quarantined,
+		CASE WHEN EXISTS (SELECT 1 FROM certificates c WHERE c.account = d.account AND c.device = d.id AND c.lineage = ?) THEN 1 ELSE 0 END AS proved`,
+		[]any{i.Lineage, i.Profile}
+}
+
 // spendFor locks the intent's device, says how it stands and, if it may have certificates, spends the challenge.
 func spendFor(tx *sqldb.Tx, i *provider.Intent, dev *provider.Device) (fresh bool, err error) {
-	var busy int64 // a set of the account is being changed
-	if tx.Engine() == sqldb.SQLite || !i.Proved() {
-		err := tx.QueryRow(`SELECT d.state, d.epoch, `+running+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE`, i.Account, i.Device).Scan(&dev.State, &dev.Epoch, &busy)
-		if err == nil {
-			err = mayIssue(i, dev)
-		}
-		if err == nil && busy != 0 {
-			err = deviceNotInSet(tx, i)
-		}
-		if err == nil && !i.Proved() {
-			err = unproved(tx, i)
-		}
-		if err != nil {
-			return false, err
-		}
-		return spend(tx, i)
+	var busy, quarantined, proved, spent int64
+	columns, args := standing(i)
+	args = append(args, i.Account, i.Device)
+	owner := string(i.Account) + "/" + string(i.Device)
+	postgres := tx.Engine() == sqldb.PostgreSQL
+	if postgres { // in one round trip; the states are those that mayIssue allows
+		args = append(append(append(args, i.SPKI, i.Account, i.Device), intentValues(i)...), i.Epoch, owner)
+		err = tx.QueryRow(`WITH d AS (SELECT `+columns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE),
+			k (owner) AS (INSERT INTO device_keys (spki, account, device) SELECT ?, ?, ? FROM d`+insertKey+`),
+			i AS (`+insertIntent+` FROM d, k
+				WHERE d.epoch = ? AND d.busy = 0 AND d.quarantined = 0 AND d.proved = 0 AND d.state IN ('accepted', 'active') AND k.owner = ?
+				ON CONFLICT (challenge) DO NOTHING RETURNING 1)
+			SELECT d.state, d.epoch, d.busy, d.quarantined, d.proved, (SELECT count(*) FROM i), k.owner FROM d, k`, args...).
+			Scan(&dev.State, &dev.Epoch, &busy, &quarantined, &proved, &spent, &owner)
+	} else {
+		err = tx.QueryRow(`SELECT `+columns+` FROM devices d WHERE d.account = ? AND d.id = ?`, args...).
+			Scan(&dev.State, &dev.Epoch, &busy, &quarantined, &proved)
 	}
-	var spent int64 // in one round trip; the states are those that mayIssue allows
-	var owner string
-	err = tx.QueryRow(`WITH d AS (SELECT d.state, d.epoch, `+running+` AS busy FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE),
-		k (owner) AS (INSERT INTO device_keys (spki, account, device) SELECT ?, ?, ? FROM d`+insertKey+`),
-		i AS (`+insertIntent+` FROM d, k
-			WHERE d.epoch = ? AND d.busy = 0 AND d.state IN ('accepted', 'active') AND k.owner = ? ON CONFLICT (challenge) DO NOTHING RETURNING 1)
-		SELECT d.state, d.epoch, d.busy, (SELECT count(*) FROM i), k.owner FROM d, k`,
-		append(append([]any{i.Account, i.Device, i.SPKI, i.Account, i.Device}, intentValues(i)...), i.Epoch, string(i.Account)+"/"+string(i.Device))...).
-		Scan(&dev.State, &dev.Epoch, &busy, &spent, &owner)
 	if err == nil {
 		err = mayIssue(i, dev)
+	}
+	if err == nil && busy != 0 {
+		err = deviceNotInSet(tx, i)
+	}
+	if err == nil {
+		err = withoutEvidence(i, quarantined != 0, proved != 0)
 	}
 	if err == nil {
 		err = ownKey(i, owner)
 	}
-	if err == nil && busy != 0 {
-		if err = deviceNotInSet(tx, i); err == nil {
-			return spend(tx, i)
-		}
+	if err != nil {
+		return false, err
 	}
-	return spent == 1, err
+	if !postgres || busy != 0 {
+		return spend(tx, i)
+	}
+	return spent == 1, nil
 }
 
 // mayIssue refuses an intent for a device that is not made, is blocked, or has changed since it was judged.
