@@ -143,6 +143,13 @@ func TestBasic(t *testing.T) {
 		}
 		_, err = r.plain(cradle.Operational, provider.Reenroll, byCert(now), reCSR(t, now))
 		refused(t, err, cradle.Forbidden, "suspended")
+		if _, err := r.p.ChangeState(t.Context(), "acme", "gw-1", provider.Release, "test"); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := r.p.Device(t.Context(), "acme", "gw-1"); err != nil || d.State != cradle.Active {
+			t.Errorf("released without an order or lot: %+v, %v; want active", d, err)
+		}
+		ok(r.plain(cradle.Operational, provider.Reenroll, byCert(now), reCSR(t, now)))
 		r.check()
 	})
 }

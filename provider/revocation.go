@@ -26,6 +26,7 @@ const (
 type Whereabouts struct {
 	LDevID      bool // it has one: it was active
 	LotAccepted bool
+	Credential  bool // it came by a password or another CA's certificate: no lot has to be accepted
 }
 
 // Apply says what the change makes of a device in state s.
@@ -44,7 +45,7 @@ func (c StateChange) Apply(s cradle.DeviceState, w Whereabouts) (cradle.DeviceSt
 		switch {
 		case s != cradle.Suspended:
 			return refuse("released")
-		case w.LDevID:
+		case w.LDevID, w.Credential:
 			to = cradle.Active
 		case w.LotAccepted:
 			to = cradle.Accepted

@@ -32,7 +32,7 @@ func TestStateChange(t *testing.T) {
 		}
 	}
 	for w, want := range map[provider.Whereabouts]cradle.DeviceState{{}: cradle.Made, {LotAccepted: true}: cradle.Accepted,
-		{LDevID: true, LotAccepted: true}: cradle.Active} {
+		{LDevID: true, LotAccepted: true}: cradle.Active, {Credential: true}: cradle.Active} {
 		if got, err := provider.Release.Apply(cradle.Suspended, w); err != nil || got != want {
 			t.Errorf("released with %+v: %q, %v; want %q", w, got, err, want)
 		}

@@ -78,7 +78,7 @@ func whereabouts(tx *sqldb.Tx, v *provider.Device) (provider.Whereabouts, error)
 	var ldevids, accepted int64
 	err := tx.QueryRow(`SELECT (SELECT count(*) FROM certificates WHERE account = ? AND device = ? AND profile = ?), (SELECT count(*) FROM lots WHERE id = ? AND accepted > 0)`,
 		v.Account, v.ID, cradle.LDevID, v.Lot).Scan(&ldevids, &accepted)
-	return provider.Whereabouts{LDevID: ldevids > 0, LotAccepted: accepted > 0}, err
+	return provider.Whereabouts{LDevID: ldevids > 0, LotAccepted: accepted > 0, Credential: v.Origin != ""}, err
 }
 
 // revoked is a row of revocations.
