@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"math/big"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -107,7 +108,7 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 		return nil, err
 	}
 	if r.Operation == Reenroll {
-		if err := sameNames(csr, c); err != nil {
+		if err := sameNames(csr, r.Client.Peer); err != nil {
 			return nil, err
 		}
 	}
@@ -167,13 +168,13 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 // issue is the second half of enroll: everything about the request was found right.
 func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, error) {
 	now, c := p.now(), d.cred
-	if err := p.preSign(r, d, now); err != nil {
+	if err := p.preSign(r, d, ca.NewSerial(), now); err != nil {
 		return nil, err
 	}
 	_, spki := d.key()
 	in := &Intent{ID: newID(), Account: r.Account, Device: d.dev.ID, Profile: r.Profile, Operation: r.Operation, Authority: d.auth.ID,
 		AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(spki),
-		Serial: ca.SerialString(ca.NewSerial()), Epoch: d.dev.Epoch, Created: now, Replica: p.replica, Lineage: d.lineage}
+		Serial: ca.SerialString(d.draft.SerialNumber()), Epoch: d.dev.Epoch, Created: now, Replica: p.replica, Lineage: d.lineage}
 	in.AuthCert, in.Challenge = d.spends(r, in.ID)
 	if !d.proved() && d.made == nil {
 		in.ReplayAfter = now.Add(-p.replayWindow(r.Endpoint))
@@ -230,8 +231,8 @@ func answered(c *Certificate, w ca.Wishes) (*Issued, error) {
 	return &Issued{Cert: cert, Replaced: w.Replaced(cert)}, nil
 }
 
-// preSign refuses what could not be signed, before a challenge is spent for it.
-func (p *Provider) preSign(r Request, d *decision, now time.Time) error {
+// preSign makes the draft of the certificate, and refuses what could not be signed before a challenge is spent for it.
+func (p *Provider) preSign(r Request, d *decision, serial *big.Int, now time.Time) error {
 	l, err := p.leafFor(r, d, now)
 	if err != nil {
 		return err
@@ -239,11 +240,8 @@ func (p *Provider) preSign(r Request, d *decision, now time.Time) error {
 	if p.dir.Load().issuing[hexDigest(d.csr.SPKI)] {
 		return cradle.Errorf(cradle.Invalid, "the CSR's key is an issuing key of this installation")
 	}
-	if err := ca.Check(d.auth.issuer, l); err != nil {
-		return err
-	}
-	d.leaf = &l
-	return nil
+	d.draft, err = ca.NewDraft(d.auth.issuer, serial, l)
+	return err
 }
 
 // leafFor is the certificate that was decided on, with what the profile grants of the CSR's wishes; it refuses those

@@ -16,11 +16,7 @@ var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
 
 // sameNames: in a re-enrolment the CSR's subject and subjectAltName must be those of the certificate (RFC 7030
 // §4.2.2), by their text and in whatever encoding. A CSR without a subjectAltName asks for no other one.
-func sameNames(csr *evidence.CSR, c *Credential) error {
-	old, err := x509.ParseCertificate(c.Cert.DER)
-	if err != nil {
-		return err
-	}
+func sameNames(csr *evidence.CSR, old *x509.Certificate) error {
 	if !ca.SameName(csr.Request.RawSubject, old.RawSubject) {
 		return cradle.Errorf(cradle.Invalid, "the CSR's subject %q is not that of the certificate to be renewed, %q", csr.Request.Subject, old.Subject).
 			WithHint("copy the subject; other names are asked for by ChangeSubjectName where the profile allows it")

@@ -104,7 +104,11 @@ func (p *Provider) redeem(ctx context.Context, in *Intent, pm Permit) (*x509.Cer
 	case in.Lineage != d.lineage:
 		return nil, notIntended("lineage")
 	}
-	if err := p.preSign(r, d, p.now()); err != nil {
+	serial, err := ca.ParseSerial(in.Serial)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.preSign(r, d, serial, p.now()); err != nil {
 		return nil, err
 	}
 	if err := p.approved(ctx, in, r); err != nil {

@@ -53,7 +53,7 @@ type decision struct {
 
 	operation Operation
 	lineage   string        // of the certificate to be
-	leaf      *ca.Leaf      // once it was found that it can be signed; made anew where it is nil
+	draft     *ca.Draft     // once it was found that it can be signed; made anew where it is nil
 	made      crypto.Signer // serverkeygen: the key, made here
 	tpm       *TPMRequest   // tpmenroll
 	client    string        // without evidence: what the intent names as the authenticating party
@@ -126,14 +126,16 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 	if err != nil {
 		return nil, err
 	}
-	if d.leaf == nil {
+	if d.draft == nil {
 		l, err := p.leafFor(r, d, now)
+		if err == nil {
+			d.draft, err = ca.NewDraft(d.auth.issuer, serial, l)
+		}
 		if err != nil {
 			return nil, errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
 		}
-		d.leaf = &l
 	}
-	cert, err := ca.Issue(d.auth.issuer, ca.NewPermit(in.ID, serial), *d.leaf)
+	cert, err := d.draft.Sign(ca.NewPermit(in.ID, serial))
 	if err != nil {
 		return nil, errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
 	}

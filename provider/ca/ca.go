@@ -120,36 +120,41 @@ type Leaf struct {
 	NotAfter  time.Time
 }
 
-// Issue makes the draft of a certificate, lints it, spends the permit and signs. A refusal is of kind Invalid and
-// leaves the permit unspent.
+// Issue makes the draft of a certificate and signs it.
 func Issue(iss *Issuer, p *Permit, l Leaf) (*x509.Certificate, error) {
-	d, err := lint(iss, p.Serial, &l)
+	d, err := NewDraft(iss, p.Serial, l)
 	if err != nil {
 		return nil, err
 	}
-	if err := iss.stamp(d.template); err != nil {
+	return d.Sign(p)
+}
+
+// NewDraft makes the draft of a certificate with that serial number and lints it. A refusal is of kind Invalid.
+func NewDraft(iss *Issuer, serial *big.Int, l Leaf) (*Draft, error) { return lint(iss, serial, &l) }
+
+// SerialNumber is what the certificate will have.
+func (d *Draft) SerialNumber() *big.Int { return d.template.SerialNumber }
+
+// Sign spends the permit, which must be for the draft's serial number, and signs.
+func (d *Draft) Sign(p *Permit) (*x509.Certificate, error) {
+	if p.Serial.Cmp(d.SerialNumber()) != 0 {
+		return nil, fmt.Errorf("internal error: permit of intent %s is for another serial number than its draft", p.Intent)
+	}
+	if err := d.iss.stamp(d.template); err != nil {
 		return nil, err
 	}
 	if p.used.Swap(true) {
 		return nil, fmt.Errorf("internal error: permit of intent %s used twice", p.Intent)
 	}
-	if iss.Key == nil {
-		return nil, cradle.Errorf(cradle.Busy, "the key of %q is kept elsewhere", iss.Cert.Subject.CommonName)
+	if d.iss.Key == nil {
+		return nil, cradle.Errorf(cradle.Busy, "the key of %q is kept elsewhere", d.iss.Cert.Subject.CommonName)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, d.template, iss.Cert, l.Public, iss.Key)
+	der, err := x509.CreateCertificate(rand.Reader, d.template, d.iss.Cert, d.Public, d.iss.Key)
 	if err != nil {
 		return nil, fmt.Errorf("signing for intent %s: %w", p.Intent, err)
 	}
 	return x509.ParseCertificate(der)
 }
-
-// Check is Issue without the signature: what it refuses, Issue refuses.
-func Check(iss *Issuer, l Leaf) error {
-	_, err := lint(iss, serialForCheck, &l)
-	return err
-}
-
-var serialForCheck = NewSerial()
 
 func leafPolicies(l *Leaf) []x509.OID {
 	p := cradle.PolicyKeyNotProved

@@ -82,6 +82,19 @@ func TestPermitIsSpentOnce(t *testing.T) {
 	}
 }
 
+func TestPermitIsForItsSerial(t *testing.T) {
+	d, err := ca.NewDraft(issuer(t, cradle.Evaluation), ca.NewSerial(), leaf(t, key(t, elliptic.P256()).Public()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Sign(ca.NewPermit("i", ca.NewSerial())); err == nil {
+		t.Error("a draft was signed under another serial number than its own")
+	}
+	if _, err := d.Sign(ca.NewPermit("i", d.SerialNumber())); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSerials(t *testing.T) {
 	seen := map[string]bool{}
 	for range 1000 {

@@ -16,8 +16,9 @@ import (
 	"github.com/cradle-iot/cradle/internal/weakkey"
 )
 
-// draft is a certificate before it is signed.
-type draft struct {
+// Draft is the draft of a certificate that every check let pass; it says what the certificate will be, and is signed
+// by Sign.
+type Draft struct {
 	*Leaf
 	iss      *Issuer
 	template *x509.Certificate
@@ -27,8 +28,8 @@ type draft struct {
 }
 
 // newDraft fills the facts of the leaf into its profile.
-func newDraft(iss *Issuer, serial *big.Int, l *Leaf) (*draft, error) {
-	d := &draft{Leaf: l, iss: iss}
+func newDraft(iss *Issuer, serial *big.Int, l *Leaf) (*Draft, error) {
+	d := &Draft{Leaf: l, iss: iss}
 	if l.Rules == nil {
 		return nil, fmt.Errorf("no such profile %q", l.Profile)
 	}
@@ -77,7 +78,7 @@ func newDraft(iss *Issuer, serial *big.Int, l *Leaf) (*draft, error) {
 }
 
 // lint makes the draft and runs every check over it. The error is of kind Invalid and names the clause.
-func lint(iss *Issuer, serial *big.Int, l *Leaf) (*draft, error) {
+func lint(iss *Issuer, serial *big.Int, l *Leaf) (*Draft, error) {
 	d, err := newDraft(iss, serial, l)
 	if err != nil {
 		return nil, cradle.Errorf(cradle.Invalid, "certificate would be wrong: %v", err)
@@ -94,55 +95,55 @@ func lint(iss *Issuer, serial *big.Int, l *Leaf) (*draft, error) {
 // returns what is wrong, or nothing.
 var checks = []struct {
 	clause string
-	refuse func(*draft) string
+	refuse func(*Draft) string
 }{
-	{"RFC 5280 §4.1.2.2", func(d *draft) string {
+	{"RFC 5280 §4.1.2.2", func(d *Draft) string {
 		n := d.template.SerialNumber
 		return unless(n != nil && n.Sign() > 0 && n.BitLen() <= 159, "serial number out of bounds")
 	}},
-	{"802.1AR-2018 §8.3", func(d *draft) string {
+	{"802.1AR-2018 §8.3", func(d *Draft) string {
 		return unless(d.template.SerialNumber.BitLen() >= 64, "serial number has less than 64 bits")
 	}},
-	{"device ids", func(d *draft) string {
+	{"device ids", func(d *Draft) string {
 		if err := cradle.CheckID("device", string(d.Device)); err != nil {
 			return err.Error()
 		}
 		return ""
 	}},
-	{"RFC 5280 §4.1.2.5", func(d *draft) string {
+	{"RFC 5280 §4.1.2.5", func(d *Draft) string {
 		if d.NotBefore.Before(d.NotAfter) {
 			return ""
 		}
 		return fmt.Sprintf("notBefore %v is not before notAfter %v", d.NotBefore, d.NotAfter)
 	}},
-	{"RFC 5280 §4.1.2.5.2", func(d *draft) string {
+	{"RFC 5280 §4.1.2.5.2", func(d *Draft) string {
 		return unless(d.NotBefore.Nanosecond() == 0 && d.NotAfter.Nanosecond() == 0, "validity has fractions of seconds")
 	}},
-	{"RFC 5280 §6.1", func(d *draft) string {
+	{"RFC 5280 §6.1", func(d *Draft) string {
 		ok := !d.NotBefore.Before(d.iss.Cert.NotBefore) && !d.NotAfter.After(d.iss.Cert.NotAfter)
 		return unless(ok, "validity reaches beyond the issuer's")
 	}},
-	{"profile: validity", func(d *draft) string {
+	{"profile: validity", func(d *Draft) string {
 		if d.Rules.Validity == Endless {
 			return unless(d.NotAfter.Equal(Forever) || d.NotAfter.Equal(d.iss.Cert.NotAfter), "notAfter is neither 99991231235959Z nor the issuer's")
 		}
 		return unless(d.NotAfter.Sub(d.NotBefore) <= time.Duration(d.Rules.Validity)+2*Backdate, "validity is longer than the profile's")
 	}},
-	{"RFC 5280 §4.2.1.9", func(d *draft) string {
+	{"RFC 5280 §4.2.1.9", func(d *Draft) string {
 		c := d.iss.Cert
 		if c.IsCA && c.BasicConstraintsValid && c.KeyUsage&x509.KeyUsageCertSign != 0 {
 			return ""
 		}
 		return fmt.Sprintf("issuer %q is no CA", c.Subject.CommonName)
 	}},
-	{"an account's CA signs for it alone", func(d *draft) string {
+	{"an account's CA signs for it alone", func(d *Draft) string {
 		org := d.iss.Cert.Subject.Organization
 		if len(org) == 1 && org[0] == string(d.Account) {
 			return ""
 		}
 		return fmt.Sprintf("issuer belongs to %v, not to account %s", org, d.Account)
 	}},
-	{"evaluation never signs for production", func(d *draft) string {
+	{"evaluation never signs for production", func(d *Draft) string {
 		for _, want := range d.template.Policies {
 			if !slices.ContainsFunc(d.iss.policies(), want.Equal) {
 				return fmt.Sprintf("issuer %q does not sign under policy %s", d.iss.Cert.Subject.CommonName, want)
@@ -151,17 +152,17 @@ var checks = []struct {
 		return ""
 	}},
 	{"RFC 5280 appendix A.1", lintSubject},
-	{"RFC 5280 §4.1.2.6", func(d *draft) string {
+	{"RFC 5280 §4.1.2.6", func(d *Draft) string {
 		return unless(len(d.subject) > 0 || len(d.names) > 0, "neither subject nor subjectAltName")
 	}},
-	{"RFC 5280 §4.2.1.6", func(d *draft) string {
+	{"RFC 5280 §4.2.1.6", func(d *Draft) string {
 		if len(d.subject) > 0 {
 			return ""
 		}
 		ok := slices.ContainsFunc(d.template.ExtraExtensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSAN) && e.Critical })
 		return unless(ok, "the subject is empty and subjectAltName is not critical")
 	}},
-	{"RFC 5280 §4.2", func(d *draft) string {
+	{"RFC 5280 §4.2", func(d *Draft) string {
 		for i, e := range d.template.ExtraExtensions {
 			if slices.ContainsFunc(d.template.ExtraExtensions[:i], func(x pkix.Extension) bool { return x.Id.Equal(e.Id) }) {
 				return fmt.Sprintf("extension %s stands twice", extensionName(e.Id))
@@ -169,7 +170,7 @@ var checks = []struct {
 		}
 		return ""
 	}},
-	{"RFC 5280 §4.2.1.3", func(d *draft) string {
+	{"RFC 5280 §4.2.1.3", func(d *Draft) string {
 		u := d.template.KeyUsage
 		switch {
 		case u == 0:
@@ -181,10 +182,10 @@ var checks = []struct {
 		}
 		return ""
 	}},
-	{"RFC 3279 §2.3.1, RFC 8813 §3, RFC 8410 §5", func(d *draft) string {
+	{"RFC 3279 §2.3.1, RFC 8813 §3, RFC 8410 §5", func(d *Draft) string {
 		return unless(d.template.KeyUsage&^keyUsageOf(d.Public) == 0, "the key's algorithm cannot be used so")
 	}},
-	{"RFC 5280 §4.2.1.12", func(d *draft) string {
+	{"RFC 5280 §4.2.1.12", func(d *Draft) string {
 		for _, id := range d.usages {
 			u, known := extKeyUsages[extKeyUsageName(id)]
 			if known && u.needs&d.template.KeyUsage == 0 {
@@ -193,7 +194,7 @@ var checks = []struct {
 		}
 		return ""
 	}},
-	{"802.1AR-2018 §8", func(d *draft) string {
+	{"802.1AR-2018 §8", func(d *Draft) string {
 		if !d.Rules.Kind.Birth() {
 			return ""
 		}
@@ -207,23 +208,23 @@ var checks = []struct {
 		}
 		return ""
 	}},
-	{"profile: keys", func(d *draft) string { return d.Rules.checkKeyType(d.Public) }},
-	{"key strength", func(d *draft) string {
+	{"profile: keys", func(d *Draft) string { return d.Rules.checkKeyType(d.Public) }},
+	{"key strength", func(d *Draft) string {
 		k, ok := d.Public.(*rsa.PublicKey)
 		if !ok {
 			return ""
 		}
 		return weakkey.RSA(k)
 	}},
-	{"own key", func(d *draft) string {
+	{"own key", func(d *Draft) string {
 		pub, ok := d.iss.Cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 		return unless(!ok || !pub.Equal(d.Public), "the key is the issuer's own")
 	}},
-	{"RFC 5280 §4.1.2.7", func(d *draft) string { return unless(len(d.SPKI) > 0, "no SubjectPublicKeyInfo") }},
+	{"RFC 5280 §4.1.2.7", func(d *Draft) string { return unless(len(d.SPKI) > 0, "no SubjectPublicKeyInfo") }},
 }
 
 // lintSubject holds each attribute to its upper bound and alphabet.
-func lintSubject(d *draft) string {
+func lintSubject(d *Draft) string {
 	for _, rdn := range d.subject {
 		for _, v := range rdn {
 			for typ, a := range attributes {
