@@ -14,6 +14,7 @@ import (
 	"github.com/cradle-iot/cradle/test/bench/enrol"
 	"github.com/cradle-iot/cradle/test/bench/floor"
 	"github.com/cradle-iot/cradle/test/bench/plant"
+	"github.com/cradle-iot/cradle/test/bench/standing"
 )
 
 func near(a, b float64) bool { return math.Abs(a-b) < 1e-9*max(math.Abs(a), math.Abs(b), 1) }
@@ -98,7 +99,67 @@ func TestEnrolmentTargets(t *testing.T) {
 	}
 }
 
-// A smoke run of everything: both stores, bulk-loaded fleets, the table and the file.
+func TestStatusFigures(t *testing.T) {
+	sample := func(us ...int) (out []standing.Sample) {
+		for i, v := range us {
+			out = append(out, standing.Sample{Count: 1, CPU: time.Duration(v) * time.Microsecond, Wall: time.Duration(v) * time.Microsecond, Entries: i + 1})
+		}
+		return out
+	}
+	s := newStatus("sqlite", standing.Revocation, 10, 20, sample(100, 200, 100), sample(110, 230, 900))
+	if !near(s.Small, 100) || !near(s.Large, 230) || !near(s.Ratio, 1.15) || !s.Met || s.Rounds != 3 {
+		t.Errorf("%+v", s)
+	}
+	slow := newStatus("sqlite", standing.Cached, 10, 20, sample(100), sample(121))
+	crl := newStatus("sqlite", standing.CRL, 10, 20, sample(100, 100), sample(5000, 999_000))
+	slowCRL := newStatus("sqlite", standing.CRL, 10, 20, sample(100, 100), sample(5000, 1_000_000))
+	if slow.Met || !crl.Met || slowCRL.Met || crl.LargeCRL != 2 {
+		t.Errorf("%+v\n%+v\n%+v", slow, crl, slowCRL)
+	}
+	if !statusMet(nil) || !statusMet([]Status{s, crl}) || statusMet([]Status{s, slow}) {
+		t.Error("the sum is met when all are")
+	}
+	f := Figures{Status: []Status{slow}}
+	if f.met() {
+		t.Error("a target is missed")
+	}
+}
+
+// A smoke run of revocation, OCSP and CRLs, over both stores.
+func TestStatusRun(t *testing.T) {
+	testenv.Long(t)
+	stores := "sqlite"
+	if url := testenv.Postgres(t); url != "" { // skips where there is none
+		stores += ",postgres"
+	}
+	file := filepath.Join(t.TempDir(), "bench.json")
+	var out, progress bytes.Buffer
+	o := options{json: file, devices: 60, small: 20, rounds: 1, units: 4, parallel: 2, stores: stores, dir: t.TempDir(), only: "status", few: 40, status: 120}
+	if err := run(t.Context(), o, &out, &progress); err != nil {
+		t.Fatalf("%v\n%s", err, &progress)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f Figures
+	if err := json.Unmarshal(b, &f); err != nil {
+		t.Fatal(err)
+	}
+	if want := len(strings.Split(stores, ",")) * int(standing.Kinds); len(f.Status) != want || len(f.Stores) > 0 {
+		t.Errorf("%d operations, want %d; %d stores", len(f.Status), want, len(f.Stores))
+	}
+	for _, s := range f.Status {
+		if s.Few != 40 || s.Many != 120 || s.Small <= 0 || s.Large <= 0 || s.Rounds != 1 || !strings.Contains(out.String(), s.Operation) {
+			t.Errorf("%+v", s)
+		}
+		if crl := s.Operation == standing.CRL.String(); crl && (s.SmallCRL != 10 || s.LargeCRL != 30) || crl != (s.LargeCRL > 0) {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// A smoke run of everything else: both stores, bulk-loaded fleets, the table and the file.
 func TestQuickRun(t *testing.T) {
 	testenv.Long(t)
 	stores := "sqlite"

@@ -23,6 +23,7 @@ type Figures struct {
 	Parallel    int                `json:"parallel"` // units under way at once
 	FloorParts  map[string]Part    `json:"floor_parts"`
 	Stores      map[string]*Result `json:"stores"`
+	Status      []Status           `json:"status,omitempty"`
 	Enrolments  []Enrolment        `json:"enrolments,omitempty"`
 	Targets     map[string]float64 `json:"targets"`
 	Met         bool               `json:"targets_met"`
@@ -131,5 +132,5 @@ func (f *Figures) met() bool {
 			return false
 		}
 	}
-	return enrolmentsMet(f.Enrolments)
+	return statusMet(f.Status) && enrolmentsMet(f.Enrolments)
 }

@@ -1,7 +1,7 @@
 // Command bench measures what one onboarding costs the server, as a ratio to the cryptography that it
 // cannot avoid, and how that changes with the number of devices that are there already.
 //
-//	go run ./test/bench [--json FILE] [--devices N] [--quick]
+//	go run ./test/bench [--json FILE] [--devices N] [--status N] [--quick]
 //
 // It builds the commands, runs a real "cradle serve" over SQLite and over PostgreSQL, and onboards devices
 // with software keys from this process (package sim), the factory line included, log on and durable. In the
@@ -44,6 +44,8 @@ type options struct {
 	enrol    int
 	peers    bool
 	only     string
+	status   int
+	few      int
 	quick    bool
 }
 
@@ -62,13 +64,15 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "", "keep the installations in `DIR`")
 	flag.StringVar(&o.bin, "bin", "", "measure the commands in `DIR` instead of building them")
 	flag.IntVar(&o.enrol, "enrol", 200, "plain enrolments of each kind per round; 0 leaves them out")
-	flag.StringVar(&o.only, "only", "", "\"enrol\": the plain enrolments alone")
+	flag.StringVar(&o.only, "only", "", "\"enrol\": the plain enrolments alone; \"status\": revocation, OCSP and CRLs alone")
+	flag.IntVar(&o.status, "status", 50_000, "certificates in the large store for revocation, OCSP and CRLs; 0 leaves them out")
+	flag.IntVar(&o.few, "status-small", 1000, "certificates in the small store for them")
 	flag.BoolVar(&o.peers, "peers", true, "put the plain enrolments on other people's servers too")
 	flag.StringVar(&o.against, "against", "", "compare with the commands in `DIR`, by turns, and print nothing else")
 	flag.BoolVar(&o.quick, "quick", false, "a smoke run: small numbers, figures that mean nothing")
 	flag.Parse()
 	if o.quick {
-		o.devices, o.small, o.rounds, o.units, o.parallel, o.enrol = 200, 100, 2, 8, 4, 20
+		o.devices, o.small, o.rounds, o.units, o.parallel, o.enrol, o.status, o.few = 200, 100, 2, 8, 4, 20, 400, 100
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -81,6 +85,9 @@ func main() {
 func run(ctx context.Context, o options, stdout, progress io.Writer) (err error) {
 	if o.rounds < 1 || o.units < 1 || o.parallel < 1 || o.devices < 0 || o.small < 1 {
 		return fmt.Errorf("numbers must be positive")
+	}
+	if o.only != "" && o.only != "enrol" && o.only != "status" {
+		return fmt.Errorf("--only %q: it is enrol or status", o.only)
 	}
 	dir := o.dir
 	if dir == "" {
@@ -105,9 +112,9 @@ func run(ctx context.Context, o options, stdout, progress io.Writer) (err error)
 	}
 	f := &Figures{Time: time.Now().UTC().Truncate(time.Second), Go: runtime.Version(), CPUs: runtime.NumCPU(), KeyExchange: floor.KeyExchange,
 		EKProfile: floor.EKProfile, Parallel: o.parallel, Stores: map[string]*Result{},
-		Targets: map[string]float64{"ratio": TargetRatio, "growth_percent": TargetGrowth}}
+		Targets: map[string]float64{"ratio": TargetRatio, "growth_percent": TargetGrowth, "status_percent": TargetStatus, "crl_seconds": TargetCRL.Seconds()}}
 	for _, store := range strings.Split(o.stores, ",") {
-		if o.only == "enrol" {
+		if o.only != "" {
 			break
 		}
 		if o.against != "" {
@@ -123,13 +130,19 @@ func run(ctx context.Context, o options, stdout, progress io.Writer) (err error)
 	if o.against != "" {
 		return nil
 	}
-	if o.enrol > 0 {
+	if o.status > 0 && o.only != "enrol" {
+		if f.Status, err = b.status(ctx); err != nil {
+			return err
+		}
+	}
+	if o.enrol > 0 && o.only != "status" {
 		if f.Enrolments, err = b.enrolments(ctx); err != nil {
 			return err
 		}
 	}
 	f.FloorParts, f.Met = floorParts(b.all), f.met()
 	f.table(stdout)
+	statusTable(stdout, f.Status)
 	enrolTable(stdout, f.Enrolments)
 	if f.Met {
 		fmt.Fprintln(stdout, "Targets met.")

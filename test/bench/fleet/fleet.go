@@ -59,7 +59,7 @@ func Load(ctx context.Context, p *plant.Plant, n int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, hubs.Close()) }()
-	m, err := newMint(ctx, p, db)
+	m, err := newMint(ctx, p, db, "")
 	if err != nil {
 		return err
 	}
@@ -119,6 +119,47 @@ func Load(ctx context.Context, p *plant.Plant, n int) (err error) {
 	return g.Wait()
 }
 
+// LoadStatus registers n devices at the provider alone. Their certificates say that their standing is asked for below
+// statusURL; each profile has CRL shards of its own, as full as a server makes them. each, called in the order of the
+// devices, may change one before it is stored.
+func LoadStatus(ctx context.Context, p *plant.Plant, db *providerdb.DB, statusURL string, n int, each func(i int, u *providerdb.Unit)) error {
+	m, err := newMint(ctx, p, db, statusURL)
+	if err != nil {
+		return err
+	}
+	made := make(chan []providerdb.Unit, 4)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(made)
+		for i := 1; i <= n; {
+			var units []providerdb.Unit
+			for ; i <= n && len(units) < batch; i++ {
+				u, err := m.unit(i)
+				if err != nil {
+					return err
+				}
+				each(i, &u)
+				units = append(units, u)
+			}
+			select {
+			case made <- units:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	g.Go(func() error {
+		for units := range made {
+			if err := db.LoadDevices(ctx, plant.Account, plant.Fleet, units); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
 // mint makes devices.
 type mint struct {
 	now    time.Time
@@ -131,7 +172,7 @@ type mint struct {
 	stamps map[cradle.Profile]*stamp
 }
 
-func newMint(ctx context.Context, p *plant.Plant, db *providerdb.DB) (*mint, error) {
+func newMint(ctx context.Context, p *plant.Plant, db *providerdb.DB, statusURL string) (*mint, error) {
 	m := &mint{now: time.Now().UTC().Truncate(time.Second), maker: p.Maker, anchor: ca.Digest(p.Maker.Cert.Raw), stamps: map[cradle.Profile]*stamp{}}
 	var err error
 	if m.tpm, err = p.Maker.NewDevice(softkey.P256); err != nil {
@@ -189,7 +230,13 @@ func newMint(ctx context.Context, p *plant.Plant, db *providerdb.DB) (*mint, err
 			if x.life > 0 {
 				end = m.now.Add(x.life)
 			}
-			if m.stamps[profile], err = newStamp(&ca.Issuer{ID: a.ID, Cert: cert, Key: signer}, profile, x.key, m.now, end); err != nil {
+			iss := &ca.Issuer{ID: a.ID, Cert: cert, Key: signer}
+			if statusURL != "" {
+				point := shardURL(statusURL, a.ID, firstShard[profile])
+				iss.Points = &ca.Points{CRL: func(time.Time) (string, error) { return point, nil }, OCSP: statusURL + "/ocsp",
+					CA: statusURL + "/ca/" + provider.StatusName(a.ID) + ".cer"}
+			}
+			if m.stamps[profile], err = newStamp(iss, profile, x.key, m.now, end); err != nil {
 				return nil, err
 			}
 		}

@@ -22,6 +22,8 @@ import (
 // stamp makes certificates of one profile: a first one by package ca, the others as copies of it with other
 // values of the same lengths, signed by the same issuer.
 type stamp struct {
+	made                int64 // certificates
+	shard               int64 // the first one's, 0: they name none
 	issuer              *ca.Issuer
 	key                 *ecdsa.PrivateKey
 	first               []byte
@@ -60,14 +62,27 @@ func newStamp(iss *ca.Issuer, p cradle.Profile, key *softkey.Key, now, end time.
 		return nil, err
 	}
 	s.first, s.notBefore, s.notAfter = c.Raw, c.NotBefore, c.NotAfter
+	s.shard, _ = provider.PointOf(c.Raw)
 	return s, nil
+}
+
+// firstShard numbers the CRL shards of each profile from another thousand on: all numbers are equally long, and profiles
+// of one issuer share no shard.
+var firstShard = map[cradle.Profile]int64{cradle.IAK: 1000, cradle.IDevID: 3000, cradle.LDevID: 5000, cradle.Operational: 7000}
+
+func shardURL(statusURL, authority string, shard int64) string {
+	return fmt.Sprintf("%s/crl/%s/%d.crl", statusURL, provider.StatusName(authority), shard)
 }
 
 // certificate makes d's.
 func (s *stamp) certificate(serial *big.Int, d *provider.Device) ([]byte, error) {
 	// The device's name holds the unit's serial number, so it goes first.
-	return resign(s.first, s.key, replace{s.serial, serial.Bytes()}, replace{[]byte(s.device), []byte(d.ID)},
-		replace{[]byte(s.unit), []byte(d.Serial)}, replace{[]byte(s.ek), []byte(d.EKDigest)})
+	rs := []replace{{s.serial, serial.Bytes()}, {[]byte(s.device), []byte(d.ID)}, {[]byte(s.unit), []byte(d.Serial)}, {[]byte(s.ek), []byte(d.EKDigest)}}
+	if s.shard != 0 {
+		rs = append(rs, replace{fmt.Appendf(nil, "/%d.crl", s.shard), fmt.Appendf(nil, "/%d.crl", s.shard+s.made/provider.ShardSize)})
+	}
+	s.made++
+	return resign(s.first, s.key, rs...)
 }
 
 type replace struct{ old, new []byte }

@@ -76,5 +76,27 @@ func parseStat(b []byte, ended bool) (time.Duration, error) {
 	return sum, nil
 }
 
+// DatabaseCPU is the time that each of PostgreSQL's processes has taken so far, by pid; in nanoseconds where the
+// kernel counts them (/proc/PID/schedstat), and nothing for SQLite. The server need not run.
+func (p *Plant) DatabaseCPU() map[int]time.Duration {
+	out := map[int]time.Duration{}
+	if p.pg == nil {
+		return out
+	}
+	for _, pid := range p.pg.Pids() {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
+		if f := strings.Fields(string(b)); err == nil && len(f) == 3 {
+			if n, err := strconv.ParseInt(f[0], 10, 64); err == nil {
+				out[pid] = time.Duration(n)
+				continue
+			}
+		}
+		if t, err := cpuOf(pid, false); err == nil { // not if it ended meanwhile
+			out[pid] = t
+		}
+	}
+	return out
+}
+
 // ProcessCPU is the time that one process has taken.
 func ProcessCPU(pid int) (time.Duration, error) { return cpuOf(pid, false) }
