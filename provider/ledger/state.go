@@ -49,12 +49,22 @@ type slots struct {
 	waiting       bool // next is set
 }
 
-// tally counts the events of the feed about one thing against the leaves about it.
+// tally holds the events of the feed about one thing against the leaves about it, in their order.
 type tally struct {
-	events, leaves int
-	newest         FeedRow // event
-	epoch          int64   // highest
-	state, reason  string  // of the newest leaf
+	events []FeedRow
+	leaves []change
+	epoch  int64 // of a device: highest, of its certificates' events too
+}
+
+// change is what a leaf says of a standing; a quarantine has no state.
+type change struct{ state, reason string }
+
+// newest is the last change that a leaf tells.
+func (t *tally) newest() change {
+	if len(t.leaves) == 0 {
+		return change{}
+	}
+	return t.leaves[len(t.leaves)-1]
 }
 
 type node struct {
@@ -82,12 +92,14 @@ func (v *verification) feed(r *FeedRow) {
 	}
 	v.feedSeq = r.Seq
 	t := at(v.devEvents, r.Device)
+	if r.Epoch < t.epoch { // equal: a quarantine moves none
+		v.find(FeedChanged, "device "+r.Device, "the status feed's epoch %d comes after %d", r.Epoch, t.epoch)
+	}
 	t.epoch = max(t.epoch, r.Epoch)
 	if r.Certificate != "" {
 		t = at(v.certEvents, r.Certificate)
 	}
-	t.events++
-	t.newest = *r
+	t.events = append(t.events, *r)
 }
 
 func at(m map[string]*tally, key string) *tally {
@@ -103,8 +115,7 @@ func (v *verification) said(b Body) {
 	if b.Certificate != "" {
 		t = at(v.certEvents, b.Certificate)
 	}
-	t.leaves++
-	t.state, t.reason = b.State, b.Reason
+	t.leaves = append(t.leaves, change{b.State, b.Reason})
 }
 
 func (v *verification) headRow(r *HeadRow) {
@@ -220,20 +231,27 @@ func (v *verification) healed(device string) {
 // finishState holds feed and quarantines against the leaves.
 func (v *verification) finishState() {
 	for id, t := range v.devEvents {
-		v.compareFeed("device "+id, t, cradle.DeviceState(t.state))
+		v.compareFeed("device "+id, t)
 		if dev := v.devices[id]; dev != nil && dev.row.Epoch != t.epoch {
 			v.find(DeviceChanged, "device "+id, "the row says epoch %d, the feed %d", dev.row.Epoch, t.epoch)
 		}
 	}
 	for d, t := range v.certEvents {
-		v.compareFeed("certificate "+d, t, cradle.DeviceState(t.state))
+		v.compareFeed("certificate "+d, t)
+		if x, ok := parseDigest(d); ok && v.certs[x] != nil {
+			for _, e := range t.events {
+				if have := v.certs[x].device; e.Device != have {
+					v.find(FeedChanged, "certificate "+d, "the status feed's event %d gives it to device %s, the row to %s", e.Seq, e.Device, have)
+				}
+			}
+		}
 	}
 	for id, dev := range v.devices {
 		t := v.devEvents[id]
 		switch {
 		case t == nil && dev.row.Epoch != 0:
 			v.find(DeviceChanged, "device "+id, "the row says epoch %d, but no event moved it", dev.row.Epoch)
-		case t == nil && dev.row.Reason != "", t != nil && t.leaves > 0 && dev.row.Reason != t.reason:
+		case t == nil && dev.row.Reason != "", t != nil && len(t.leaves) > 0 && dev.row.Reason != t.newest().reason:
 			v.find(DeviceChanged, "device "+id, "the row gives the reason %q, no leaf does", dev.row.Reason)
 		}
 	}
@@ -249,17 +267,24 @@ func (v *verification) finishState() {
 	}
 }
 
-// compareFeed: every leaf that changes a standing has its event, and the newest of both say the same.
-func (v *verification) compareFeed(name string, t *tally, state cradle.DeviceState) {
+// compareFeed: every leaf that changes a standing has its event, and both say the same.
+func (v *verification) compareFeed(name string, t *tally) {
 	switch {
-	case t.events < t.leaves:
-		v.find(FeedChanged, name, "the status feed tells %d of its %d changes", t.events, t.leaves)
-	case t.events > t.leaves:
-		v.find(FeedChanged, name, "the status feed tells %d changes, the log %d", t.events, t.leaves)
-	case t.leaves == 0 || t.newest.Certificate != "" && state == "": // a quarantine
-	case t.newest.Certificate == "" && t.newest.State != t.state, t.newest.Certificate != "" && t.newest.Released == state.Blocked():
-		v.find(FeedChanged, name, "the status feed's newest event says %s, the log %s", t.newest.State, t.state)
-	case t.newest.Reason != t.reason:
-		v.find(FeedChanged, name, "the status feed gives the reason %q, the log %q", t.newest.Reason, t.reason)
+	case len(t.events) < len(t.leaves):
+		v.find(FeedChanged, name, "the status feed tells %d of its %d changes", len(t.events), len(t.leaves))
+		return
+	case len(t.events) > len(t.leaves):
+		v.find(FeedChanged, name, "the status feed tells %d changes, the log %d", len(t.events), len(t.leaves))
+		return
+	}
+	for i, e := range t.events {
+		l := t.leaves[i]
+		switch {
+		case e.Certificate != "" && l.state == "": // a quarantine
+		case e.Certificate == "" && e.State != l.state, e.Certificate != "" && e.Released == cradle.DeviceState(l.state).Blocked():
+			v.find(FeedChanged, name, "the status feed's event %d says %s, the log %s", e.Seq, e.State, l.state)
+		case e.Reason != l.reason:
+			v.find(FeedChanged, name, "the status feed's event %d gives the reason %q, the log %q", e.Seq, e.Reason, l.reason)
+		}
 	}
 }

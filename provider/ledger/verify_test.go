@@ -233,6 +233,11 @@ func TestTampered(t *testing.T) {
 		"feed event removed":                   {do: func(f *file) { f.remove("feed", 3); f.renumber() }, code: ledger.FeedChanged, subject: dev(5)},
 		"feed event's state":                   {do: set("feed", 3, "state", "active"), code: ledger.FeedChanged, subject: dev(5)},
 		"feed event's reason":                  {do: set("feed", 3, "reason", "none"), code: ledger.FeedChanged, subject: dev(5)},
+		"older feed event's state":             {do: set("feed", 1, "state", "active"), code: ledger.FeedChanged, subject: dev(4)},
+		"feed event's release":                 {do: set("feed", 7, "released", false), code: ledger.FeedChanged, subject: cert(22)},
+		"older feed event's reason":            {do: set("feed", 6, "reason", "none"), code: ledger.FeedChanged, subject: cert(22)},
+		"older feed event's device":            {do: set("feed", 6, "device", w.devices[0].ID), code: ledger.FeedChanged, subject: cert(22)},
+		"older feed event's epoch":             {do: set("feed", 6, "epoch", 9), code: ledger.FeedChanged, subject: "device " + w.certs[22].Device},
 		"feed event planted": {do: func(f *file) {
 			f.plant("feed", map[string]any{"seq": 99, "device": w.devices[6].ID, "state": "revoked", "epoch": 1, "at": "2026-03-02T12:00:00Z"})
 			f.renumber()
