@@ -344,6 +344,24 @@ func TestNothingLost(t *testing.T) {
 
 // TestDeclareLost: nobody has what came after the backup. What is unknown is refused by name, orders wait for a count,
 // and an auditor with a newer checkpoint is told of the loss.
+// TestCatchUpExternalRoot: a root without a key here was not made after the backup, and has lost nothing.
+func TestCatchUpExternalRoot(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		r.certify(newCeremony(t, "root"), provider.OperationalCA, "", cradle.Production, false)
+		before := must[[]provider.Authority](t)(r.db.Authorities(t.Context()))
+		x := r.restored(r.backup()())
+		u, findings, err := x.catchUp(r.export())
+		if err != nil || len(findings) > 0 || !u.Open || len(u.Todo) > 0 {
+			t.Fatalf("%+v, %v, %v", u, findings, err)
+		}
+		x.open()
+		if after := must[[]provider.Authority](t)(x.db.Authorities(t.Context())); len(after) != len(before) {
+			t.Errorf("%d CAs before, %d after", len(before), len(after))
+		}
+	})
+}
+
 func TestDeclareLost(t *testing.T) {
 	testenv.EachStore(t, func(t *testing.T, url string) {
 		if strings.HasPrefix(url, "postgres") {
