@@ -253,19 +253,14 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 	return out, err
 }
 
-// promoteCert makes the certificate in slot next current, and the former current superseded: it was seen in use.
+// promoteCert makes the certificate in slot next current, and the former current superseded: it was seen in use. The
+// device is locked.
 func promoteCert(tx *sqldb.Tx, digest string, at time.Time) error {
-	var c provider.Certificate
-	err := scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.digest = ?`, digest), &c)
-	if err != nil || c.Slot != provider.Next {
+	if err := tx.Queue(`UPDATE certificates AS c SET slot = 'superseded', superseded = ? FROM certificates n WHERE n.digest = ? AND n.slot = 'next'
+		AND c.account = n.account AND c.device = n.device AND c.lineage = n.lineage AND c.slot = 'current'`, micros(at), digest); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(`UPDATE certificates SET slot = ?, superseded = ? WHERE account = ? AND device = ? AND lineage = ? AND slot = ?`,
-		provider.Superseded, micros(at), c.Account, c.Device, c.Lineage, provider.Current); err != nil {
-		return err
-	}
-	_, err = tx.Exec(`UPDATE certificates SET slot = ? WHERE digest = ?`, provider.Current, digest)
-	return err
+	return tx.Queue(`UPDATE certificates SET slot = 'current' WHERE digest = ? AND slot = 'next'`, digest)
 }
 
 // reserve finds the unit that was reserved before, or reserves it within the order's quantity.
