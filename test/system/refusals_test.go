@@ -217,7 +217,8 @@ func TestESTRefuses(t *testing.T) {
 		{"the wrong credential", operational, cradle.LDevID, "simpleenroll", whole, 403, "does not authenticate"},
 		{"another device's evidence", other.Certificate(device.ByLDevID), cradle.LDevID, "simpleenroll", whole, 403, "challenge-client"},
 		{"unknown label", ldevid, "moon", "simpleenroll", whole, 404, "acme-moon"},
-		{"no such operation", ldevid, cradle.LDevID, "serverkeygen", whole, 404, "not offered"},
+		{"a key made by the server for one that proved its own", ldevid, cradle.LDevID, "serverkeygen", whole, 403, "began with evidence"},
+		{"no such operation", ldevid, cradle.LDevID, "fullcmc", whole, 501, "not implemented"},
 	} {
 		code, text := post(r.cert, r.label, r.op, []byte(r.body))
 		first, hint, _ := strings.Cut(strings.TrimSpace(text), "\n")
