@@ -69,7 +69,7 @@ func (b *bench) enrolments(ctx context.Context) (out []Enrolment, err error) {
 		}
 	}()
 	for _, store := range strings.Split(b.o.stores, ",") {
-		p, err := plant.New(ctx, store, b.bin, filepath.Join(b.dir, "enrol-"+store), "")
+		p, err := plant.New(ctx, store, b.bin, filepath.Join(b.dir, "enrol-"+store), b.o.pprof)
 		if err != nil {
 			return nil, err
 		}

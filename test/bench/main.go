@@ -60,7 +60,7 @@ func main() {
 	flag.IntVar(&o.units, "units", 400, "onboardings per round")
 	flag.IntVar(&o.parallel, "parallel", 32, "units under way at once")
 	flag.StringVar(&o.stores, "stores", "sqlite,postgres", "stores to measure")
-	flag.StringVar(&o.pprof, "pprof", "", "`ADDR` at which the server being measured serves its profiles; one store and --devices 0 only")
+	flag.StringVar(&o.pprof, "pprof", "", "`ADDR` at which the server being measured serves its profiles; one store and, without --only enrol, --devices 0")
 	flag.StringVar(&o.dir, "dir", "", "keep the installations in `DIR`")
 	flag.StringVar(&o.bin, "bin", "", "measure the commands in `DIR` instead of building them")
 	flag.IntVar(&o.enrol, "enrol", 200, "plain enrolments of each kind per round; 0 leaves them out")
