@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -37,6 +38,13 @@ func (c *HubEventsCmd) Run(ctx context.Context, out *cli.Out) error {
 	var k admin.ServiceKey
 	if err := a.Call(ctx, http.MethodGet, "/service-key/hub", nil, &k); err != nil {
 		return err
+	}
+	var st admin.Status
+	if err := a.Call(ctx, http.MethodGet, "/status", nil, &st); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(st.Services, func(s admin.Service) bool { return s.Service == c.Hub }) {
+		return cradle.Errorf(cradle.NotFound, "no hub %q", c.Hub).WithHint("cradle status lists them")
 	}
 	cs, err := sas.ParseConnectionString(k.ConnectionString)
 	if err != nil {

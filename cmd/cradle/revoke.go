@@ -43,6 +43,15 @@ func (c *RevokeCmd) Run(ctx context.Context, out *cli.Out) error {
 	if account == "" {
 		return cli.Usagef("say whose it is with --account")
 	}
+	given := 0
+	for _, s := range []string{c.Serial, c.Device, c.Order, c.Lot, c.OEM, c.EKIssuer, c.Maker} {
+		if s != "" {
+			given++
+		}
+	}
+	if given != 1 {
+		return cli.Usagef("say what with one of --serial, --device, --order, --lot, --oem, --ek-issuer and --maker, not %d", given)
+	}
 	issuer, err := fingerprintOf(c.EKIssuer)
 	if err != nil {
 		return err

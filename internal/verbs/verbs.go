@@ -91,17 +91,26 @@ func (p Program) Run(ctx context.Context, args []string) (status int) {
 		var pe *kong.ParseError
 		if errors.As(err, &pe) {
 			err = &cli.UsageError{Err: pe}
-			defer fmt.Fprintf(p.Stderr, "hint: %s --help\n", strings.TrimSpace(p.Name+" "+command(pe)))
+			defer p.help(pe.Context)
 		}
 		return cli.Fail(p.Stderr, p.Name, err)
 	}
-	return cli.Fail(p.Stderr, p.Name, k.Run())
+	err = k.Run()
+	if err != nil && cli.Hint(err) == "" && !errors.Is(err, context.Canceled) {
+		defer p.help(k)
+	}
+	return cli.Fail(p.Stderr, p.Name, err)
 }
 
-// command is the verb that was understood before a parse error.
-func command(pe *kong.ParseError) string {
+// help is the hint of an error that has none of its own.
+func (p Program) help(k *kong.Context) {
+	fmt.Fprintf(p.Stderr, "hint: %s --help\n", strings.TrimSpace(p.Name+" "+command(k)))
+}
+
+// command is the verb, as far as it was understood.
+func command(k *kong.Context) string {
 	var words []string
-	for _, e := range pe.Context.Path {
+	for _, e := range k.Path {
 		if e.Command != nil {
 			words = append(words, e.Command.Name)
 		}

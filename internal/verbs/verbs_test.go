@@ -3,6 +3,7 @@ package verbs_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -29,6 +30,8 @@ func (c *showCmd) Run(ctx context.Context, out *cli.Out) error {
 	switch c.ID {
 	case "missing":
 		return fmt.Errorf("showing: %w", cradle.Errorf(cradle.NotFound, "no order\n%q", c.ID).WithHint("list\nthem"))
+	case "broken":
+		return errors.New("it broke")
 	case "usage":
 		return cli.Usagef("two of a kind")
 	}
@@ -46,7 +49,8 @@ func TestContract(t *testing.T) {
 		{"order show x --json --n 3", 0, `{"id":"x","n":3}` + "\n", ""},
 		{"--json order show <x>", 0, `{"id":"<x>","n":0}` + "\n", ""},
 		{"order show missing", 1, "", "prog: showing: no order \"missing\"\nhint: list them\n"},
-		{"order show usage", 2, "", "prog: two of a kind\n"},
+		{"order show broken", 1, "", "prog: it broke\nhint: prog order show --help\n"},
+		{"order show usage", 2, "", "prog: two of a kind\nhint: prog order show --help\n"},
 		{"order show", 2, "", "prog: expected \"<id>\"\nhint: prog order show --help\n"},
 		{"order show x --n=y", 2, "", "prog: --n: expected a valid 64 bit int but got \"y\"\nhint: prog order show --help\n"},
 		{"order show x --bogus", 2, "", "prog: unknown flag --bogus\nhint: prog order show --help\n"},
