@@ -155,6 +155,9 @@ func TestExternalRoot(t *testing.T) {
 			o.Complete(r.now())
 			_, err := r.p.CreateOrder(t.Context(), r.signed(o), func(cradle.AccountID) error { return nil })
 			refused(t, err, cradle.NotFound, "no root CA")
+			r.basicUser(cradle.Operational, "line", "")
+			_, err = r.plain(cradle.Operational, provider.Enroll, byBasic("line"), plainCSR(t, "gw-1", newKey(t), false))
+			refused(t, err, cradle.Busy, "waits for its certificate")
 			for _, k := range []provider.AuthorityKind{provider.OnboardingCA, provider.OperationalCA} {
 				in := r.certify(root, k, "", cradle.Evaluation, false)
 				for _, w := range in.Warnings {

@@ -210,6 +210,9 @@ func (p *Provider) unprovedCA(ctx context.Context, account cradle.AccountID, cla
 	if a := p.dir.Load().byRole[r]; a != nil {
 		return a, nil
 	}
+	if p.dir.Load().pending[r].ID != "" { // perhaps there is no root either
+		return nil, r.waiting()
+	}
 	root, err := p.authority(RootCA, account, "", class)
 	if err != nil {
 		return nil, err
