@@ -550,6 +550,9 @@ func TestPermitDoor(t *testing.T) {
 	// And the other way: a front end does not take another server for its signer.
 	_, err := permit.NewClient(a.server.URL, a.front, identity(t, permit.ServerName).Leaf).Sign(t.Context(), provider.Permit{Intent: &provider.Intent{}})
 	refused(t, err, cradle.Busy, "the signer is away")
+	// A front end that was withdrawn does not make the device's credential wrong.
+	_, err = permit.NewClient(a.server.URL, identity(t), a.server.Certificate()).Sign(t.Context(), provider.Permit{Intent: &provider.Intent{}})
+	refused(t, err, cradle.Busy, "does not take permits of this front end")
 }
 
 // forged is a request of u's in which everything is right but the evidence: another TPM made it.

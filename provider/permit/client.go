@@ -136,6 +136,9 @@ func (c *Client) call(ctx context.Context, path string, in, out any) error {
 	if err := json.NewDecoder(body).Decode(&p); err != nil || p.Detail == "" {
 		return &cradle.Error{Kind: cradle.Busy, Detail: "the signer is away", Err: errors.New(resp.Status), RetryAfter: retry}
 	}
+	if resp.Header.Get("WWW-Authenticate") == door { // it is we who are not known there; the device did nothing wrong, and has no other credential
+		return &cradle.Error{Kind: cradle.Busy, Detail: "the signer does not take permits of this front end", Hint: "try again in a while", Err: errors.New(p.Detail), RetryAfter: retry}
+	}
 	e := &cradle.Error{Kind: cradle.ParseKind(p.Kind), Detail: p.Detail, Hint: p.Hint}
 	if e.Kind == cradle.Busy {
 		e.RetryAfter = retry

@@ -37,6 +37,9 @@ type window struct {
 	count  int
 }
 
+// door is the challenge of a 401 that is about the front end, not about the device that it speaks for.
+const door = `Mutual realm="signer"`
+
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out, err := h.serve(w, r)
@@ -56,11 +59,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (any, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		w.Header().Set("WWW-Authenticate", door)
 		return nil, cradle.Errorf(cradle.Unauthorized, "no TLS client certificate").WithHint("a front end shows the one of its credential: --signer-credential FILE")
 	}
 	front, ok := h.Front(Digest(r.TLS.PeerCertificates[0]))
 	if !ok {
 		h.Log.Warn("permit of a stranger", "certificate", Digest(r.TLS.PeerCertificates[0]), "from", r.RemoteAddr)
+		w.Header().Set("WWW-Authenticate", door)
 		return nil, cradle.Errorf(cradle.Unauthorized, "this client certificate is of no front end of this signer")
 	}
 	if r.Method != http.MethodPost {
