@@ -56,6 +56,12 @@ func TestApproval(t *testing.T) {
 		}
 		_, err := r.p.Decide(t.Context(), list[0].ID, false, "too late")
 		refused(t, err, cradle.Conflict, "does not wait")
+		// A key of another device's is refused at once: no approval could make a certificate of it.
+		taken := newKey(t)
+		r.basicUser(cradle.Operational, "line", "")
+		ok(r.plain(cradle.Operational, provider.Enroll, byBasic("line"), plainCSR(t, "gw-7", taken, false)))
+		_, err = r.plain(profile, provider.Enroll, byBasic("guest"), plainCSR(t, "gw-8", taken, false))
+		refused(t, err, cradle.Forbidden, "belongs to another device")
 		// Another key, another name or another client waits anew.
 		_, err = r.plain(profile, provider.Enroll, byBasic("guest"), plainCSR(t, "gw-1", newKey(t), false))
 		refused(t, err, cradle.Pending, "")

@@ -36,6 +36,15 @@ func (d *DB) AskApproval(ctx context.Context, a provider.Approval, max int64, le
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
+		var owner string // nobody has to look at what could not be issued
+		switch err := tx.QueryRow(`SELECT account || '/' || device FROM device_keys WHERE spki = ?`, a.SPKI).Scan(&owner); {
+		case err == nil:
+			if err := ownKey(&provider.Intent{Account: a.Account, Device: a.Device}, owner); err != nil {
+				return err
+			}
+		case !errors.Is(err, sql.ErrNoRows):
+			return err
+		}
 		var waiting int64
 		if err := tx.QueryRow(`SELECT count(*) FROM approvals WHERE account = ? AND state = ? AND expires > ?`, a.Account, provider.Waiting, micros(a.Asked)).Scan(&waiting); err != nil {
 			return err
