@@ -17,18 +17,18 @@ var (
 // lineLen is the length of a base64 line. 64 suits old OpenSSL, which does not read longer lines.
 const lineLen = 64
 
-// EncodeBody returns the base64 of der. With lines it is broken by CRLF after every 64 characters and
-// ends with CRLF, as libest needs for more than 1 KiB; without, it has no white space at all, as strongSwan before
-// 5.9.11 needs. RFC 8951 §3.1 allows both.
+// EncodeBody returns the base64 of der. With lines it is broken by LF after every 64 characters and
+// ends with LF, as libest needs for more than 1 KiB; without, it has no white space at all, as strongSwan before
+// 5.9.11 needs. RFC 8951 §3.1 allows both. LF, not CRLF, since base64 -d of coreutils takes no CR.
 func EncodeBody(der []byte, lines bool) []byte {
 	flat := make([]byte, base64.StdEncoding.EncodedLen(len(der)))
 	base64.StdEncoding.Encode(flat, der)
 	if !lines {
 		return flat
 	}
-	out := make([]byte, 0, len(flat)+2*(len(flat)/lineLen+1))
+	out := make([]byte, 0, len(flat)+len(flat)/lineLen+1)
 	for line := range slices.Chunk(flat, lineLen) {
-		out = append(append(out, line...), '\r', '\n')
+		out = append(append(out, line...), '\n')
 	}
 	return out
 }

@@ -174,8 +174,8 @@ func TestBody(t *testing.T) {
 		t.Errorf("unbroken: %q", got)
 	}
 	lines := string(est.EncodeBody(data, true))
-	for l := range strings.SplitAfterSeq(lines, "\r\n") {
-		if len(l) > 78 || strings.Trim(l, "\r\n") != "" && !strings.HasSuffix(l, "\r\n") {
+	for l := range strings.SplitAfterSeq(lines, "\n") {
+		if len(l) > 77 || strings.TrimSpace(l) != "" && !strings.HasSuffix(l, "\n") || strings.Contains(l, "\r") {
 			t.Errorf("line %q", l)
 		}
 	}

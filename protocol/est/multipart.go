@@ -26,7 +26,7 @@ func EncodeParts(boundary string, lines bool, parts ...Part) (contentType string
 	var b bytes.Buffer
 	for _, p := range parts {
 		b.WriteString("--" + boundary + "\r\nContent-Type: " + p.ContentType + "\r\nContent-Transfer-Encoding: base64\r\n\r\n")
-		b.Write(bytes.TrimSuffix(EncodeBody(p.Body, lines), []byte("\r\n")))
+		b.Write(bytes.TrimSuffix(EncodeBody(p.Body, lines), []byte("\n")))
 		b.WriteString("\r\n")
 	}
 	b.WriteString("--" + boundary + "--\r\n")

@@ -99,13 +99,13 @@ func TestAnswerForm(t *testing.T) {
 		if r.code != 200 || r.header.Get("Content-Type") != tc.contentType || r.header.Get("Content-Transfer-Encoding") != "base64" {
 			t.Errorf("%s for %q: %d %v", tc.path, tc.agent, r.code, r.header)
 		}
-		if got := strings.Contains(r.body, "\r\n"); got != tc.lines {
+		if got := strings.Contains(r.body, "\n"); got != tc.lines || strings.Contains(r.body, "\r") {
 			t.Errorf("%s for %q: lines %v", tc.path, tc.agent, got)
 		}
 		if !tc.lines && strings.ContainsAny(r.body, " \r\n\t") {
 			t.Errorf("%s for %q: white space", tc.path, tc.agent)
 		}
-		for line := range strings.SplitSeq(r.body, "\r\n") {
+		for line := range strings.SplitSeq(r.body, "\n") {
 			if tc.lines && len(line) > 76 {
 				t.Errorf("%s: a line of %d", tc.path, len(line))
 			}

@@ -93,7 +93,7 @@ func TestServerKeyGen(t *testing.T) {
 				t.Errorf("%q: not once %q in\n%s", agent, want, r.body)
 			}
 		}
-		for line := range strings.SplitSeq(r.body, "\r\n") {
+		for line := range strings.SplitSeq(r.body, "\n") {
 			if agent != "" && len(line) > 76 {
 				t.Errorf("a line of %d characters", len(line))
 			}
