@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle/device"
+	"github.com/cradle-iot/cradle/internal/testenv"
 )
 
 func TestOnboard(t *testing.T) {
@@ -445,7 +446,7 @@ var errPower = errors.New("power cut")
 
 // Killed at each kill point in turn (also with half of the journal written), the device goes on where it was.
 func TestKilledAtEveryStep(t *testing.T) {
-	for n := 1; ; n++ {
+	for n := 1; ; n += testenv.Stride(9) {
 		survived := false
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)

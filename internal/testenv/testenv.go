@@ -73,6 +73,14 @@ func EachStore(t *testing.T, f func(t *testing.T, url string)) {
 	t.Run("postgres", func(t *testing.T) { f(t, Postgres(t)) })
 }
 
+// Stride is how far a test of many like cases goes at a time: 1, every case, with CRADLE_REQUIRE=1 (make test), else n, a sample.
+func Stride(n int) int {
+	if os.Getenv("CRADLE_REQUIRE") != "" {
+		return 1
+	}
+	return n
+}
+
 // Long skips a test that takes minutes, unless CRADLE_REQUIRE=1 (make test) asks for all of them.
 func Long(t testing.TB) {
 	t.Helper()
