@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/cradle-iot/cradle"
 )
 
@@ -136,6 +138,12 @@ func Verify(r io.Reader, o Options) ([]Finding, Summary, error) {
 	for _, w := range o.Witnesses {
 		if _, err := parseWitness(w); err != nil {
 			return nil, Summary{}, err
+		}
+	}
+	if o.Key != "" {
+		if _, err := note.NewVerifier(strings.TrimSpace(o.Key)); err != nil {
+			return nil, Summary{}, cradle.Errorf(cradle.Invalid, "%.60q is not a log's verifier key", o.Key).
+				WithHint("give NAME+HASH+KEY, or the file that holds it; cradle status --json shows it beside the checkpoint")
 		}
 	}
 	v, whole := newVerification(o), true

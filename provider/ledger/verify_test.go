@@ -411,3 +411,14 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// A key that is none is one error, not a finding for each checkpoint.
+func TestVerifyWithoutKey(t *testing.T) {
+	w := newWorld(t)
+	for _, key := range []string{"acme.key", "localhost/local/acme+00000000+AAAA", w.vkey() + "x"} {
+		found, _, err := ledger.Verify(bytes.NewReader(w.export()), ledger.Options{Key: key})
+		if cradle.KindOf(err) != cradle.Invalid || len(found) > 0 {
+			t.Errorf("%q: %v, %d findings", key, err, len(found))
+		}
+	}
+}
