@@ -67,6 +67,9 @@ func (v *verification) event(name string, l Leaf, b Body) {
 		if r := v.accountRow; r != nil && b.Account == r.ID && b.OrderKey != "" && b.OrderKey != hexDigest(r.OrderKey) {
 			v.find(AccountChanged, "account "+r.ID, "%s says that its order key is %s", name, b.OrderKey)
 		}
+		if r := v.accountRow; r != nil && b.Account == r.ID && b.Region != "" && b.Region != r.Region {
+			v.find(AccountChanged, "account "+r.ID, "%s says that its region is %q, the row %q", name, b.Region, r.Region)
+		}
 	}
 }
 
@@ -126,6 +129,9 @@ func (v *verification) issued(name string, l Leaf, b Body) {
 		v.lineOf(name, l.Time, d, b)
 		if b.Proved && b.Challenge != "" && b.Challenge != c.challenge {
 			v.find(CertificateChanged, "certificate "+b.Certificate, "the row of its intent says that the challenge %q was spent, %s says %s", c.challenge, name, b.Challenge)
+		}
+		if b.Intent != c.intent {
+			v.find(CertificateChanged, "certificate "+b.Certificate, "the row says intent %q, %s says %q", c.intent, name, b.Intent)
 		}
 	}
 	if b.Record != "" && b.Record != dev.record {

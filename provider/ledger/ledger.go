@@ -91,6 +91,7 @@ type Body struct {
 	Account         string                 `json:"account,omitempty"`
 	OEM             string                 `json:"oem,omitempty"`
 	OrderKey        string                 `json:"order_key,omitempty"`   // account, oem: digest of the SPKI
+	Region          string                 `json:"region,omitempty"`      // account, when made
 	Authorities     []string               `json:"authorities,omitempty"` // account: digests of CA certificates
 	Order           string                 `json:"order,omitempty"`
 	Digest          string                 `json:"digest,omitempty"`   // order: digest of its payload

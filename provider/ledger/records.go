@@ -82,7 +82,7 @@ type deviceRecord struct {
 type certRecord struct {
 	serial, device, profile string
 	line, slot              string
-	challenge, crl          string
+	challenge, crl, intent  string
 	issued                  time.Time
 	revoked                 bool
 	notAfter                time.Time
@@ -172,6 +172,17 @@ func (v *verification) authority(r *AuthorityRow) {
 		return
 	}
 	a.cert = cert
+	for _, der := range r.Chain { // nearest first
+		above, err := x509.ParseCertificate(der)
+		if err == nil {
+			err = cert.CheckSignatureFrom(above)
+		}
+		if err != nil {
+			v.find(AuthorityChanged, name, "the chain above it: %v", err)
+			return
+		}
+		cert = above
+	}
 }
 
 func (v *verification) order(r *OrderRow) {
@@ -274,7 +285,7 @@ func (v *verification) certificate(r *CertificateRow) {
 		return
 	}
 	v.sum.Certificates++
-	c := &certRecord{serial: r.Serial, profile: r.Profile, line: r.Lineage, slot: r.Slot, challenge: r.Challenge, crl: r.CRLReason, issued: r.Issued, revoked: r.Revoked, notAfter: r.NotAfter}
+	c := &certRecord{serial: r.Serial, profile: r.Profile, line: r.Lineage, slot: r.Slot, challenge: r.Challenge, intent: r.Intent, crl: r.CRLReason, issued: r.Issued, revoked: r.Revoked, notAfter: r.NotAfter}
 	v.certs[d] = c
 	v.own(name, r.Account)
 	if _, there := v.serials[r.Serial]; there {

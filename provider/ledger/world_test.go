@@ -177,7 +177,7 @@ func (w *world) certBy(a *authority, profile, device string) *ledger.Certificate
 		NotBefore: w.now().Truncate(time.Second), NotAfter: w.now().Truncate(time.Second).AddDate(1, 0, 0)}
 	der := must(x509.CreateCertificate(rand.Reader, tpl, a.cert, &deviceKey.PublicKey, a.key))
 	c := &ledger.CertificateRow{Digest: digest(der), Serial: tpl.SerialNumber.Text(16), Account: account, Device: device, Profile: profile,
-		Slot: "current", Issued: w.now(), Challenge: digest([]byte(tpl.SerialNumber.String())), Authority: a.row.ID, DER: der, NotBefore: tpl.NotBefore, NotAfter: tpl.NotAfter}
+		Slot: "current", Issued: w.now(), Intent: "intent-" + tpl.SerialNumber.String(), Challenge: digest([]byte(tpl.SerialNumber.String())), Authority: a.row.ID, DER: der, NotBefore: tpl.NotBefore, NotAfter: tpl.NotAfter}
 	w.certs = append(w.certs, c)
 	return c
 }
@@ -199,7 +199,7 @@ func (w *world) log(d *ledger.DeviceRow, c *ledger.CertificateRow) {
 		}
 	}
 	w.leaf(ledger.KindIssuance, map[string]any{"certificate": c.Digest, "serial": c.Serial, "device": d.ID, "profile": c.Profile,
-		"order": d.Order, "unit": d.Serial, "ek": d.EK, "intent": "x", "challenge": c.Challenge, "lineage": c.Profile, "record": d.Record(), "tier": d.Tier, "maker": d.Maker, "proved": true})
+		"order": d.Order, "unit": d.Serial, "ek": d.EK, "intent": c.Intent, "challenge": c.Challenge, "lineage": c.Profile, "record": d.Record(), "tier": d.Tier, "maker": d.Maker, "proved": true})
 }
 
 func (w *world) birth(n int) *ledger.DeviceRow {
