@@ -12,40 +12,73 @@ import (
 	"github.com/cradle-iot/cradle/provisioning"
 )
 
-// device wraps an endpoint of the device API: the scope must be ours and the caller who it says it is.
-func (h *Handler) device(f func(context.Context, *request, *provisioning.Caller) (*reply, error)) endpoint {
-	return func(ctx context.Context, q *request) (*reply, error) {
-		if !strings.EqualFold(q.seg[0], h.svc.Identity().IDScope) {
-			return nil, cradle.Errorf(cradle.NotFound, "id scope %.40q is not served here", q.seg[0]).
-				WithHint("compare the device's id scope with the one that cradle status shows")
-		}
-		if err := checkBody(q); err != nil {
-			return nil, err
-		}
-		var leaf *x509.Certificate
-		if q.TLS != nil && len(q.TLS.PeerCertificates) > 0 {
-			leaf = q.TLS.PeerCertificates[0]
-		}
-		if leaf == nil && q.Header.Get("Authorization") != "" {
-			return nil, cradle.Errorf(cradle.Unauthorized, "this service does not accept SAS tokens of devices").
-				WithHint("connect with the device's operational certificate")
-		}
-		c, err := h.svc.Authenticate(ctx, q.seg[2], leaf)
-		if err != nil {
-			return nil, err
-		}
-		return f(ctx, q, c)
+// operation is what a device asks for.
+type operation string
+
+// The operations of the device API.
+const (
+	register operation = "register"
+	poll     operation = "poll"
+	lookup   operation = "lookup"
+)
+
+// call is one request of the device API, whichever transport brought it.
+type call struct {
+	operation  operation
+	scope, id  string
+	asked      string              // operation id of a poll
+	chain      []*x509.Certificate // as the TLS client sent it, leaf first; its key was proved
+	token      string              // the SAS token as sent; empty: none
+	apiVersion string
+	force      bool   // forceRegistration of the SDKs
+	body       []byte // JSON; empty stands for {}; that of a poll, which some SDKs send, is ignored
+}
+
+// answer decides a call. Every transport's requests come through here, and its errors go through refusal.
+func (h *Handler) answer(ctx context.Context, q *call) (*reply, error) {
+	if err := checkAPIVersion(q.apiVersion); err != nil {
+		return nil, err
+	}
+	if !strings.EqualFold(q.scope, h.svc.Identity().IDScope) {
+		return nil, cradle.Errorf(cradle.NotFound, "id scope %.40q is not served here", q.scope).
+			WithHint("compare the device's id scope with the one that cradle status shows")
+	}
+	if err := checkBody(q); err != nil {
+		return nil, err
+	}
+	var leaf *x509.Certificate
+	if len(q.chain) > 0 {
+		leaf = q.chain[0]
+	}
+	if leaf == nil && q.token != "" {
+		return nil, cradle.Errorf(cradle.Unauthorized, "this service does not accept SAS tokens of devices").
+			WithHint("connect with the device's operational certificate")
+	}
+	c, err := h.svc.Authenticate(ctx, q.id, leaf)
+	if err != nil {
+		return nil, err
+	}
+	switch q.operation {
+	case register:
+		return h.register(ctx, c)
+	case poll:
+		return h.poll(ctx, q, c)
+	default:
+		return h.lookup(ctx, c)
 	}
 }
 
-// checkBody looks at the body of PUT and POST; the body of a GET, which some SDKs send, is ignored.
-func checkBody(q *request) error {
+// checkBody looks at the body of a registration or a lookup.
+func checkBody(q *call) error {
+	if q.operation == poll {
+		return nil
+	}
 	var b dps.DeviceRegistration
-	if err := q.decode(&b); err != nil {
+	if err := decode(q.body, &b); err != nil {
 		return err
 	}
-	if b.RegistrationID != "" && !strings.EqualFold(b.RegistrationID, q.seg[2]) {
-		return cradle.Errorf(cradle.Invalid, "body is for registration id %.140q, the path for %.140q", b.RegistrationID, q.seg[2])
+	if b.RegistrationID != "" && !strings.EqualFold(b.RegistrationID, q.id) {
+		return cradle.Errorf(cradle.Invalid, "body is for registration id %.140q, the request for %.140q", b.RegistrationID, q.id)
 	}
 	if b.CSR != "" {
 		return cradle.Errorf(cradle.Invalid, "this service issues no certificates").WithHint("enrol with EST and leave csr out")
@@ -57,20 +90,17 @@ func checkBody(q *request) error {
 }
 
 // register always answers 202: clients of the IoT Identity Service take a 200 here for an error.
-func (h *Handler) register(ctx context.Context, q *request, c *provisioning.Caller) (*reply, error) {
+func (h *Handler) register(ctx context.Context, c *provisioning.Caller) (*reply, error) {
 	r, err := h.svc.Register(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	h.log.Debug("device registers", "id", r.ID, "group", r.Group, "hub", r.Hub, "operation", r.Operation)
 	return &reply{
-		status: http.StatusAccepted,
-		body:   dps.OperationStatus{OperationID: r.Operation, Status: dps.Assigning},
-		header: http.Header{
-			"Retry-After": {strconv.Itoa(h.pause(r))},
-			"Location": {"https://" + q.Host + "/" + h.svc.Identity().IDScope + "/registrations/" + string(r.ID) + "/operations/" + r.Operation +
-				"?api-version=" + q.URL.Query().Get("api-version")},
-		},
+		status:     http.StatusAccepted,
+		body:       dps.OperationStatus{OperationID: r.Operation, Status: dps.Assigning},
+		retryAfter: strconv.Itoa(h.pause(r)),
+		operation:  "/" + h.svc.Identity().IDScope + "/registrations/" + string(r.ID) + "/operations/" + r.Operation,
 	}, nil
 }
 
@@ -81,21 +111,21 @@ func (h *Handler) pause(r provisioning.Registration) int {
 	return h.c.RetryAfter
 }
 
-func (h *Handler) poll(ctx context.Context, q *request, c *provisioning.Caller) (*reply, error) {
-	r, err := h.svc.Operation(ctx, c, q.seg[4], h.c.Hold)
+func (h *Handler) poll(ctx context.Context, q *call, c *provisioning.Caller) (*reply, error) {
+	r, err := h.svc.Operation(ctx, c, q.asked, h.c.Hold)
 	if err != nil {
 		return nil, err
 	}
-	out := dps.OperationStatus{OperationID: q.seg[4], Status: dps.Status(r.Status), RegistrationState: h.state(r)}
+	out := dps.OperationStatus{OperationID: q.asked, Status: dps.Status(r.Status), RegistrationState: h.state(r)}
 	if r.Status == provisioning.Assigning {
 		pause := max(h.pause(r), 1) // it was held already
-		return &reply{status: http.StatusAccepted, body: out, header: http.Header{"Retry-After": {strconv.Itoa(pause)}}}, nil
+		return &reply{status: http.StatusAccepted, body: out, retryAfter: strconv.Itoa(pause)}, nil
 	}
 	return &reply{status: http.StatusOK, body: out}, nil
 }
 
 // lookup answers with the registration's state, without registering.
-func (h *Handler) lookup(ctx context.Context, q *request, c *provisioning.Caller) (*reply, error) {
+func (h *Handler) lookup(ctx context.Context, c *provisioning.Caller) (*reply, error) {
 	r, err := h.svc.Registration(ctx, c.ID)
 	if err != nil {
 		return nil, err

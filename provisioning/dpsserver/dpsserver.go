@@ -92,11 +92,13 @@ type request struct {
 	body []byte
 }
 
-// reply is what a call answers.
+// reply is what a request or a call answers.
 type reply struct {
-	status int
-	body   any // nil: none
-	header http.Header
+	status     int
+	body       any         // nil: none
+	retryAfter string      // seconds; empty: not said
+	operation  string      // path at which the operation that began is polled; empty: none
+	header     http.Header // further ones of HTTP
 }
 
 type endpoint func(context.Context, *request) (*reply, error)
@@ -114,14 +116,27 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, q, tracking, err)
 		return
 	}
-	for k, v := range rep.header {
-		w.Header()[k] = v
+	write(w, rep)
+}
+
+// device makes a call of an HTTP request.
+func (h *Handler) device(o operation) endpoint {
+	return func(ctx context.Context, q *request) (*reply, error) {
+		query := q.URL.Query()
+		c := &call{operation: o, scope: q.seg[0], id: q.seg[2], token: q.Header.Get("Authorization"),
+			apiVersion: query.Get("api-version"), force: strings.EqualFold(query.Get("forceRegistration"), "true"), body: q.body}
+		if q.TLS != nil {
+			c.chain = q.TLS.PeerCertificates
+		}
+		if o == poll {
+			c.asked = q.seg[4]
+		}
+		rep, err := h.answer(ctx, c)
+		if err == nil && rep.operation != "" {
+			rep.header = http.Header{"Location": {"https://" + q.Host + rep.operation + "?api-version=" + c.apiVersion}}
+		}
+		return rep, err
 	}
-	if rep.body == nil {
-		w.WriteHeader(rep.status)
-		return
-	}
-	writeJSON(w, rep.status, rep.body)
 }
 
 func (h *Handler) serve(w http.ResponseWriter, q *request) (*reply, error) {
@@ -174,11 +189,11 @@ func (h *Handler) route(q *request) (f endpoint, allow string) {
 		q.id = seg[2]
 		switch {
 		case n == 3:
-			return choose(map[string]endpoint{"POST": h.device(h.lookup)}, "POST")
+			return choose(map[string]endpoint{"POST": h.device(lookup)}, "POST")
 		case n == 4 && seg[3] == "register":
-			return choose(map[string]endpoint{"PUT": h.device(h.register)}, "PUT")
+			return choose(map[string]endpoint{"PUT": h.device(register)}, "PUT")
 		case n == 5 && seg[3] == "operations":
-			return choose(map[string]endpoint{"GET": h.device(h.poll)}, "GET")
+			return choose(map[string]endpoint{"GET": h.device(poll)}, "GET")
 		}
 	}
 	return nil, ""
@@ -230,7 +245,15 @@ func status(err error) (httpStatus, code int) {
 	return http.StatusInternalServerError, 500001
 }
 
+// refuse logs a refusal and writes it.
 func (h *Handler) refuse(w http.ResponseWriter, q *request, tracking string, err error) {
+	rep := h.refusal(tracking, err)
+	h.logRefusal(q.Context(), rep.status, tracking, err, "method", q.Method, "path", q.URL.Path, "id", q.id, "remote", q.RemoteAddr)
+	write(w, rep)
+}
+
+// refusal is an error as devices and tools are told it, on every transport.
+func (h *Handler) refusal(tracking string, err error) *reply {
 	httpStatus, code := status(err)
 	message, hint := cradle.Public(err)
 	var m *methodError
@@ -240,35 +263,57 @@ func (h *Handler) refuse(w http.ResponseWriter, q *request, tracking string, err
 	if hint != "" {
 		message += "; " + hint
 	}
-	level := slog.LevelInfo
-	if httpStatus >= 500 {
-		level = slog.LevelWarn
-	}
-	h.log.Log(q.Context(), level, "request refused", "method", q.Method, "path", q.URL.Path, "id", q.id,
-		"status", httpStatus, "reason", err.Error(), "remote", q.RemoteAddr, "tracking_id", tracking)
+	rep := &reply{status: httpStatus, header: http.Header{}, body: dps.Error{ErrorCode: code, TrackingID: tracking, Message: message, TimestampUTC: dps.Time{Time: time.Now()}}}
 	if httpStatus == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", strconv.Itoa(h.c.RetryBusy))
+		rep.retryAfter = strconv.Itoa(h.c.RetryBusy)
 	}
-	w.Header().Set(dps.HeaderErrorCode, strconv.Itoa(code))
-	writeJSON(w, httpStatus, dps.Error{ErrorCode: code, TrackingID: tracking, Message: message, TimestampUTC: dps.Time{Time: time.Now()}})
+	rep.header.Set(dps.HeaderErrorCode, strconv.Itoa(code))
+	return rep
 }
 
-func writeJSON(w http.ResponseWriter, status int, v any) {
+// logRefusal writes the one log line of a refusal.
+func (h *Handler) logRefusal(ctx context.Context, status int, tracking string, err error, about ...any) {
+	level := slog.LevelInfo
+	if status >= 500 {
+		level = slog.LevelWarn
+	}
+	h.log.Log(ctx, level, "request refused", append(about, "status", status, "reason", err.Error(), "tracking_id", tracking)...)
+}
+
+// write sends a reply by HTTP.
+func write(w http.ResponseWriter, rep *reply) {
+	for k, v := range rep.header {
+		w.Header()[k] = v
+	}
+	if rep.retryAfter != "" {
+		w.Header().Set("Retry-After", rep.retryAfter)
+	}
+	if rep.body == nil {
+		w.WriteHeader(rep.status)
+		return
+	}
+	b := encode(rep.body)
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(rep.status)
+	w.Write(b) // who hung up does not read it
+}
+
+func encode(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
 		panic("internal error: " + err.Error()) // our own types
 	}
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.WriteHeader(status)
-	w.Write(b) // who hung up does not read it
+	return b
 }
 
 // decode reads a body that must be one JSON value; empty stands for {}.
-func (q *request) decode(v any) error {
-	if len(q.body) == 0 {
+func (q *request) decode(v any) error { return decode(q.body, v) }
+
+func decode(body []byte, v any) error {
+	if len(body) == 0 {
 		return nil
 	}
-	if err := json.Unmarshal(q.body, v); err != nil {
+	if err := json.Unmarshal(body, v); err != nil {
 		return cradle.Errorf(cradle.Invalid, "body is not the JSON that is expected here: %v", err)
 	}
 	return nil
