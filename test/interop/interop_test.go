@@ -170,7 +170,7 @@ func transcript(t *testing.T, name, out string, p *place) {
 	for _, r := range [][2]string{{scripts + "/", ""}, {"localhost:" + p.port, "est.example.com:8443"}, {filepath.Join(p.dir, "account") + "/", ""}, {p.dir + "/", ""}} {
 		out = strings.ReplaceAll(out, r[0], r[1])
 	}
-	out = regexp.MustCompile(regexp.QuoteMeta(os.TempDir()) + `/\S+/`).ReplaceAllString(out, "")
+	out = regexp.MustCompile(regexp.QuoteMeta(os.TempDir())+`/\S+/`).ReplaceAllString(out, "")
 	file := filepath.Join("..", "..", "docs", "transcripts", name+".txt")
 	if os.Getenv("UPDATE") != "" {
 		if err := os.WriteFile(file, []byte(out), 0o644); err != nil {
