@@ -1,10 +1,12 @@
 package hub
 
 import (
+	"cmp"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"fmt"
 	"strings"
 	"time"
 
@@ -26,9 +28,12 @@ type Device struct {
 	Disabled      bool
 	Reason        string    // why Disabled, as the registry's writer put it
 	StatusChanged time.Time // when Disabled changed last
-	Primary       string    // thumbprint, lower-case hex: SHA-256, or SHA-1 as Azure also takes; "" is free
+	Auth          Auth
+	Primary       string // thumbprint, lower-case hex: SHA-256, or SHA-1 as Azure also takes; "" is free
 	Secondary     string
 	IoTEdge       bool
+	Scope         string // an IoT Edge device's own, or that of another device's parent
+	Parent        string // an IoT Edge device's parent's scope
 	Created       time.Time
 	Updated       time.Time
 }
@@ -57,14 +62,8 @@ func (d *Device) slot(c credential) int {
 	return 0
 }
 
-// checkThumbprint returns the canonical form.
-func checkThumbprint(which, s string) (string, error) {
-	s = strings.ToLower(s)
-	if _, err := hex.DecodeString(s); err != nil || len(s) != 0 && len(s) != 40 && len(s) != 64 {
-		return "", cradle.Errorf(cradle.Invalid, "%s thumbprint must be 64 hex digits (SHA-256) or 40 (SHA-1)", which)
-	}
-	return s, nil
-}
+// maxScope bounds Device.Scope and Parent, in bytes.
+const maxScope = 256
 
 // fromWire checks what a registry client sent and returns the entry without what the hub itself sets.
 func fromWire(w *iothub.Device) (*Device, error) {
@@ -82,18 +81,39 @@ func fromWire(w *iothub.Device) (*Device, error) {
 	if len(d.Reason) > MaxReason || strings.IndexByte(d.Reason, 0) >= 0 {
 		return nil, cradle.Errorf(cradle.Invalid, "statusReason must have at most %d bytes and no zero", MaxReason)
 	}
-	switch w.Authentication.Type {
-	case "", iothub.SelfSigned:
-	default:
-		return nil, cradle.Errorf(cradle.Invalid, "authentication type %.40q is not served", w.Authentication.Type).
-			WithHint("this hub admits devices by certificate thumbprint: use type %q", iothub.SelfSigned)
-	}
-	var err error
-	if d.Primary, err = checkThumbprint("primary", w.Authentication.X509Thumbprint.PrimaryThumbprint); err != nil {
+	if err := d.scopes(w); err != nil {
 		return nil, err
 	}
-	d.Secondary, err = checkThumbprint("secondary", w.Authentication.X509Thumbprint.SecondaryThumbprint)
+	var err error
+	d.Auth, d.Primary, d.Secondary, err = authFromWire(&w.Authentication)
 	return d, err
+}
+
+// scopes takes a device's place in IoT Edge's tree from what a client sent.
+func (d *Device) scopes(w *iothub.Device) error {
+	if len(w.ParentScopes) > 1 {
+		return cradle.Errorf(cradle.Invalid, "a device has at most one parent scope, not %d", len(w.ParentScopes))
+	}
+	d.Scope = w.DeviceScope
+	if len(w.ParentScopes) == 1 {
+		d.Parent = w.ParentScopes[0]
+	}
+	for _, s := range []string{d.Scope, d.Parent} {
+		if len(s) > maxScope || strings.IndexByte(s, 0) >= 0 {
+			return cradle.Errorf(cradle.Invalid, "a scope must have at most %d bytes and no zero", maxScope)
+		}
+	}
+	if !d.IoTEdge {
+		d.Scope, d.Parent = cmp.Or(d.Scope, d.Parent), ""
+	}
+	return nil
+}
+
+// ownScope gives an IoT Edge device the scope that its children name: the one that it had, else a new one.
+func (d *Device) ownScope(before string) {
+	if d.IoTEdge {
+		d.Scope = cmp.Or(before, fmt.Sprintf("ms-azure-iot-edge://%s-%d", d.ID, d.Updated.UnixMicro()))
+	}
 }
 
 // wireZero is Azure's text for a time that never was.
@@ -111,9 +131,15 @@ func (d *Device) wire(connected bool, since time.Time) *iothub.Device {
 		DeviceID: d.ID, GenerationID: d.Generation, ETag: d.ETag,
 		Status: iothub.Enabled, StatusReason: d.Reason, StatusUpdatedTime: wireTime(d.StatusChanged),
 		ConnectionState: iothub.Disconnected, ConnectionStateUpdatedTime: wireTime(since), LastActivityTime: wireTime(since),
-		Authentication: iothub.Authentication{Type: iothub.SelfSigned,
-			X509Thumbprint: iothub.X509Thumbprint{PrimaryThumbprint: d.Primary, SecondaryThumbprint: d.Secondary}},
-		Capabilities: iothub.Capabilities{IoTEdge: d.IoTEdge},
+		Authentication: authWire(d.Auth, d.Primary, d.Secondary),
+		Capabilities:   iothub.Capabilities{IoTEdge: d.IoTEdge},
+		DeviceScope:    d.Scope,
+	}
+	switch {
+	case d.Parent != "":
+		w.ParentScopes = []string{d.Parent}
+	case d.Scope != "" && !d.IoTEdge:
+		w.ParentScopes = []string{d.Scope}
 	}
 	if d.Disabled {
 		w.Status = iothub.Disabled

@@ -27,7 +27,7 @@ func (h *Hub) GetDevice(ctx context.Context, hub Name, id cradle.DeviceID) (*iot
 }
 
 func (h *Hub) wire(hub Name, d *Device) *iothub.Device {
-	s := h.sessions.get(key{hub, d.ID})
+	s := h.sessions.get(key{hub: hub, device: d.ID})
 	if s == nil {
 		return d.wire(false, time.Time{})
 	}
@@ -60,11 +60,18 @@ func (h *Hub) PutDevice(ctx context.Context, hub Name, w *iothub.Device, ifMatch
 	d.Updated, d.ETag = h.now(), rand.Text()
 	if ifMatch == "" {
 		d.Generation, d.Created, d.StatusChanged = rand.Text(), d.Updated, d.Updated
-		if err := h.store.InsertDevice(ctx, hub, d); err != nil {
+		d.Auth.keys(Auth{})
+		d.ownScope("")
+		var ms []Module
+		if d.IoTEdge {
+			ms = edgeModules(d.ID, d.Updated)
+		}
+		if err := h.store.InsertDevice(ctx, hub, d, ms); err != nil {
 			return nil, h.storeError("creating a device", err)
 		}
 		return h.wire(hub, d), nil
 	}
+	given, scope := d.Auth, d.Scope
 	for range casRetries {
 		old, err := h.store.Device(ctx, hub, d.ID)
 		if err != nil {
@@ -74,6 +81,13 @@ func (h *Hub) PutDevice(ctx context.Context, hub Name, w *iothub.Device, ifMatch
 			return nil, errETag
 		}
 		d.Generation, d.Created, d.StatusChanged = old.Generation, old.Created, old.StatusChanged
+		d.Auth, d.Scope = given, scope
+		d.Auth.keys(old.Auth)
+		if old.IoTEdge {
+			d.ownScope(old.Scope)
+		} else {
+			d.ownScope("")
+		}
 		if old.Disabled != d.Disabled {
 			d.StatusChanged = d.Updated
 		}
@@ -84,7 +98,7 @@ func (h *Hub) PutDevice(ctx context.Context, hub Name, w *iothub.Device, ifMatch
 		if err != nil {
 			return nil, h.storeError("updating a device", err)
 		}
-		h.sessions.changed(key{hub, d.ID}, d)
+		h.sessions.changed(key{hub: hub, device: d.ID}, d)
 		return h.wire(hub, d), nil
 	}
 	return nil, errETag
@@ -107,7 +121,7 @@ func (h *Hub) DeleteDevice(ctx context.Context, hub Name, id cradle.DeviceID, if
 		if err != nil {
 			return h.storeError("deleting a device", err)
 		}
-		h.sessions.changed(key{hub, id}, nil)
+		h.sessions.changed(key{hub: hub, device: id}, nil)
 		return nil
 	}
 	return errETag

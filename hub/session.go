@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
 // Session is one connected device.
@@ -53,7 +54,7 @@ func (h *Hub) Connect(ctx context.Context, hub Name, id cradle.DeviceID, cert *x
 		return nil, refuse("certificate is valid from %s to %s, now is %s",
 			cert.NotBefore.UTC().Format(time.RFC3339), cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
-	s := &Session{hub: h, key: key{hub, id}, cred: credentialOf(cert), sum: sha256.Sum256(cert.Raw), notAfter: cert.NotAfter, since: now, drop: drop}
+	s := &Session{hub: h, key: key{hub: hub, device: id}, cred: credentialOf(cert), sum: sha256.Sum256(cert.Raw), notAfter: cert.NotAfter, since: now, drop: drop}
 	if o := cert.Subject.Organization; len(o) == 1 {
 		s.account = cradle.AccountID(o[0])
 	}
@@ -155,9 +156,11 @@ func refuse(format string, args ...any) *cradle.Error {
 	return cradle.Errorf(cradle.Unauthorized, format, args...)
 }
 
+// key names who is connected.
 type key struct {
 	hub    Name
 	device cradle.DeviceID
+	module iothub.ModuleID // empty: the device itself
 }
 
 // shards of the session table: by device, so that dropDevice finds one device's sessions of all hubs in one.
@@ -240,6 +243,21 @@ func (t *table) changed(k key, d *Device) uint64 {
 		s.end(reason)
 	}
 	return version
+}
+
+// moduleChanged notes that a module's entry was written, and drops its session if there is a reason to.
+func (t *table) moduleChanged(k key, reason string) {
+	sh := t.shard(k.device)
+	sh.mu.Lock()
+	sh.version++
+	s := sh.sessions[k]
+	if reason != "" {
+		delete(sh.sessions, k)
+	}
+	sh.mu.Unlock()
+	if s != nil && reason != "" {
+		s.end(reason)
+	}
 }
 
 func (t *table) dropDevice(account cradle.AccountID, id cradle.DeviceID, reason string, which func(*Session) bool) {

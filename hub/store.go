@@ -13,7 +13,7 @@ import (
 // store, is kind Busy, and then nothing was stored or its answer was lost.
 //
 // What an attacker gains by controlling it: he can register thumbprints, and so connect as any device,
-// read and forge telemetry, and read the hubs' keys. The status feed's word is not in it.
+// read and forge telemetry, and read the hubs' keys and the symmetric keys of devices and modules. The status feed's word is not in it.
 type Store interface {
 	// CreateHub stores a hub with its policies; Conflict when the name exists.
 	CreateHub(ctx context.Context, name Name, policies []Policy, now time.Time) error
@@ -26,12 +26,14 @@ type Store interface {
 	Device(ctx context.Context, hub Name, id cradle.DeviceID) (*Device, error)
 	// Devices lists up to limit entries with ids after the given one, in byte order.
 	Devices(ctx context.Context, hub Name, after cradle.DeviceID, limit int) ([]Device, error)
-	// InsertDevice stores a new entry; Conflict when the id exists.
-	InsertDevice(ctx context.Context, hub Name, d *Device) error
+	// InsertDevice stores a new entry with its first modules; Conflict when the id exists.
+	InsertDevice(ctx context.Context, hub Name, d *Device, modules []Module) error
 	// UpdateDevice replaces the entry whose ETag is given; NotFound, or Conflict when it has another ETag.
 	UpdateDevice(ctx context.Context, hub Name, d *Device, etag string) error
-	// DeleteDevice removes the entry whose ETag is given; NotFound, Conflict.
+	// DeleteDevice removes the entry whose ETag is given, and its modules; NotFound, Conflict.
 	DeleteDevice(ctx context.Context, hub Name, id cradle.DeviceID, etag string) error
+
+	Modules
 
 	// AppendEvents stores events, in order, behind all that are stored. Cursors become visible in
 	// ascending order: a reader that has seen one will never find a smaller one appear later.

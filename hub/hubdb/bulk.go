@@ -3,6 +3,7 @@ package hubdb
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
@@ -18,14 +19,10 @@ func (s *Store) LoadDevices(ctx context.Context, name hub.Name, ds []hub.Device)
 	}
 	rows := make([][]any, len(ds))
 	for i := range ds {
-		d := &ds[i]
-		rows[i] = []any{h, d.ID, d.Generation, d.ETag, flag(d.Disabled), d.Reason, micros(d.StatusChanged), d.Primary, d.Secondary,
-			flag(d.IoTEdge), micros(d.Created), micros(d.Updated)}
+		rows[i] = append([]any{h}, deviceValues(&ds[i])...)
 	}
-	err = s.db.Update(ctx, func(_ context.Context, tx *sqldb.Tx) error {
-		return tx.InsertMany("devices", []string{"hub", "id", "generation", "etag", "disabled", "reason", "status_changed", "primary_thumb",
-			"secondary_thumb", "iot_edge", "created", "updated"}, rows)
-	})
+	columns := strings.FieldsFunc("hub, "+deviceColumns, func(r rune) bool { return strings.ContainsRune(", \t\n", r) })
+	err = s.db.Update(ctx, func(_ context.Context, tx *sqldb.Tx) error { return tx.InsertMany("devices", columns, rows) })
 	if errors.Is(err, sqldb.ErrUnique) {
 		return &cradle.Error{Kind: cradle.Conflict, Detail: "a device of these is registered already", Err: err}
 	}

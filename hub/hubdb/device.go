@@ -10,12 +10,36 @@ import (
 	"github.com/cradle-iot/cradle/internal/sqldb"
 )
 
-const deviceColumns = `id, generation, etag, disabled, reason, status_changed, primary_thumb, secondary_thumb, iot_edge, created, updated`
+const deviceColumns = `id, generation, etag, disabled, reason, status_changed, primary_thumb, secondary_thumb, iot_edge, created, updated,
+	auth, primary_key, secondary_key, scope, parent`
+
+func deviceValues(d *hub.Device) []any {
+	return []any{string(d.ID), d.Generation, d.ETag, flag(d.Disabled), d.Reason, micros(d.StatusChanged), d.Primary, d.Secondary,
+		flag(d.IoTEdge), micros(d.Created), micros(d.Updated), d.Auth.Type, blob(d.Auth.Primary), blob(d.Auth.Secondary), d.Scope, d.Parent}
+}
+
+// blob is b for a column that is not null.
+func blob(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// unblob is the inverse of blob.
+func unblob(b *[]byte) {
+	if len(*b) == 0 {
+		*b = nil
+	}
+}
 
 func scanDevice(scan func(...any) error) (*hub.Device, error) {
 	var d hub.Device
 	var disabled, changed, edge, created, updated int64
-	err := scan(&d.ID, &d.Generation, &d.ETag, &disabled, &d.Reason, &changed, &d.Primary, &d.Secondary, &edge, &created, &updated)
+	err := scan(&d.ID, &d.Generation, &d.ETag, &disabled, &d.Reason, &changed, &d.Primary, &d.Secondary, &edge, &created, &updated,
+		&d.Auth.Type, &d.Auth.Primary, &d.Auth.Secondary, &d.Scope, &d.Parent)
+	unblob(&d.Auth.Primary)
+	unblob(&d.Auth.Secondary)
 	d.Disabled, d.IoTEdge = disabled != 0, edge != 0
 	d.StatusChanged, d.Created, d.Updated = fromMicros(changed), fromMicros(created), fromMicros(updated)
 	return &d, err
@@ -71,7 +95,7 @@ func (s *Store) Devices(ctx context.Context, name hub.Name, after cradle.DeviceI
 }
 
 // InsertDevice implements hub.Store.
-func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device) error {
+func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device, modules []hub.Module) error {
 	h, err := s.hubID(ctx, name)
 	if err != nil {
 		return err
@@ -79,9 +103,11 @@ func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device) 
 	var n int64
 	// All entries share a writer, hence commits.
 	err = s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
-		n, err = tx.Exec(`INSERT INTO devices (hub, `+deviceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hub, id) DO NOTHING`,
-			h, string(d.ID), d.Generation, d.ETag, flag(d.Disabled), d.Reason, micros(d.StatusChanged), d.Primary, d.Secondary,
-			flag(d.IoTEdge), micros(d.Created), micros(d.Updated))
+		n, err = tx.Exec(`INSERT INTO devices (hub, `+deviceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (hub, id) DO NOTHING`, append([]any{h}, deviceValues(d)...)...)
+		for i := 0; i < len(modules) && n > 0 && err == nil; i++ {
+			err = tx.Queue(insertModule, append([]any{h}, moduleValues(&modules[i])...)...)
+		}
 		return err
 	})
 	if err == nil && n == 0 {
@@ -115,10 +141,10 @@ func (s *Store) UpdateDevice(ctx context.Context, name hub.Name, d *hub.Device, 
 	if err != nil {
 		return err
 	}
+	v := append(deviceValues(d)[1:], h, string(d.ID), etag)
 	return s.swap(ctx, h, d.ID, `UPDATE devices SET generation = ?, etag = ?, disabled = ?, reason = ?, status_changed = ?,
-		primary_thumb = ?, secondary_thumb = ?, iot_edge = ?, created = ?, updated = ? WHERE hub = ? AND id = ? AND etag = ?`,
-		d.Generation, d.ETag, flag(d.Disabled), d.Reason, micros(d.StatusChanged), d.Primary, d.Secondary, flag(d.IoTEdge),
-		micros(d.Created), micros(d.Updated), h, string(d.ID), etag)
+		primary_thumb = ?, secondary_thumb = ?, iot_edge = ?, created = ?, updated = ?, auth = ?, primary_key = ?, secondary_key = ?,
+		scope = ?, parent = ? WHERE hub = ? AND id = ? AND etag = ?`, v...)
 }
 
 // DeleteDevice implements hub.Store.

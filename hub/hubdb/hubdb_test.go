@@ -86,12 +86,15 @@ func TestDevices(t *testing.T) {
 				etag = "stale"
 			}
 			d := hub.Device{ID: id, Generation: "g", ETag: fmt.Sprint(i), Disabled: r.IntN(2) == 0, Reason: "because 'ü'", Primary: "aa",
-				IoTEdge: r.IntN(2) == 0, StatusChanged: now, Created: now.Add(time.Microsecond), Updated: now.Add(time.Duration(i) * time.Second)}
+				IoTEdge: r.IntN(2) == 0, StatusChanged: now, Created: now.Add(time.Microsecond), Updated: now.Add(time.Duration(i) * time.Second), Scope: fmt.Sprint("scope ", i), Parent: "p"}
+			if d.Auth.Type = "selfSigned"; r.IntN(2) == 0 {
+				d.Auth = hub.Auth{Type: "sas", Primary: []byte{0, byte(i)}, Secondary: []byte{1}}
+			}
 			var err error
 			want := cradle.Kind(-1)
 			switch op := r.IntN(3); {
 			case op == 0:
-				err = s.InsertDevice(ctx, h, &d)
+				err = s.InsertDevice(ctx, h, &d, nil)
 				if there {
 					want = cradle.Conflict
 				} else {
@@ -115,7 +118,7 @@ func TestDevices(t *testing.T) {
 			}
 			got, err := s.Device(ctx, h, id)
 			if have, there := model[h][id]; there {
-				if err != nil || *got != have {
+				if err != nil || !reflect.DeepEqual(*got, have) {
 					t.Fatalf("seed %d step %d: got %+v %v, want %+v", seed, i, got, err, have)
 				}
 			} else {
@@ -151,7 +154,7 @@ func TestDevices(t *testing.T) {
 func TestNoLostUpdate(t *testing.T) {
 	testenv.EachStore(t, func(t *testing.T, url string) {
 		s := withHubs(t, url, "hub-1")
-		if err := s.InsertDevice(t.Context(), "hub-1", &hub.Device{ID: "d", ETag: "0"}); err != nil {
+		if err := s.InsertDevice(t.Context(), "hub-1", &hub.Device{ID: "d", ETag: "0"}, nil); err != nil {
 			t.Fatal(err)
 		}
 		var wg sync.WaitGroup

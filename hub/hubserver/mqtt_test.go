@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -158,7 +159,7 @@ func TestRefusals(t *testing.T) {
 	r.wantLog("the status feed is stale")
 
 	// Nothing changed: the entry, the events, and the one who was connected all along.
-	if after, err := r.reg.GetDevice(t.Context(), "dev"); err != nil || *after != *before {
+	if after, err := r.reg.GetDevice(t.Context(), "dev"); err != nil || !reflect.DeepEqual(after, before) {
 		t.Errorf("got %+v %v, want %+v", after, err, before)
 	}
 	if es := r.events(""); len(es) != 0 {

@@ -52,9 +52,9 @@ func TestRegistry(t *testing.T) {
 		_, err = r.reg.PutDevice(ctx, bad, "")
 		want("bad thumbprint", err, cradle.Invalid, "64 hex digits")
 		bad = entry("bad", thumb, "")
-		bad.Authentication.Type = "sas"
+		bad.Authentication.Type = "password"
 		_, err = r.reg.PutDevice(ctx, bad, "")
-		want("sas", err, cradle.Invalid, "not served")
+		want("type", err, cradle.Invalid, "is not known")
 		bad = entry("bad", thumb, "")
 		bad.Status = "maybe"
 		_, err = r.reg.PutDevice(ctx, bad, "")

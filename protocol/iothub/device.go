@@ -1,6 +1,7 @@
 package iothub
 
 import (
+	"encoding/json"
 	"strings"
 
 	"github.com/cradle-iot/cradle"
@@ -15,10 +16,12 @@ const (
 	Disabled = "disabled"
 )
 
-// Authentication types. Cradle's hub admits devices by SelfSigned thumbprints only.
+// Authentication types.
 const (
-	SelfSigned = "selfSigned"
-	AuthNone   = "none"
+	SAS                  = "sas"                  // by a token signed with one of two symmetric keys
+	SelfSigned           = "selfSigned"           // by a certificate known by its thumbprint
+	CertificateAuthority = "certificateAuthority" // by a certificate that a known authority issued
+	AuthNone             = "none"                 // not at all
 )
 
 // Connection states as the registry reports them.
@@ -42,20 +45,62 @@ type Device struct {
 	CloudToDeviceMessageCount  int             `json:"cloudToDeviceMessageCount"`
 	Authentication             Authentication  `json:"authentication"`
 	Capabilities               Capabilities    `json:"capabilities"`
+	// DeviceScope names an IoT Edge device's scope, made by the hub; of another device, the scope of its parent.
+	DeviceScope string `json:"deviceScope,omitempty"`
+	// ParentScopes holds the scope of the parent, if there is one.
+	ParentScopes []string `json:"parentScopes,omitempty"`
 }
 
-// Authentication says how a device proves itself.
+// Authentication says how a device or module proves itself.
 type Authentication struct {
-	Type           string         `json:"type"` // SelfSigned
+	// Type is one of the four; empty means SelfSigned where a thumbprint is given, else SAS.
+	Type           string         `json:"type,omitempty"`
+	SymmetricKey   SymmetricKey   `json:"symmetricKey"`
 	X509Thumbprint X509Thumbprint `json:"x509Thumbprint"`
 }
+
+// Bounds of a symmetric key, in bytes before base64 (Azure).
+const (
+	MinKey = 16
+	MaxKey = 64
+)
+
+// SymmetricKey holds the two keys of SAS, base64 on the wire; a secret. Empty means: the hub makes one.
+type SymmetricKey struct {
+	PrimaryKey   string `json:"primaryKey"`
+	SecondaryKey string `json:"secondaryKey"`
+}
+
+// nullable is how Azure writes a string that may be missing.
+func nullable(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// MarshalJSON writes keys that are not there as null, as Azure does.
+func (k SymmetricKey) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]*string{"primaryKey": nullable(k.PrimaryKey), "secondaryKey": nullable(k.SecondaryKey)})
+}
+
+// String keeps the keys out of logs.
+func (SymmetricKey) String() string { return "symmetric key" }
+
+// GoString keeps the keys out of logs.
+func (SymmetricKey) GoString() string { return "symmetric key" }
 
 // X509Thumbprint holds the two slots: SHA-256 (64 hex digits) or SHA-1 (40) of the certificate's DER, in
 // any case; empty means free. The first CONNECT accepted with the secondary makes it the primary and
 // frees the secondary (DESIGN §4.7).
 type X509Thumbprint struct {
-	PrimaryThumbprint   string `json:"primaryThumbprint,omitempty"`
-	SecondaryThumbprint string `json:"secondaryThumbprint,omitempty"`
+	PrimaryThumbprint   string `json:"primaryThumbprint"`
+	SecondaryThumbprint string `json:"secondaryThumbprint"`
+}
+
+// MarshalJSON writes free slots as null, as Azure does.
+func (t X509Thumbprint) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]*string{"primaryThumbprint": nullable(t.PrimaryThumbprint), "secondaryThumbprint": nullable(t.SecondaryThumbprint)})
 }
 
 // Capabilities of a device; kept for the SDKs' sake.
@@ -68,9 +113,14 @@ const MaxDeviceIDLen = 128
 
 // CheckDeviceID accepts Azure's device ids: 1 to 128 of letters, digits and -:.+%_#*?!(),=@$'
 // Ids are case-sensitive.
-func CheckDeviceID(id cradle.DeviceID) error {
+func CheckDeviceID(id cradle.DeviceID) error { return checkID("device", string(id)) }
+
+// CheckModuleID accepts Azure's module ids, which are made like device ids.
+func CheckModuleID(id ModuleID) error { return checkID("module", string(id)) }
+
+func checkID(what, id string) error {
 	if id == "" || len(id) > MaxDeviceIDLen {
-		return cradle.Errorf(cradle.Invalid, "device id must have 1 to %d characters, not %d", MaxDeviceIDLen, len(id))
+		return cradle.Errorf(cradle.Invalid, "%s id must have 1 to %d characters, not %d", what, MaxDeviceIDLen, len(id))
 	}
 	for i := range len(id) {
 		c := id[i]
@@ -78,7 +128,7 @@ func CheckDeviceID(id cradle.DeviceID) error {
 			continue
 		}
 		if strings.IndexByte("-:.+%_#*?!(),=@$'", c) < 0 {
-			return cradle.Errorf(cradle.Invalid, "device id %q: character %q is not allowed", id, c)
+			return cradle.Errorf(cradle.Invalid, "%s id %q: character %q is not allowed", what, id, c)
 		}
 	}
 	return nil

@@ -97,7 +97,7 @@ func Load(ctx context.Context, p *plant.Plant, n int) (err error) {
 				r := m.registration(&u, group)
 				l.regs = append(l.regs, r)
 				l.devs = append(l.devs, hub.Device{ID: u.Device.ID, Generation: rand.Text(), ETag: rand.Text(), StatusChanged: m.now, Created: m.now, Updated: m.now,
-					Primary: hex.EncodeToString(r.Thumbprint[:])})
+					Auth: hub.Auth{Type: "selfSigned"}, Primary: hex.EncodeToString(r.Thumbprint[:])})
 			}
 			select {
 			case made <- l:

@@ -1,0 +1,159 @@
+package hubdb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/hub"
+	"github.com/cradle-iot/cradle/internal/sqldb"
+	"github.com/cradle-iot/cradle/protocol/iothub"
+)
+
+const (
+	moduleColumns = `device, id, generation, etag, managed_by, auth, primary_key, secondary_key, primary_thumb, secondary_thumb, created, updated`
+	insertModule  = `INSERT INTO modules (hub, ` + moduleColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+)
+
+func moduleValues(m *hub.Module) []any {
+	return []any{string(m.Device), string(m.ID), m.Generation, m.ETag, m.ManagedBy, m.Auth.Type, blob(m.Auth.Primary), blob(m.Auth.Secondary),
+		m.Primary, m.Secondary, micros(m.Created), micros(m.Updated)}
+}
+
+func scanModule(scan func(...any) error) (*hub.Module, error) {
+	var m hub.Module
+	var created, updated int64
+	err := scan(&m.Device, &m.ID, &m.Generation, &m.ETag, &m.ManagedBy, &m.Auth.Type, &m.Auth.Primary, &m.Auth.Secondary,
+		&m.Primary, &m.Secondary, &created, &updated)
+	m.Created, m.Updated = fromMicros(created), fromMicros(updated)
+	unblob(&m.Auth.Primary)
+	unblob(&m.Auth.Secondary)
+	return &m, err
+}
+
+func noModule(device cradle.DeviceID, id iothub.ModuleID) error {
+	return cradle.Errorf(cradle.NotFound, "device %.128q has no module %.128q", device, id)
+}
+
+// Module implements hub.Modules.
+func (s *Store) Module(ctx context.Context, name hub.Name, device cradle.DeviceID, id iothub.ModuleID) (*hub.Module, error) {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	var m *hub.Module
+	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
+		m, err = scanModule(tx.QueryRow(`SELECT `+moduleColumns+` FROM modules WHERE hub = ? AND device = ? AND id = ?`, h, string(device), string(id)).Scan)
+		return err
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, noModule(device, id)
+	} else if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Modules implements hub.Modules.
+func (s *Store) Modules(ctx context.Context, name hub.Name, device cradle.DeviceID) ([]hub.Module, error) {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	var out []hub.Module
+	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		out = nil
+		rows, err := tx.Query(`SELECT `+moduleColumns+` FROM modules WHERE hub = ? AND device = ? ORDER BY id`, h, string(device))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			m, err := scanModule(rows.Scan)
+			if err != nil {
+				return err
+			}
+			out = append(out, *m)
+		}
+		return rows.Err()
+	})
+	return out, err
+}
+
+// InsertModule implements hub.Modules. The row of the device is locked while its modules are counted, so
+// that two inserts cannot both be the last one allowed, and a delete of the device waits.
+func (s *Store) InsertModule(ctx context.Context, name hub.Name, m *hub.Module) error {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return err
+	}
+	var refusal error
+	err = s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		refusal = nil
+		var one, count, same int64
+		err := tx.QueryRow(`SELECT 1 FROM devices WHERE hub = ? AND id = ? FOR UPDATE`, h, string(m.Device)).Scan(&one)
+		if errors.Is(err, sql.ErrNoRows) {
+			refusal = noDevice(m.Device)
+			return nil
+		} else if err != nil {
+			return err
+		}
+		err = tx.QueryRow(`SELECT count(*), COALESCE(sum(CASE WHEN id = ? THEN 1 ELSE 0 END), 0) FROM modules WHERE hub = ? AND device = ?`,
+			string(m.ID), h, string(m.Device)).Scan(&count, &same)
+		switch {
+		case err != nil:
+			return err
+		case same > 0:
+			refusal = cradle.Errorf(cradle.Conflict, "device %q has a module %q", m.Device, m.ID).WithHint("update it with If-Match")
+			return nil
+		case count >= hub.MaxModules:
+			refusal = cradle.Errorf(cradle.TooLarge, "device %q has %d modules, more are not allowed", m.Device, count)
+			return nil
+		}
+		return tx.Queue(insertModule, append([]any{h}, moduleValues(m)...)...)
+	})
+	if err == nil {
+		err = refusal
+	}
+	return err
+}
+
+// swapModule runs a statement that touches the module with the right ETag, and says why it touched none.
+func (s *Store) swapModule(ctx context.Context, h int64, device cradle.DeviceID, id iothub.ModuleID, query string, args ...any) error {
+	var n, exists int64
+	err := s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
+		exists = 0
+		if n, err = tx.Exec(query, args...); err != nil || n > 0 {
+			return err
+		}
+		return tx.QueryRow(`SELECT count(*) FROM modules WHERE hub = ? AND device = ? AND id = ?`, h, string(device), string(id)).Scan(&exists)
+	})
+	switch {
+	case err != nil || n > 0:
+		return err
+	case exists == 0:
+		return noModule(device, id)
+	}
+	return cradle.Errorf(cradle.Conflict, "module %q of device %q has another ETag", id, device)
+}
+
+// UpdateModule implements hub.Modules.
+func (s *Store) UpdateModule(ctx context.Context, name hub.Name, m *hub.Module, etag string) error {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return err
+	}
+	v := append(moduleValues(m)[2:], h, string(m.Device), string(m.ID), etag)
+	return s.swapModule(ctx, h, m.Device, m.ID, `UPDATE modules SET generation = ?, etag = ?, managed_by = ?, auth = ?, primary_key = ?,
+		secondary_key = ?, primary_thumb = ?, secondary_thumb = ?, created = ?, updated = ? WHERE hub = ? AND device = ? AND id = ? AND etag = ?`, v...)
+}
+
+// DeleteModule implements hub.Modules.
+func (s *Store) DeleteModule(ctx context.Context, name hub.Name, device cradle.DeviceID, id iothub.ModuleID, etag string) error {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return err
+	}
+	return s.swapModule(ctx, h, device, id, `DELETE FROM modules WHERE hub = ? AND device = ? AND id = ? AND etag = ?`, h, string(device), string(id), etag)
+}
