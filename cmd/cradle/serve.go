@@ -38,6 +38,7 @@ import (
 	"github.com/cradle-iot/cradle/internal/durable"
 	"github.com/cradle-iot/cradle/internal/front"
 	"github.com/cradle-iot/cradle/internal/meter"
+	"github.com/cradle-iot/cradle/internal/mqttserve"
 	"github.com/cradle-iot/cradle/internal/verbs"
 	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/admin"
@@ -349,7 +350,8 @@ func (in *installation) front(tokens []byte) (*front.Server, error) {
 	est := estserver.New(estserver.Config{Provider: estProvider{p: in.prov, host: c.Host, defaultAccount: c.ESTDefault}, Log: in.log, Count: in.watch.count(), Gate: in.gate})
 	dps := dpsserver.New(dpsserver.Config{Service: in.dps, Log: in.log})
 	hubs := hubserver.New(hubserver.Config{Hub: in.hubs, Default: firstHub, Log: in.log})
-	hubRoute := front.Route{HTTP: hubs, MQTT: hubs.ServeConn}
+	accept := mqttserve.New(mqttserve.Config{Log: in.log})
+	hubRoute := front.Route{HTTP: hubs, MQTT: accept.For(hubs)}
 	estRoute := front.Route{HTTP: est}
 	paths := front.Paths{{Pattern: "/.well-known/est/", Handler: est}, {Pattern: "/admin/v1/", Handler: adm}, {Pattern: "/oem/v1/", Handler: adm},
 		{Pattern: "/status/v1/", Handler: adm}, {Pattern: "/time/v1", Handler: adm}, {Pattern: admin.TilesPrefix + "/", Handler: adm}}
@@ -372,7 +374,7 @@ func (in *installation) front(tokens []byte) (*front.Server, error) {
 	return front.New(front.Config{Certificate: cert, Log: in.log, Grace: 3 * time.Second,
 		Hosts: map[string]front.Route{
 			"est." + c.Host: estRoute, "*.est." + c.Host: estRoute, "dps." + c.Host: {HTTP: dps}, string(firstHub) + "." + c.Host: hubRoute},
-		Default: front.Route{HTTP: paths, MQTT: hubs.ServeConn}}), nil
+		Default: front.Route{HTTP: paths, MQTT: accept.For(hubs)}}), nil
 }
 
 // certificate makes the server's certificate, and a new one when it has used up half of its life.

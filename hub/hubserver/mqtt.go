@@ -1,9 +1,7 @@
 package hubserver
 
 import (
-	"bufio"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
@@ -16,24 +14,23 @@ import (
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
 	"github.com/cradle-iot/cradle/internal/mqtt"
+	"github.com/cradle-iot/cradle/internal/mqttserve"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
 // Limits of a connection.
 const (
-	maxConnect = 8 << 10                  // body of CONNECT, in bytes: user name, SAS token, will
-	maxPacket  = hub.MaxBody + (64 << 10) // body of any later packet: payload and topic
-	maxIdle    = 1767 * time.Second       // Azure's cap of 1.5 times the keep alive
-	writeTime  = 15 * time.Second         // for one write
-	maxBatch   = 64                       // messages that one connection appends at once
-	batchSize  = 256 << 10                // and bytes from which it takes no more
+	maxPacket = hub.MaxBody + (64 << 10) // body of any packet after CONNECT: payload and topic
+	maxIdle   = 1767 * time.Second       // Azure's cap of 1.5 times the keep alive
+	writeTime = 15 * time.Second         // for one write
+	maxBatch  = 64                       // messages that one connection appends at once
+	batchSize = 256 << 10                // and bytes from which it takes no more
 )
 
 // conn is one device's connection. One goroutine reads and answers; others only drop.
 type conn struct {
-	net.Conn
+	*mqttserve.Conn
 	s    *Server
-	r    *bufio.Reader
 	log  *slog.Logger
 	sess *hub.Session
 	hub  hub.Name
@@ -54,23 +51,22 @@ type conn struct {
 // errDisconnect says that the device took its leave.
 var errDisconnect = errors.New("disconnected")
 
-// ServeConn serves one device over a connection whose TLS handshake is complete, until it ends, and
-// closes it. The connection ends too when ctx does. state is the connection's; a resumed one carries the
-// certificate of the first. It returns nothing: how it ended is in the log.
-func (s *Server) ServeConn(ctx context.Context, nc net.Conn, state tls.ConnectionState) {
-	c := &conn{Conn: nc, s: s, r: bufio.NewReaderSize(nc, 4096), log: s.log.With("remote", nc.RemoteAddr().String())}
+// ServeMQTT serves one device until it leaves, is dropped or ctx ends; it implements mqttserve.Handler. It
+// returns nothing: how it ended is in the log.
+func (s *Server) ServeMQTT(ctx context.Context, mc *mqttserve.Conn, p *mqtt.Connect) {
+	c := &conn{Conn: mc, s: s, log: s.log.With("remote", mc.RemoteAddr().String())}
 	stop := context.AfterFunc(ctx, func() { c.drop("the hub is stopping") })
 	defer stop()
-	defer nc.Close()
 	var cert *x509.Certificate
-	if len(state.PeerCertificates) > 0 {
-		cert = state.PeerCertificates[0]
+	if len(mc.State.PeerCertificates) > 0 {
+		cert = mc.State.PeerCertificates[0]
 	}
-	if err := c.accept(ctx, cert); err != nil {
+	if err := c.accept(ctx, p, cert); err != nil {
 		c.log.Warn("hub refused a connection", "hub", c.hub, "device", c.id, "reason", reason(err))
 		return
 	}
 	defer c.sess.End()
+	c.Authenticated()
 	c.log.Debug("device connected", "hub", c.hub, "device", c.id)
 	err := c.serve(ctx)
 	c.mu.Lock()
@@ -116,22 +112,8 @@ func (c *conn) drop(reason string) {
 	go c.Conn.Close()
 }
 
-// accept reads CONNECT and answers it.
-func (c *conn) accept(ctx context.Context, cert *x509.Certificate) error {
-	c.SetReadDeadline(time.Now().Add(c.s.connect))
-	raw, err := mqtt.Read(c.r, maxConnect)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return cradle.Errorf(cradle.Invalid, "no CONNECT within %v", c.s.connect)
-	} else if err != nil {
-		return err
-	}
-	if raw.Type() != mqtt.CONNECT {
-		return cradle.Errorf(cradle.Invalid, "%v before CONNECT", raw.Type())
-	}
-	p, err := mqtt.ParseConnect(raw)
-	if err != nil {
-		return err
-	}
+// accept answers CONNECT.
+func (c *conn) accept(ctx context.Context, p *mqtt.Connect, cert *x509.Certificate) error {
 	code, err := c.admit(ctx, p, cert)
 	if err != nil {
 		c.answer(mqtt.Connack{Code: code}.Append(nil))
@@ -151,9 +133,6 @@ func (c *conn) accept(ctx context.Context, cert *x509.Certificate) error {
 }
 
 func (c *conn) admit(ctx context.Context, p *mqtt.Connect, cert *x509.Certificate) (mqtt.Code, error) {
-	if !p.Known() {
-		return mqtt.BadProtocol, cradle.Errorf(cradle.Invalid, "protocol %.20q level %d is not MQTT 3.1.1", p.Protocol, p.Level)
-	}
 	c.id = cradle.DeviceID(p.ClientID)
 	if err := iothub.CheckDeviceID(c.id); err != nil {
 		return mqtt.BadIdentifier, err
@@ -192,7 +171,7 @@ func (c *conn) admit(ctx context.Context, p *mqtt.Connect, cert *x509.Certificat
 // that a device that sends many gets them stored in few transactions; their order is kept.
 func (c *conn) serve(ctx context.Context) error {
 	for {
-		if len(c.batch) > 0 && (len(c.batch) >= maxBatch || c.size >= batchSize || !mqtt.Buffered(c.r)) {
+		if len(c.batch) > 0 && (len(c.batch) >= maxBatch || c.size >= batchSize || !c.Buffered()) {
 			if err := c.flush(ctx); err != nil {
 				return err
 			}
@@ -207,7 +186,7 @@ func (c *conn) serve(ctx context.Context) error {
 		if c.isDropped() { // drop's own deadline may just have been overwritten
 			return net.ErrClosed
 		}
-		p, err := mqtt.Read(c.r, maxPacket)
+		p, err := c.ReadPacket(maxPacket)
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) && c.sess.Left() <= 0 {
 				return cradle.Errorf(cradle.Unauthorized, "certificate has expired")

@@ -123,7 +123,6 @@ func TestRefusals(t *testing.T) {
 		"no client id":              {ok, connectPacket(ok, func(p *mqtt.Connect) { p.ClientID = ""; p.Clean = true }), mqtt.BadIdentifier, "device id must have"},
 		"a module":                  {ok, connectPacket(ok, func(p *mqtt.Connect) { p.ClientID = "dev/mod" }), mqtt.BadIdentifier, "is not allowed"},
 		"MQTT 3.1":                  {ok, (&mqtt.Connect{Protocol: "MQIsdp", Level: 3}).Append(nil), mqtt.BadProtocol, "is not MQTT 3.1.1"},
-		"MQTT 5":                    {ok, (&mqtt.Connect{Protocol: "MQTT", Level: 5}).Append(nil), mqtt.BadProtocol, "level 5 is not MQTT 3.1.1"},
 		"will on another's topic":   {ok, connectPacket(ok, func(p *mqtt.Connect) { p.Will = &mqtt.Will{Topic: iothub.EventsTopic("other")} }), mqtt.NotAuthorized, "is another device's"},
 		"oversized before CONNECT":  {ok, connectPacket(ok, user(strings.Repeat("x", 9000))), mqtt.Accepted, "packet too large"},
 		"something else first":      {ok, mqtt.AppendEmpty(nil, mqtt.PINGREQ), mqtt.Accepted, "PINGREQ before CONNECT"},

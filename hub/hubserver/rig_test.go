@@ -32,6 +32,7 @@ import (
 	"github.com/cradle-iot/cradle/hub/hubdb"
 	"github.com/cradle-iot/cradle/hub/hubserver"
 	"github.com/cradle-iot/cradle/internal/mqtt"
+	"github.com/cradle-iot/cradle/internal/mqttserve"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/protocol/status"
 )
@@ -126,7 +127,8 @@ func newRigOver(t *testing.T, url string, over func(hub.Store) hub.Store) *rig {
 	if err := r.hub.Ensure(t.Context(), hub.DefaultName); err != nil {
 		t.Fatal(err)
 	}
-	s := hubserver.New(hubserver.Config{Hub: r.hub, Log: log, Connect: 300 * time.Millisecond})
+	s := hubserver.New(hubserver.Config{Hub: r.hub, Log: log})
+	accept := mqttserve.New(mqttserve.Config{Log: log, Connect: 300 * time.Millisecond}).For(s)
 
 	web := httptest.NewTLSServer(s)
 	t.Cleanup(web.Close)
@@ -157,7 +159,7 @@ func newRigOver(t *testing.T, url string, over func(hub.Store) hub.Store) *rig {
 					c.Close()
 					return
 				}
-				s.ServeConn(ctx, c, c.ConnectionState())
+				accept(ctx, c, c.ConnectionState())
 			})
 		}
 	})

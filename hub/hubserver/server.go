@@ -1,5 +1,5 @@
 // Package hubserver speaks for the hubs: MQTT 3.1.1 to devices, as Azure IoT Hub does, over TLS
-// connections that somebody else accepted (ServeConn), and REST to services (ServeHTTP): the device
+// connections that somebody else accepted (ServeMQTT, behind mqttserve), and REST to services (ServeHTTP): the device
 // registry with Azure's paths, messages and errors, and the event stream.
 //
 // It decides nothing about who may do what; that is package hub. It bounds what a peer may make
@@ -13,7 +13,6 @@ import (
 	"cmp"
 	"log/slog"
 	"net/http"
-	"time"
 
 	"github.com/cradle-iot/cradle/hub"
 )
@@ -21,24 +20,21 @@ import (
 // Config of a Server.
 type Config struct {
 	Hub     *hub.Hub
-	Default hub.Name      // the hub meant by a host name that names none; "" means hub.DefaultName
-	Log     *slog.Logger  // nil means slog.Default()
-	Connect time.Duration // time for a peer to send CONNECT; 0 means 10 s
+	Default hub.Name     // the hub meant by a host name that names none; "" means hub.DefaultName
+	Log     *slog.Logger // nil means slog.Default()
 }
 
 // Server serves all hubs of an installation.
 type Server struct {
-	hub     *hub.Hub
-	def     hub.Name
-	log     *slog.Logger
-	connect time.Duration
-	mux     *http.ServeMux
+	hub *hub.Hub
+	def hub.Name
+	log *slog.Logger
+	mux *http.ServeMux
 }
 
 // New makes a server; nothing is started.
 func New(c Config) *Server {
-	s := &Server{hub: c.Hub, def: cmp.Or(c.Default, hub.DefaultName), log: cmp.Or(c.Log, slog.Default()),
-		connect: cmp.Or(c.Connect, 10*time.Second)}
+	s := &Server{hub: c.Hub, def: cmp.Or(c.Default, hub.DefaultName), log: cmp.Or(c.Log, slog.Default())}
 	s.mux = s.routes()
 	return s
 }

@@ -1,0 +1,74 @@
+package mqttserve
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/cradle-iot/cradle/internal/mqtt"
+)
+
+// Transports of a Conn.
+const (
+	TCP       = "tcp"
+	WebSocket = "websocket"
+)
+
+// Conn is one client's connection. One goroutine reads; Write, deadlines and Close are net.Conn's.
+type Conn struct {
+	net.Conn
+	State     tls.ConnectionState // after the handshake; a resumed one carries the certificate of the first
+	Transport string
+
+	r     *bufio.Reader // nil while nothing is buffered
+	first [1]byte
+	have  int // bytes of first that r has yet to read
+
+	once  sync.Once
+	leave func()
+}
+
+// Authenticated says that the client is known: it does not count as waiting any more.
+func (c *Conn) Authenticated() { c.once.Do(c.leave) }
+
+// bufferSize is what one connection reads ahead. Telemetry that comes together is stored together.
+const bufferSize = 4 << 10
+
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, bufferSize) }}
+
+// ReadPacket reads a packet of at most limit body bytes; see mqtt.Read. Until its first byte has come it
+// holds no buffer. After an error nothing more can be read.
+func (c *Conn) ReadPacket(limit int) (mqtt.Packet, error) {
+	if c.r == nil {
+		if _, err := io.ReadFull(c.Conn, c.first[:]); err != nil {
+			return mqtt.Packet{}, err
+		}
+		c.have = 1
+		c.r = readers.Get().(*bufio.Reader)
+		c.r.Reset((*source)(c))
+	}
+	p, err := mqtt.Read(c.r, limit)
+	if err != nil || c.r.Buffered() == 0 {
+		c.r.Reset(nil)
+		readers.Put(c.r)
+		c.r = nil
+	}
+	return p, err
+}
+
+// Buffered reports whether a whole packet is at hand, so that ReadPacket will not wait.
+func (c *Conn) Buffered() bool { return c.r != nil && mqtt.Buffered(c.r) }
+
+// source reads the byte that was read ahead, then the connection.
+type source Conn
+
+func (s *source) Read(p []byte) (int, error) {
+	if s.have > 0 && len(p) > 0 {
+		s.have = 0
+		p[0] = s.first[0]
+		return 1, nil
+	}
+	return s.Conn.Read(p)
+}
