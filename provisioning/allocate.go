@@ -11,7 +11,8 @@ import (
 // allocate names a device's hub. A device stays where it is as long as its group allows that hub, even
 // when the hub takes no new ones. Hashed allocation ranks the hubs by a hash over device and hub
 // (rendezvous hashing), so a hub that joins or leaves moves no device but its own.
-func (s *Service) allocate(g *Group, id RegistrationID, present string) (string, error) {
+func (s *Service) allocate(by Enrolled, id RegistrationID, present string) (string, error) {
+	g := by.Terms()
 	allowed := func(name string) bool { return len(g.Hubs) == 0 || slices.Contains(g.Hubs, name) }
 	if present != "" && s.hubs[present] != nil && allowed(present) {
 		return present, nil
@@ -34,7 +35,7 @@ func (s *Service) allocate(g *Group, id RegistrationID, present string) (string,
 		}
 	}
 	if best == "" {
-		return "", cradle.Errorf(cradle.Busy, "no linked hub takes devices of enrolment group %q", g.ID).
+		return "", cradle.Errorf(cradle.Busy, "no linked hub takes devices of %s", by.Name()).
 			WithHint("the operator must link or open a hub")
 	}
 	return best, nil

@@ -126,11 +126,11 @@ func (s *Service) follow(ctx context.Context, k feedKey) error {
 		state = cradle.Active
 	}
 	step := block(state, s.time())
-	r, ds, err := s.store.Change(ctx, id, "", func(cur *Registration, g *Group) (Outcome, error) {
+	r, ds, err := s.store.Change(ctx, id, "", func(cur *Registration, by Enrolled) (Outcome, error) {
 		if cur == nil || cur.Account != k.account {
 			return Outcome{}, nil
 		}
-		return step(cur, g)
+		return step(cur, by)
 	}, s.outbox.lease())
 	if cradle.KindOf(err) == cradle.NotFound {
 		return nil

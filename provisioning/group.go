@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -17,27 +18,21 @@ import (
 	"github.com/cradle-iot/cradle/internal/peerauth"
 )
 
-// Allocation policies.
-const (
-	Hashed = "hashed" // spread over the group's hubs, by the registration id
-	Static = "static" // the group's first hub that takes devices
-)
-
-// Group is an enrolment group: devices whose certificates were signed by one of two certificates.
+// Group is an enrolment group: devices that prove themselves in one way.
 type Group struct {
-	ID         string // canonical lower case
-	ETag       string
-	Enabled    bool
-	Primary    []byte // DER of a signing certificate
-	Secondary  []byte // DER, or nil
-	Allocation string
-	Hubs       []string // names; empty: all
-	Created    time.Time
-	Updated    time.Time
+	ID   string // canonical lower case
+	ETag string
+	Attestation
+	Terms
+	Created time.Time
+	Updated time.Time
 }
 
-// CAs returns the thumbprints of the group's signing certificates.
+// CAs returns the thumbprints of the group's signing certificates; none when it has another attestation.
 func (g *Group) CAs() []Thumbprint {
+	if g.Kind != X509CA {
+		return nil
+	}
 	out := []Thumbprint{sha256.Sum256(g.Primary)}
 	if len(g.Secondary) > 0 {
 		out = append(out, sha256.Sum256(g.Secondary))
@@ -49,12 +44,19 @@ func (g *Group) holds(ca Thumbprint) bool { return slices.Contains(g.CAs(), ca) 
 
 // GroupRequest is what an operator wants a group to be.
 type GroupRequest struct {
-	ID                 string
-	Enabled            bool
-	Primary, Secondary *x509.Certificate // Secondary may be nil
-	Allocation         string            // empty: Static when Hubs has one entry, else Hashed
-	Hubs               []string          // names or hosts of linked hubs; empty: all
-	IfMatch            string            // empty: create; "*": whatever is there; else the present ETag
+	ID string
+	Attestation
+	Terms          // Allocation empty: Static when Hubs has one entry, else Hashed; Hubs are names or hosts of linked hubs
+	IfMatch string // empty: create; "*": whatever is there; else the present ETag
+}
+
+// SignedBy is the attestation by signing certificates; secondary may be nil.
+func SignedBy(primary, secondary *x509.Certificate) Attestation {
+	a := Attestation{Kind: X509CA, Primary: primary.Raw}
+	if secondary != nil && !bytes.Equal(secondary.Raw, primary.Raw) {
+		a.Secondary = secondary.Raw
+	}
+	return a
 }
 
 // PutGroup creates or replaces a group. Creating a group that exists already is a Conflict, unless it
@@ -99,50 +101,45 @@ func (s *Service) PutGroup(ctx context.Context, r GroupRequest) (Group, error) {
 }
 
 func same(a, b Group) bool {
-	return a.Enabled == b.Enabled && bytes.Equal(a.Primary, b.Primary) && bytes.Equal(a.Secondary, b.Secondary) &&
-		a.Allocation == b.Allocation && slices.Equal(a.Hubs, b.Hubs)
+	return reflect.DeepEqual(a.Attestation, b.Attestation) && sameTerms(a.Terms, b.Terms)
 }
 
 func (s *Service) checkGroup(r GroupRequest) (Group, error) {
-	if r.Primary == nil {
-		return Group{}, cradle.Errorf(cradle.Invalid, "enrolment group has no primary signing certificate")
+	g := Group{Attestation: r.Attestation}
+	var err error
+	if g.Terms, err = s.checkTerms(r.Terms); err != nil {
+		return g, err
 	}
-	for _, c := range []*x509.Certificate{r.Primary, r.Secondary} {
-		switch {
-		case c == nil:
-		case !c.BasicConstraintsValid || !c.IsCA:
-			return Group{}, cradle.Errorf(cradle.Invalid, "certificate %q is not a CA certificate", c.Subject).
-				WithHint("register the CA that signs the devices' certificates, not a device's certificate")
-		case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
-			return Group{}, cradle.Errorf(cradle.Invalid, "certificate %q may not sign certificates (key usage)", c.Subject)
-		case s.now().After(c.NotAfter):
-			return Group{}, cradle.Errorf(cradle.Invalid, "certificate %q expired at %s", c.Subject, c.NotAfter.Format(time.RFC3339))
-		}
+	if r.Kind != X509CA {
+		return g, cradle.Errorf(cradle.Invalid, "attestation %q is not supported in a group", r.Kind)
 	}
-	g := Group{Enabled: r.Enabled, Primary: r.Primary.Raw, Allocation: r.Allocation}
-	if r.Secondary != nil && !bytes.Equal(r.Secondary.Raw, r.Primary.Raw) {
-		g.Secondary = r.Secondary.Raw
+	if err := checkCA(r.Primary, s.now()); err != nil {
+		return g, err
 	}
-	for _, name := range r.Hubs {
-		h := s.findHub(name)
-		if h == nil {
-			return Group{}, cradle.Errorf(cradle.Invalid, "hub %q is not linked to this service", name).
-				WithHint("linked are: %s", strings.Join(s.hubNames(), ", "))
-		}
-		if !slices.Contains(g.Hubs, h.Name) {
-			g.Hubs = append(g.Hubs, h.Name)
-		}
+	if len(r.Secondary) > 0 {
+		err = checkCA(r.Secondary, s.now())
 	}
-	if g.Allocation == "" {
-		g.Allocation = Hashed
-		if len(g.Hubs) == 1 {
-			g.Allocation = Static
-		}
+	return g, err
+}
+
+// checkCA reports whether a certificate may be enrolled as one that signs devices' certificates.
+func checkCA(der []byte, now time.Time) error {
+	if len(der) == 0 {
+		return cradle.Errorf(cradle.Invalid, "enrolment group has no primary signing certificate")
 	}
-	if g.Allocation != Hashed && g.Allocation != Static {
-		return Group{}, cradle.Errorf(cradle.Invalid, "allocation policy %q is not supported: use %q or %q", g.Allocation, Hashed, Static)
+	c, err := x509.ParseCertificate(der)
+	switch {
+	case err != nil:
+		return cradle.Errorf(cradle.Invalid, "signing certificate does not parse: %v", err)
+	case !c.BasicConstraintsValid || !c.IsCA:
+		return cradle.Errorf(cradle.Invalid, "certificate %q is not a CA certificate", c.Subject).
+			WithHint("register the CA that signs the devices' certificates, not a device's certificate")
+	case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
+		return cradle.Errorf(cradle.Invalid, "certificate %q may not sign certificates (key usage)", c.Subject)
+	case now.After(c.NotAfter):
+		return cradle.Errorf(cradle.Invalid, "certificate %q expired at %s", c.Subject, c.NotAfter.Format(time.RFC3339))
 	}
-	return g, nil
+	return nil
 }
 
 // findHub accepts a name, a host:port, or a host without its port.

@@ -78,17 +78,26 @@ func (w *world) start(run bool, change func(*provisioning.Config)) *replica {
 
 func (w *world) enrol(r *replica) {
 	w.t.Helper()
-	if _, err := r.PutGroup(w.t.Context(), provisioning.GroupRequest{ID: "acme-devices", Enabled: true, Primary: w.ca.Cert}); err != nil {
+	if _, err := r.PutGroup(w.t.Context(), provisioning.GroupRequest{ID: "acme-devices", Attestation: provisioning.SignedBy(w.ca.Cert, nil), Terms: provisioning.Terms{Enabled: true}}); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
+// shown are a device's credentials when it connects with one certificate.
+func shown(id string, leaf *x509.Certificate) provisioning.Credentials {
+	c := provisioning.Credentials{RegistrationID: id}
+	if leaf != nil {
+		c.Chain = []*x509.Certificate{leaf}
+	}
+	return c
+}
+
 func (r *replica) register(id string, leaf *x509.Certificate) (provisioning.Registration, *provisioning.Caller, error) {
-	c, err := r.Authenticate(r.t.Context(), id, leaf)
+	c, err := r.Authenticate(r.t.Context(), shown(id, leaf))
 	if err != nil {
 		return provisioning.Registration{}, nil, err
 	}
-	reg, err := r.Register(r.t.Context(), c)
+	reg, err := r.Register(r.t.Context(), c, provisioning.Ask{})
 	return reg, c, err
 }
 
@@ -246,7 +255,7 @@ func TestCrashAfterEachStep(t *testing.T) {
 				id := "dev-" + strings.ReplaceAll(step, " ", "-")
 				leaf := w.ca.Leaf(id, nil)
 				r := w.start(step != "before delivery", nil)
-				if _, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: id, Enabled: true, Primary: w.ca.Cert}); err != nil {
+				if _, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: id, Attestation: provisioning.SignedBy(w.ca.Cert, nil), Terms: provisioning.Terms{Enabled: true}}); err != nil {
 					t.Fatal(err)
 				}
 				reached := make(chan struct{})
@@ -269,7 +278,7 @@ func TestCrashAfterEachStep(t *testing.T) {
 				w.hub.Before(nil)
 
 				r = w.start(true, nil)
-				c, err := r.Authenticate(t.Context(), id, leaf.Leaf)
+				c, err := r.Authenticate(t.Context(), shown(id, leaf.Leaf))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -353,7 +362,7 @@ func TestTwoReplicas(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := w.start(true, nil)
-		c, err := r.Authenticate(t.Context(), "dev-1", leaf.Leaf)
+		c, err := r.Authenticate(t.Context(), shown("dev-1", leaf.Leaf))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -457,7 +466,7 @@ func TestOwnersAreApart(t *testing.T) {
 	r := w.start(true, nil)
 	w.enrol(r)
 	other := provisioningtest.NewCA(t, "beta", "beta operational")
-	if _, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: "beta", Enabled: true, Primary: other.Cert}); err != nil {
+	if _, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: "beta", Attestation: provisioning.SignedBy(other.Cert, nil), Terms: provisioning.Terms{Enabled: true}}); err != nil {
 		t.Fatal(err)
 	}
 	mine := w.ca.Leaf("dev-1", nil)
@@ -467,7 +476,7 @@ func TestOwnersAreApart(t *testing.T) {
 	}
 	// The same account's next CA may go on with the device, also after its group has changed.
 	next := provisioningtest.NewCA(t, "acme", "acme operational 2")
-	if _, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: "acme-2", Enabled: true, Primary: next.Cert}); err != nil {
+	if _, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: "acme-2", Attestation: provisioning.SignedBy(next.Cert, nil), Terms: provisioning.Terms{Enabled: true}}); err != nil {
 		t.Fatal(err)
 	}
 	if reg := r.arrive("dev-1", next.Leaf("dev-1", nil).Leaf); reg.Group != "acme-2" || reg.Status != provisioning.Assigned {
@@ -512,7 +521,7 @@ func TestAllocation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: g.ID, Enabled: true, Primary: w.ca.Cert, Hubs: []string{"H3"}, IfMatch: g.ETag}); err != nil {
+	if _, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: g.ID, Attestation: provisioning.SignedBy(w.ca.Cert, nil), Terms: provisioning.Terms{Enabled: true, Hubs: []string{"H3"}}, IfMatch: g.ETag}); err != nil {
 		t.Fatal(err)
 	}
 	for id, hub := range at {
@@ -541,7 +550,7 @@ func TestGroupsAcrossReplicas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r1.PutGroup(t.Context(), provisioning.GroupRequest{ID: g.ID, Primary: w.ca.Cert, IfMatch: g.ETag}); err != nil {
+		if _, err := r1.PutGroup(t.Context(), provisioning.GroupRequest{ID: g.ID, Attestation: provisioning.SignedBy(w.ca.Cert, nil), IfMatch: g.ETag}); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := r2.register("dev-1", leaf.Leaf); err == nil || !strings.Contains(err.Error(), "disabled") {
@@ -552,7 +561,7 @@ func TestGroupsAcrossReplicas(t *testing.T) {
 			t.Fatal(err)
 		}
 		next := provisioningtest.NewCA(t, "acme", "acme operational 2")
-		if _, err := r1.PutGroup(t.Context(), provisioning.GroupRequest{ID: g.ID, Enabled: true, Primary: next.Cert, IfMatch: g.ETag}); err != nil {
+		if _, err := r1.PutGroup(t.Context(), provisioning.GroupRequest{ID: g.ID, Attestation: provisioning.SignedBy(next.Cert, nil), Terms: provisioning.Terms{Enabled: true}, IfMatch: g.ETag}); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := r2.register("dev-1", leaf.Leaf); cradle.KindOf(err) != cradle.Unauthorized || !strings.Contains(err.Error(), "registered") {

@@ -11,7 +11,7 @@ import (
 // Register starts (or joins) an operation that assigns the caller to a hub. It returns when the
 // registration and the order to tell the hub are durable; the hub is told afterwards. A stale status
 // feed is cradle.Busy: nobody is admitted who may have been revoked.
-func (s *Service) Register(ctx context.Context, c *Caller) (Registration, error) {
+func (s *Service) Register(ctx context.Context, c *Caller, ask Ask) (Registration, error) {
 	now := s.now()
 	if s.feed != nil && !s.feed.Fresh(now) {
 		return Registration{}, cradle.Errorf(cradle.Busy, "this service has not heard of revocations for too long to admit devices").
@@ -19,7 +19,7 @@ func (s *Service) Register(ctx context.Context, c *Caller) (Registration, error)
 	}
 	a := &admission{
 		id: c.ID, group: c.Group, ca: c.ca, account: c.Account, thumbprint: c.Thumbprint, notBefore: c.notBefore.UTC(),
-		operation: newOperation(), now: s.time(), allocate: s.allocate,
+		operation: newOperation(), kind: c.Kind, ask: ask, now: s.time(), allocate: s.allocate,
 	}
 	r, ds, err := s.store.Change(ctx, c.ID, c.Group, a.register, s.outbox.lease())
 	if err != nil {

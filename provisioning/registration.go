@@ -63,8 +63,10 @@ func (t Thumbprint) String() string { return strings.ToUpper(hex.EncodeToString(
 // Registration is one device's record.
 type Registration struct {
 	ID        RegistrationID
-	Group     string           // the group that admitted it last
+	Group     string           // the group that admitted it last; empty: its individual enrolment
+	Kind      AttestationKind  // by which it proved itself last
 	Account   cradle.AccountID // the organisation of the group's signing certificate; may be empty
+	Device    cradle.DeviceID  // at the hub; empty: the registration id
 	Hub       string           // name of the assigned hub
 	Status    Status
 	Substatus string
@@ -78,6 +80,10 @@ type Registration struct {
 	Newest     time.Time  // the latest NotBefore ever registered
 	Delivered  bool       // the hub has been told at least once
 
+	Keys           // of a device without certificate
+	Payload string // JSON that the device sent with its newest register call; empty: none
+	Facts   string // JSON object of what its attestation proved, for allocation rules; empty: none
+
 	ErrorCode    int
 	ErrorMessage string
 
@@ -87,7 +93,12 @@ type Registration struct {
 }
 
 // DeviceID at the hub.
-func (r *Registration) DeviceID() cradle.DeviceID { return cradle.DeviceID(r.ID) }
+func (r *Registration) DeviceID() cradle.DeviceID {
+	if r.Device != "" {
+		return r.Device
+	}
+	return cradle.DeviceID(r.ID)
+}
 
 // ETag of the record.
 func (r *Registration) ETag() string { return "v" + strconv.FormatInt(r.Version, 10) }
@@ -109,13 +120,16 @@ type admission struct {
 	thumbprint Thumbprint
 	notBefore  time.Time
 	operation  string
+	kind       AttestationKind
+	ask        Ask
 	now        time.Time
-	allocate   func(g *Group, id RegistrationID, present string) (hub string, err error)
+	allocate   func(by Enrolled, id RegistrationID, present string) (hub string, err error)
 }
 
 // register is the step of a register call. The checks on the group are made again here, in the
 // transaction: what authenticated the certificate may have come from a cache.
-func (a *admission) register(cur *Registration, g *Group) (Outcome, error) {
+func (a *admission) register(cur *Registration, by Enrolled) (Outcome, error) {
+	g := by.Group
 	switch {
 	case g == nil || !g.holds(a.ca):
 		return Outcome{}, cradle.Errorf(cradle.Unauthorized, "the signing certificate of this device's certificate is not registered any more").
@@ -133,7 +147,7 @@ func (a *admission) register(cur *Registration, g *Group) (Outcome, error) {
 	if cur.Blocked != "" {
 		return Outcome{}, refuseBlocked(a.id, cur.Blocked)
 	}
-	hub, err := a.allocate(g, a.id, cur.Hub)
+	hub, err := a.allocate(by, a.id, cur.Hub)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -147,6 +161,7 @@ func (a *admission) register(cur *Registration, g *Group) (Outcome, error) {
 		next.Delivered = false
 	}
 	next.Group, next.Hub = g.ID, hub
+	next.Kind, next.Payload = a.kind, string(a.ask.Payload)
 	next.Status, next.ErrorCode, next.ErrorMessage = Assigning, 0, ""
 	next.PrevOperation, next.Operation = cur.Operation, a.operation
 	next.Thumbprint, next.NotBefore = a.thumbprint, a.notBefore
@@ -193,7 +208,7 @@ func delivered(now time.Time, refused error) func(Registration) Registration {
 // block is the step by which the feed's word reaches a registration: a blocked state disables it,
 // every other one releases it if it was only suspended.
 func block(state cradle.DeviceState, now time.Time) Step {
-	return func(cur *Registration, _ *Group) (Outcome, error) {
+	return func(cur *Registration, _ Enrolled) (Outcome, error) {
 		if cur == nil {
 			return Outcome{}, nil
 		}

@@ -56,8 +56,8 @@ type Store interface {
 }
 
 // Step is one move of the state machine: from what is stored (nil when there is nothing) to what
-// shall be stored. A zero Outcome changes nothing.
-type Step func(present *Registration, group *Group) (Outcome, error)
+// shall be stored, under what is enrolled now. A zero Outcome changes nothing.
+type Step func(present *Registration, by Enrolled) (Outcome, error)
 
 // Outcome of a step.
 type Outcome struct {

@@ -20,7 +20,8 @@ type Caller struct {
 	Device     cradle.DeviceID
 	Account    cradle.AccountID
 	Group      string
-	Thumbprint Thumbprint
+	Kind       AttestationKind
+	Thumbprint Thumbprint // of the certificate it showed; zero: none
 
 	ca        Thumbprint
 	notBefore time.Time
@@ -32,10 +33,18 @@ type Caller struct {
 // needed nor looked at. Refusals are cradle.Unauthorized and say which check failed.
 //
 // It is asked anew for every request; only the signature check is remembered.
-func (s *Service) Authenticate(ctx context.Context, registrationID string, leaf *x509.Certificate) (*Caller, error) {
-	id, err := ParseRegistrationID(registrationID)
+func (s *Service) Authenticate(ctx context.Context, cr Credentials) (*Caller, error) {
+	id, err := ParseRegistrationID(cr.RegistrationID)
 	if err != nil {
 		return nil, err
+	}
+	var leaf *x509.Certificate
+	if len(cr.Chain) > 0 {
+		leaf = cr.Chain[0]
+	}
+	if leaf == nil && cr.Token != "" {
+		return nil, cradle.Errorf(cradle.Unauthorized, "this service does not accept SAS tokens of devices").
+			WithHint("connect with the device's operational certificate")
 	}
 	if leaf == nil {
 		return nil, cradle.Errorf(cradle.Unauthorized, "no client certificate was sent").
@@ -53,7 +62,7 @@ func (s *Service) Authenticate(ctx context.Context, registrationID string, leaf 
 		return nil, cradle.Errorf(cradle.Unauthorized, "certificate is for %.70q, the request is for registration id %q", cn, id).
 			WithHint("the registration id must be the certificate's common name")
 	}
-	c := &Caller{ID: id, Device: cradle.DeviceID(id), Account: ca.account, Group: ca.group, Thumbprint: sha256.Sum256(leaf.Raw), ca: ca.thumbprint, notBefore: leaf.NotBefore}
+	c := &Caller{ID: id, Device: cradle.DeviceID(id), Account: ca.account, Group: ca.group, Kind: X509CA, Thumbprint: sha256.Sum256(leaf.Raw), ca: ca.thumbprint, notBefore: leaf.NotBefore}
 	return c, s.notBlocked(c)
 }
 

@@ -28,6 +28,16 @@ type EnrollmentGroup struct {
 	LastUpdatedDateTimeUTC Time             `json:"lastUpdatedDateTimeUtc,omitzero"`
 	AllocationPolicy       string           `json:"allocationPolicy,omitempty"` // hashed (default), static, geoLatency, custom
 	IotHubs                []string         `json:"iotHubs,omitempty"`
+
+	CustomAllocationDefinition *CustomAllocation `json:"customAllocationDefinition,omitempty"`
+	CredentialPolicyName       string            `json:"credentialPolicyName,omitempty"` // since 2025-07-01-preview
+}
+
+// CustomAllocation is the operator's own rule: a webhook, or (ours only) a CEL expression.
+type CustomAllocation struct {
+	WebhookURL string `json:"webhookUrl,omitempty"`
+	APIVersion string `json:"apiVersion,omitempty"`
+	CEL        string `json:"cel,omitempty"`
 }
 
 // Capabilities of the devices of a group.

@@ -43,24 +43,17 @@ func (h *Handler) answer(ctx context.Context, q *call) (*reply, error) {
 		return nil, cradle.Errorf(cradle.NotFound, "id scope %.40q is not served here", q.scope).
 			WithHint("compare the device's id scope with the one that cradle status shows")
 	}
-	if err := checkBody(q); err != nil {
+	ask, err := checkBody(q)
+	if err != nil {
 		return nil, err
 	}
-	var leaf *x509.Certificate
-	if len(q.chain) > 0 {
-		leaf = q.chain[0]
-	}
-	if leaf == nil && q.token != "" {
-		return nil, cradle.Errorf(cradle.Unauthorized, "this service does not accept SAS tokens of devices").
-			WithHint("connect with the device's operational certificate")
-	}
-	c, err := h.svc.Authenticate(ctx, q.id, leaf)
+	c, err := h.svc.Authenticate(ctx, provisioning.Credentials{RegistrationID: q.id, Chain: q.chain, Token: q.token, Operation: q.asked})
 	if err != nil {
 		return nil, err
 	}
 	switch q.operation {
 	case register:
-		return h.register(ctx, c)
+		return h.register(ctx, c, *ask)
 	case poll:
 		return h.poll(ctx, q, c)
 	default:
@@ -69,29 +62,31 @@ func (h *Handler) answer(ctx context.Context, q *call) (*reply, error) {
 }
 
 // checkBody looks at the body of a registration or a lookup.
-func checkBody(q *call) error {
+func checkBody(q *call) (*provisioning.Ask, error) {
+	ask := &provisioning.Ask{Force: q.force}
 	if q.operation == poll {
-		return nil
+		return ask, nil
 	}
 	var b dps.DeviceRegistration
 	if err := decode(q.body, &b); err != nil {
-		return err
+		return nil, err
 	}
 	if b.RegistrationID != "" && !strings.EqualFold(b.RegistrationID, q.id) {
-		return cradle.Errorf(cradle.Invalid, "body is for registration id %.140q, the request for %.140q", b.RegistrationID, q.id)
+		return nil, cradle.Errorf(cradle.Invalid, "body is for registration id %.140q, the request for %.140q", b.RegistrationID, q.id)
 	}
 	if b.CSR != "" {
-		return cradle.Errorf(cradle.Invalid, "this service issues no certificates").WithHint("enrol with EST and leave csr out")
+		return nil, cradle.Errorf(cradle.Invalid, "this service issues no certificates").WithHint("enrol with EST and leave csr out")
 	}
 	if len(b.TPM) > 0 && string(b.TPM) != "null" {
-		return cradle.Errorf(cradle.Invalid, "TPM attestation is not supported here").WithHint("register with an X.509 certificate")
+		return nil, cradle.Errorf(cradle.Invalid, "TPM attestation is not supported here").WithHint("register with an X.509 certificate")
 	}
-	return nil
+	ask.Payload = b.Payload
+	return ask, nil
 }
 
 // register always answers 202: clients of the IoT Identity Service take a 200 here for an error.
-func (h *Handler) register(ctx context.Context, c *provisioning.Caller) (*reply, error) {
-	r, err := h.svc.Register(ctx, c)
+func (h *Handler) register(ctx context.Context, c *provisioning.Caller, ask provisioning.Ask) (*reply, error) {
+	r, err := h.svc.Register(ctx, c, ask)
 	if err != nil {
 		return nil, err
 	}

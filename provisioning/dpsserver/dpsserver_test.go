@@ -489,11 +489,11 @@ func TestServiceAPIRefusals(t *testing.T) {
 		{"certificate nonsense", good, "PUT", "/enrollmentGroups/g" + v, body(func(g *dps.EnrollmentGroup) {
 			g.Attestation.X509.SigningCertificates.Primary.Certificate = "AAAA"
 		}), 400, "does not parse"},
-		{"initial twin", good, "PUT", "/enrollmentGroups/g" + v, body(func(g *dps.EnrollmentGroup) { g.InitialTwin = json.RawMessage(`{"tags":{"a":1}}`) }), 400, "initialTwin"},
+		{"initial twin", good, "PUT", "/enrollmentGroups/g" + v, body(func(g *dps.EnrollmentGroup) { g.InitialTwin = json.RawMessage(`{"tags":1}`) }), 400, "initialTwin"},
 		{"CA reference", good, "PUT", "/enrollmentGroups/g" + v, body(func(g *dps.EnrollmentGroup) {
 			g.Attestation.X509.CAReferences = json.RawMessage(`{"primary":"x"}`)
 		}), 400, "caReferences"},
-		{"geo latency", good, "PUT", "/enrollmentGroups/g" + v, body(func(g *dps.EnrollmentGroup) { g.AllocationPolicy = "geoLatency" }), 400, "not supported"},
+		{"unknown allocation", good, "PUT", "/enrollmentGroups/g" + v, body(func(g *dps.EnrollmentGroup) { g.AllocationPolicy = "nearest" }), 400, "not supported"},
 		{"unknown hub", good, "PUT", "/enrollmentGroups/g" + v, body(func(g *dps.EnrollmentGroup) { g.IotHubs = []string{"nowhere"} }), 400, "nowhere"},
 		{"unknown group", good, "GET", "/enrollmentGroups/nope" + v, "", 404, "nope"},
 		{"unknown registration", good, "GET", "/registrations/nope" + v, "", 404, "nope"},

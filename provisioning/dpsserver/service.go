@@ -81,20 +81,18 @@ func groupRequest(b dps.EnrollmentGroup) (provisioning.GroupRequest, error) {
 		return unsupported("attestation by caReferences (give signingCertificates)")
 	case x == nil || x.SigningCertificates == nil || x.SigningCertificates.Primary == nil:
 		return r, cradle.Errorf(cradle.Invalid, "attestation.x509.signingCertificates.primary is missing")
-	case given(b.InitialTwin):
-		return unsupported("initialTwin")
-	case b.Capabilities != nil && b.Capabilities.IotEdge:
-		return unsupported("capabilities.iotEdge")
 	}
-	var err error
-	if r.Primary, err = x.SigningCertificates.Primary.Parse(); err != nil {
+	primary, err := x.SigningCertificates.Primary.Parse()
+	if err != nil {
 		return r, err
 	}
+	var secondary *x509.Certificate
 	if s := x.SigningCertificates.Secondary; s != nil && s.Certificate != "" {
-		if r.Secondary, err = s.Parse(); err != nil {
+		if secondary, err = s.Parse(); err != nil {
 			return r, err
 		}
 	}
+	r.Attestation = provisioning.SignedBy(primary, secondary)
 	switch strings.ToLower(b.ProvisioningStatus) {
 	case "", "enabled":
 		r.Enabled = true
@@ -102,7 +100,19 @@ func groupRequest(b dps.EnrollmentGroup) (provisioning.GroupRequest, error) {
 	default:
 		return r, cradle.Errorf(cradle.Invalid, "provisioningStatus %.40q: use enabled or disabled", b.ProvisioningStatus)
 	}
-	r.Allocation, r.Hubs = strings.ToLower(b.AllocationPolicy), b.IotHubs
+	r.Allocation, r.Hubs = b.AllocationPolicy, b.IotHubs
+	r.Reprovision = provisioning.Reprovision{UpdateHub: true, MigrateData: true}
+	if p := b.ReprovisionPolicy; p != nil {
+		r.Reprovision = provisioning.Reprovision{UpdateHub: p.UpdateHubAssignment, MigrateData: p.MigrateDeviceData}
+	}
+	if given(b.InitialTwin) {
+		r.InitialTwin = b.InitialTwin
+	}
+	r.IoTEdge = b.Capabilities != nil && b.Capabilities.IotEdge
+	r.CredentialPolicy = b.CredentialPolicyName
+	if d := b.CustomAllocationDefinition; d != nil {
+		r.Custom = &provisioning.CustomAllocation{WebhookURL: d.WebhookURL, APIVersion: d.APIVersion, CEL: d.CEL}
+	}
 	if b.IotHubHostName != "" && len(r.Hubs) == 0 {
 		r.Hubs = []string{b.IotHubHostName}
 	}
@@ -149,13 +159,18 @@ func (h *Handler) wireGroup(g provisioning.Group) (dps.EnrollmentGroup, error) {
 		ETag:                   quote(g.ETag),
 		ProvisioningStatus:     "disabled",
 		AllocationPolicy:       g.Allocation,
-		ReprovisionPolicy:      &dps.ReprovisionRule{UpdateHubAssignment: true, MigrateDeviceData: true},
-		Capabilities:           &dps.Capabilities{},
+		ReprovisionPolicy:      &dps.ReprovisionRule{UpdateHubAssignment: g.Reprovision.UpdateHub, MigrateDeviceData: g.Reprovision.MigrateData},
+		Capabilities:           &dps.Capabilities{IotEdge: g.IoTEdge},
+		InitialTwin:            g.InitialTwin,
+		CredentialPolicyName:   g.CredentialPolicy,
 		CreatedDateTimeUTC:     dps.Time{Time: g.Created},
 		LastUpdatedDateTimeUTC: dps.Time{Time: g.Updated},
 	}
 	if g.Enabled {
 		b.ProvisioningStatus = "enabled"
+	}
+	if c := g.Custom; c != nil {
+		b.CustomAllocationDefinition = &dps.CustomAllocation{WebhookURL: c.WebhookURL, APIVersion: c.APIVersion, CEL: c.CEL}
 	}
 	for _, name := range g.Hubs {
 		b.IotHubs = append(b.IotHubs, h.svc.HubHost(name))

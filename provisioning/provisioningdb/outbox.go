@@ -79,7 +79,7 @@ func (d *DB) Due(ctx context.Context, hub string, l provisioning.Lease, limit in
 			return err
 		}
 		for i := range out {
-			r, err := getRegistration(tx, out[i].Registration.ID, "")
+			r, err := d.getRegistration(tx, out[i].Registration.ID, "")
 			if err != nil {
 				return err
 			}
@@ -118,9 +118,9 @@ func (d *DB) settleUnread(ctx context.Context, dv provisioning.Delivery, l provi
 	err := d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
 		if changed && tx.Engine() == sqldb.PostgreSQL { // both in one, the registration's row locked first
 			query = `WITH r AS (` + changeRegistration + ` AND version = ? RETURNING id) DELETE FROM outbox USING r WHERE hub = ? AND registration_id = r.id AND outbox.version = ? AND owner = ?`
-			args = append(changeValues(&after), dv.Version, dv.Hub, dv.Version, l.Owner)
+			args = append(d.changeValues(&after), dv.Version, dv.Hub, dv.Version, l.Owner)
 		} else if changed {
-			n, err := tx.Exec(changeRegistration+` AND version = ?`, append(changeValues(&after), dv.Version)...)
+			n, err := tx.Exec(changeRegistration+` AND version = ?`, append(d.changeValues(&after), dv.Version)...)
 			if err != nil || n == 0 {
 				return cmp.Or(err, errMoved)
 			}
@@ -143,7 +143,7 @@ func (d *DB) settle(ctx context.Context, dv provisioning.Delivery, l provisionin
 		var version, until int64
 		var owner string
 		next := provisioning.Delivery{Hub: dv.Hub}
-		r, err := scanRegistration(behind{tx.QueryRow(`SELECT `+joinedColumns+`, o.version, o.attempts, o.owner, o.leased_until
+		r, err := d.scanRegistration(behind{tx.QueryRow(`SELECT `+joinedColumns+`, o.version, o.attempts, o.owner, o.leased_until
 			FROM registration r JOIN outbox o ON o.registration_id = r.id WHERE r.id = ? AND o.hub = ? FOR UPDATE`, id, dv.Hub),
 			[]any{&version, &next.Attempts, &owner, &until}})
 		next.Registration = r
@@ -163,7 +163,7 @@ func (d *DB) settle(ctx context.Context, dv provisioning.Delivery, l provisionin
 		after := done(r)
 		settled = &after
 		if after != r {
-			if err := updateRegistration(tx, &after); err != nil {
+			if err := d.updateRegistration(tx, &after); err != nil {
 				return err
 			}
 		}

@@ -93,27 +93,31 @@ func (d *DB) Identity(ctx context.Context, fresh provisioning.Identity) (provisi
 	return out, err
 }
 
-const groupColumns = `id, etag, enabled, primary_der, secondary_der, allocation, hubs, created_at, updated_at`
+const groupColumns = `id, etag, kind, primary_der, secondary_der, primary_key, secondary_key, units, terms, created_at, updated_at`
 
 type row interface{ Scan(...any) error }
 
-func scanGroup(r row) (provisioning.Group, error) {
+func (d *DB) scanGroup(r row) (provisioning.Group, error) {
 	var g provisioning.Group
-	var enabled int
-	var hubs string
+	var units, terms string
 	var created, updated int64
-	if err := r.Scan(&g.ID, &g.ETag, &enabled, &g.Primary, &g.Secondary, &g.Allocation, &hubs, &created, &updated); err != nil {
+	if err := r.Scan(&g.ID, &g.ETag, &g.Kind, &g.Primary, &g.Secondary, &g.PrimaryKey, &g.SecondaryKey, &units, &terms, &created, &updated); err != nil {
 		return g, err
 	}
-	g.Enabled, g.Created, g.Updated = enabled != 0, fromMicros(created), fromMicros(updated)
-	if err := json.Unmarshal([]byte(hubs), &g.Hubs); err != nil {
-		return g, fmt.Errorf("hubs of group %q: %w", g.ID, err)
+	g.Created, g.Updated = fromMicros(created), fromMicros(updated)
+	if err := json.Unmarshal([]byte(terms), &g.Terms); err != nil {
+		return g, fmt.Errorf("terms of group %q: %w", g.ID, err)
+	}
+	if units != "" {
+		if err := json.Unmarshal([]byte(units), &g.Units); err != nil {
+			return g, fmt.Errorf("units of group %q: %w", g.ID, err)
+		}
 	}
 	return g, nil
 }
 
-func getGroup(tx *sqldb.Tx, id, lock string) (*provisioning.Group, error) {
-	g, err := scanGroup(tx.QueryRow(`SELECT `+groupColumns+` FROM enrollment_group WHERE id = ?`+lock, id))
+func (d *DB) getGroup(tx *sqldb.Tx, id, lock string) (*provisioning.Group, error) {
+	g, err := d.scanGroup(tx.QueryRow(`SELECT `+groupColumns+` FROM enrollment_group WHERE id = ?`+lock, id))
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -138,7 +142,7 @@ func (d *DB) Groups(ctx context.Context) ([]provisioning.Group, error) {
 		}
 		defer rows.Close()
 		for rows.Next() {
-			g, err := scanGroup(rows)
+			g, err := d.scanGroup(rows)
 			if err != nil {
 				return err
 			}
@@ -153,7 +157,7 @@ func (d *DB) Groups(ctx context.Context) ([]provisioning.Group, error) {
 func (d *DB) Group(ctx context.Context, id string) (provisioning.Group, error) {
 	var out *provisioning.Group
 	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
-		out, err = getGroup(tx, id, "")
+		out, err = d.getGroup(tx, id, "")
 		return err
 	})
 	if err == nil && out == nil {
@@ -170,7 +174,7 @@ func (d *DB) PutGroup(ctx context.Context, id string, change func(*provisioning.
 	var out provisioning.Group
 	err := again(func() error {
 		return d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-			cur, err := getGroup(tx, id, " FOR UPDATE")
+			cur, err := d.getGroup(tx, id, " FOR UPDATE")
 			if err != nil {
 				return err
 			}
@@ -191,16 +195,29 @@ func (d *DB) PutGroup(ctx context.Context, id string, change func(*provisioning.
 					return err
 				}
 			}
-			hubs, err := json.Marshal(out.Hubs)
+			terms, err := json.Marshal(out.Terms)
 			if err != nil {
 				return err
 			}
+			units := ""
+			if out.Kind == provisioning.TPMUnits {
+				b, err := json.Marshal(out.Units)
+				if err != nil {
+					return err
+				}
+				units = string(b)
+			}
+			primary := out.Primary
+			if primary == nil {
+				primary = []byte{}
+			}
+			values := []any{out.ETag, string(out.Kind), primary, out.Secondary, out.PrimaryKey, out.SecondaryKey, units, string(terms), micros(out.Created), micros(out.Updated), id}
 			if cur == nil {
-				_, err = tx.Exec(`INSERT INTO enrollment_group (`+groupColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-					id, out.ETag, flag(out.Enabled), out.Primary, out.Secondary, out.Allocation, string(hubs), micros(out.Created), micros(out.Updated))
+				_, err = tx.Exec(`INSERT INTO enrollment_group (etag, kind, primary_der, secondary_der, primary_key, secondary_key, units, terms, created_at, updated_at, id)
+					VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
 			} else {
-				_, err = tx.Exec(`UPDATE enrollment_group SET etag = ?, enabled = ?, primary_der = ?, secondary_der = ?, allocation = ?, hubs = ?, updated_at = ? WHERE id = ?`,
-					out.ETag, flag(out.Enabled), out.Primary, out.Secondary, out.Allocation, string(hubs), micros(out.Updated), id)
+				_, err = tx.Exec(`UPDATE enrollment_group SET etag = ?, kind = ?, primary_der = ?, secondary_der = ?, primary_key = ?, secondary_key = ?, units = ?,
+					terms = ?, created_at = ?, updated_at = ? WHERE id = ?`, values...)
 			}
 			if err != nil {
 				return err
@@ -222,7 +239,7 @@ func (d *DB) PutGroup(ctx context.Context, id string, change func(*provisioning.
 // DeleteGroup implements provisioning.Store.
 func (d *DB) DeleteGroup(ctx context.Context, id string, check func(provisioning.Group) error) error {
 	return d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		g, err := getGroup(tx, id, " FOR UPDATE")
+		g, err := d.getGroup(tx, id, " FOR UPDATE")
 		if err != nil {
 			return err
 		}

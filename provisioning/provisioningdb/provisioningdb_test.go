@@ -3,8 +3,10 @@ package provisioningdb_test
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -29,7 +31,10 @@ func open(t *testing.T, url string) *provisioningdb.DB {
 }
 
 func group(id string, certs ...string) provisioning.Group {
-	g := provisioning.Group{ID: id, ETag: "e-" + id, Enabled: true, Primary: []byte(certs[0]), Allocation: provisioning.Hashed, Hubs: []string{"hub-1"}, Created: t0, Updated: t0}
+	g := provisioning.Group{ID: id, ETag: "e-" + id, Attestation: provisioning.Attestation{Kind: provisioning.X509CA, Primary: []byte(certs[0])},
+		Terms: provisioning.Terms{Enabled: true, Allocation: provisioning.Custom, Hubs: []string{"hub-1"}, Weights: map[string]int{"hub-1": 3},
+			Custom:      &provisioning.CustomAllocation{WebhookURL: "https://w", APIVersion: "v", CEL: "x"},
+			Reprovision: provisioning.Reprovision{UpdateHub: true}, InitialTwin: json.RawMessage(`{"tags":{}}`), IoTEdge: true, CredentialPolicy: "p"}, Created: t0, Updated: t0}
 	if len(certs) > 1 {
 		g.Secondary = []byte(certs[1])
 	}
@@ -47,13 +52,15 @@ func registration(id string, version int64) *provisioning.Registration {
 		ID: provisioning.RegistrationID(id), Group: "g", Account: "acme", Hub: "hub-1", Status: provisioning.Assigning, Substatus: "s",
 		Operation: "op", PrevOperation: "prev", Thumbprint: sha256.Sum256([]byte(id)), NotBefore: t0, Newest: t0.Add(time.Microsecond), Delivered: true,
 		ErrorCode: 400001, ErrorMessage: "message", Version: version, Created: t0, Updated: t0,
+		Kind: provisioning.TPM, Device: "at-the-hub", Payload: `{"a":1}`, Facts: `{"lot":"l"}`,
+		Keys: provisioning.Keys{Primary: "\x00key", Secondary: "other", TPM: "blob", Token: "hash\x00", PrevToken: "older"},
 	}
 }
 
 // write stores a registration and its delivery.
 func write(t *testing.T, d *provisioningdb.DB, r *provisioning.Registration, l provisioning.Lease) []provisioning.Delivery {
 	t.Helper()
-	_, ds, err := d.Change(t.Context(), r.ID, "", func(*provisioning.Registration, *provisioning.Group) (provisioning.Outcome, error) {
+	_, ds, err := d.Change(t.Context(), r.ID, "", func(*provisioning.Registration, provisioning.Enrolled) (provisioning.Outcome, error) {
 		return provisioning.Outcome{Registration: r, Deliver: []string{"hub-1"}}, nil
 	}, l)
 	if err != nil {
@@ -133,7 +140,7 @@ func TestStore(t *testing.T) {
 			}
 			g, err := d.Group(t.Context(), "a-1")
 			want := group("a-1", "A1", "A2")
-			if err != nil || string(g.Secondary) != "A2" || !g.Enabled || !slices.Equal(g.Hubs, want.Hubs) || !g.Created.Equal(t0) || g.ETag != want.ETag {
+			if err != nil || string(g.Secondary) != "A2" || !g.Enabled || !reflect.DeepEqual(g.Terms, want.Terms) || !g.Created.Equal(t0) || g.ETag != want.ETag {
 				t.Errorf("got %+v %v", g, err)
 			}
 			if err := put(t, d, group("z", "Z1", "A2")); cradle.KindOf(err) != cradle.Conflict {
@@ -210,7 +217,7 @@ func TestStore(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			refuse := errors.New("no")
-			_, _, err = d.Change(t.Context(), "dev-1", "", func(*provisioning.Registration, *provisioning.Group) (provisioning.Outcome, error) {
+			_, _, err = d.Change(t.Context(), "dev-1", "", func(*provisioning.Registration, provisioning.Enrolled) (provisioning.Outcome, error) {
 				return provisioning.Outcome{}, refuse
 			}, provisioning.Lease{})
 			if !errors.Is(err, refuse) {
@@ -227,9 +234,9 @@ func TestStore(t *testing.T) {
 		})
 
 		t.Run("step sees registration and group", func(t *testing.T) {
-			_, _, err := d.Change(t.Context(), "dev-1", "a", func(r *provisioning.Registration, g *provisioning.Group) (provisioning.Outcome, error) {
-				if r != nil || g == nil || g.ID != "a" {
-					t.Errorf("got %v %v", r, g)
+			_, _, err := d.Change(t.Context(), "dev-1", "a", func(r *provisioning.Registration, by provisioning.Enrolled) (provisioning.Outcome, error) {
+				if r != nil || by.Group == nil || by.Group.ID != "a" {
+					t.Errorf("got %v %v", r, by)
 				}
 				return provisioning.Outcome{}, nil
 			}, provisioning.Lease{})
@@ -337,7 +344,7 @@ func TestStore(t *testing.T) {
 			for _, db := range []*provisioningdb.DB{d, second} {
 				for range each {
 					wg.Go(func() {
-						_, _, err := db.Change(context.Background(), "counter", "", func(r *provisioning.Registration, _ *provisioning.Group) (provisioning.Outcome, error) {
+						_, _, err := db.Change(context.Background(), "counter", "", func(r *provisioning.Registration, _ provisioning.Enrolled) (provisioning.Outcome, error) {
 							next := registration("counter", 0)
 							if r != nil {
 								*next = *r

@@ -3,7 +3,9 @@ package provisioningdb
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/cradle-iot/cradle"
@@ -12,7 +14,8 @@ import (
 )
 
 const registrationColumns = `id, group_id, account, hub, status, substatus, blocked, operation, prev_operation,
-	thumbprint, not_before, newest, delivered, error_code, error_message, version, created_at, updated_at`
+	thumbprint, not_before, newest, delivered, error_code, error_message, version, created_at, updated_at,
+	kind, device, secrets, token, prev_token, payload, facts`
 
 // joinedColumns are registrationColumns of a table named r.
 var joinedColumns = "r." + strings.Join(strings.Fields(registrationColumns), " r.")
@@ -25,21 +28,61 @@ type behind struct {
 
 func (b behind) Scan(dest ...any) error { return b.row.Scan(append(dest, b.more...)...) }
 
-func scanRegistration(s row) (provisioning.Registration, error) {
+func (d *DB) scanRegistration(s row) (provisioning.Registration, error) {
 	var r provisioning.Registration
-	var thumbprint []byte
+	var thumbprint, secrets, token, prevToken []byte
 	var notBefore, newest, created, updated int64
 	var delivered int
 	err := s.Scan(&r.ID, &r.Group, &r.Account, &r.Hub, &r.Status, &r.Substatus, &r.Blocked, &r.Operation, &r.PrevOperation,
-		&thumbprint, &notBefore, &newest, &delivered, &r.ErrorCode, &r.ErrorMessage, &r.Version, &created, &updated)
+		&thumbprint, &notBefore, &newest, &delivered, &r.ErrorCode, &r.ErrorMessage, &r.Version, &created, &updated,
+		&r.Kind, &r.Device, &secrets, &token, &prevToken, &r.Payload, &r.Facts)
 	copy(r.Thumbprint[:], thumbprint)
 	r.NotBefore, r.Newest, r.Created, r.Updated = fromMicros(notBefore), fromMicros(newest), fromMicros(created), fromMicros(updated)
 	r.Delivered = delivered != 0
+	r.Token, r.PrevToken = string(token), string(prevToken)
+	if err == nil && len(secrets) > 0 {
+		err = d.openSecrets(&r, secrets)
+	}
 	return r, err
 }
 
-func getRegistration(tx *sqldb.Tx, id provisioning.RegistrationID, lock string) (*provisioning.Registration, error) {
-	r, err := scanRegistration(tx.QueryRow(`SELECT `+registrationColumns+` FROM registration WHERE id = ?`+lock, string(id)))
+// secrets is the column of that name.
+type secrets struct {
+	Primary   []byte `json:"primary,omitempty"`
+	Secondary []byte `json:"secondary,omitempty"`
+	TPM       []byte `json:"tpm,omitempty"`
+}
+
+func (d *DB) openSecrets(r *provisioning.Registration, b []byte) error {
+	var s secrets
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("keys of registration %q: %w", r.ID, err)
+	}
+	r.Primary, r.Secondary, r.Keys.TPM = provisioning.Secret(s.Primary), provisioning.Secret(s.Secondary), provisioning.Secret(s.TPM)
+	return nil
+}
+
+func (d *DB) sealSecrets(r *provisioning.Registration) any {
+	if r.Primary == "" {
+		return nil
+	}
+	b, err := json.Marshal(secrets{[]byte(r.Primary), []byte(r.Secondary), []byte(r.Keys.TPM)})
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+	return b
+}
+
+// blob is nil for an empty value.
+func blob(s string) any {
+	if s == "" {
+		return nil
+	}
+	return []byte(s)
+}
+
+func (d *DB) getRegistration(tx *sqldb.Tx, id provisioning.RegistrationID, lock string) (*provisioning.Registration, error) {
+	r, err := d.scanRegistration(tx.QueryRow(`SELECT `+registrationColumns+` FROM registration WHERE id = ?`+lock, string(id)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -53,31 +96,33 @@ func noRegistration(id provisioning.RegistrationID) error {
 	return cradle.Errorf(cradle.NotFound, "registration %q does not exist", id)
 }
 
-func insertRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
-	return tx.Queue(`INSERT INTO registration (`+registrationColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+func (d *DB) insertRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
+	return tx.Queue(`INSERT INTO registration (`+registrationColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		string(r.ID), r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation, r.PrevOperation,
-		r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Created), micros(r.Updated))
+		r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Created), micros(r.Updated),
+		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts)
 }
 
 const changeRegistration = `UPDATE registration SET group_id = ?, account = ?, hub = ?, status = ?, substatus = ?, blocked = ?, operation = ?,
-	prev_operation = ?, thumbprint = ?, not_before = ?, newest = ?, delivered = ?, error_code = ?, error_message = ?, version = ?, updated_at = ?
+	prev_operation = ?, thumbprint = ?, not_before = ?, newest = ?, delivered = ?, error_code = ?, error_message = ?, version = ?, updated_at = ?,
+	kind = ?, device = ?, secrets = ?, token = ?, prev_token = ?, payload = ?, facts = ?
 	WHERE id = ?`
 
-func changeValues(r *provisioning.Registration) []any {
+func (d *DB) changeValues(r *provisioning.Registration) []any {
 	return []any{r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation,
 		r.PrevOperation, r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Updated),
-		string(r.ID)}
+		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts, string(r.ID)}
 }
 
-func updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
-	return tx.Queue(changeRegistration, changeValues(r)...)
+func (d *DB) updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
+	return tx.Queue(changeRegistration, d.changeValues(r)...)
 }
 
 // Registration implements provisioning.Store.
 func (d *DB) Registration(ctx context.Context, id provisioning.RegistrationID) (provisioning.Registration, error) {
 	var out *provisioning.Registration
 	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
-		out, err = getRegistration(tx, id, "")
+		out, err = d.getRegistration(tx, id, "")
 		return err
 	})
 	if err == nil && out == nil {
@@ -109,7 +154,7 @@ func (d *DB) list(ctx context.Context, query string, args ...any) ([]provisionin
 		}
 		defer rows.Close()
 		for rows.Next() {
-			r, err := scanRegistration(rows)
+			r, err := d.scanRegistration(rows)
 			if err != nil {
 				return err
 			}
@@ -123,7 +168,7 @@ func (d *DB) list(ctx context.Context, query string, args ...any) ([]provisionin
 // DeleteRegistration implements provisioning.Store.
 func (d *DB) DeleteRegistration(ctx context.Context, id provisioning.RegistrationID, check func(provisioning.Registration) error) error {
 	return d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		r, err := getRegistration(tx, id, " FOR UPDATE")
+		r, err := d.getRegistration(tx, id, " FOR UPDATE")
 		if err != nil {
 			return err
 		}
@@ -149,18 +194,18 @@ func (d *DB) Change(ctx context.Context, id provisioning.RegistrationID, group s
 			if group != "" {
 				// Registrations that share a commit share the reading. A group that is changed in the same
 				// commit has answered nobody yet: they count as before that change.
-				v, err := tx.Carry("group "+group, func(tx *sqldb.Tx) (any, error) { return getGroup(tx, group, "") },
+				v, err := tx.Carry("group "+group, func(tx *sqldb.Tx) (any, error) { return d.getGroup(tx, group, "") },
 					func(*sqldb.Tx, any) error { return nil })
 				if err != nil {
 					return err
 				}
 				g = v.(*provisioning.Group)
 			}
-			cur, err := getRegistration(tx, id, " FOR UPDATE")
+			cur, err := d.getRegistration(tx, id, " FOR UPDATE")
 			if err != nil {
 				return err
 			}
-			o, err := step(cur, g)
+			o, err := step(cur, provisioning.Enrolled{Group: g})
 			if err != nil {
 				return err
 			}
@@ -173,9 +218,9 @@ func (d *DB) Change(ctx context.Context, id provisioning.RegistrationID, group s
 			}
 			out = *o.Registration
 			if cur == nil {
-				err = insertRegistration(tx, &out)
+				err = d.insertRegistration(tx, &out)
 			} else {
-				err = updateRegistration(tx, &out)
+				err = d.updateRegistration(tx, &out)
 			}
 			if err != nil {
 				return err
