@@ -37,7 +37,8 @@ var layers = []struct {
 	{"provider/adminserver", []string{"provider", "provider/ledger", "provider/shed", "protocol", "keys/keystore", "internal"}},
 	{"provider/status", []string{"provider", "provider/ca", "internal"}}, // writes serial numbers as the records do
 	{"provider/providerdb", []string{"provider", "provider/ca", "provider/ledger", "keys/keystore", "internal"}},
-	{"provisioning", []string{"protocol", "internal"}},
+	{"provisioning/allocate", []string{"internal"}}, // a pure decision
+	{"provisioning", []string{"provisioning/allocate", "protocol", "internal"}},
 	{"provisioning/dpsserver", []string{"provisioning", "protocol", "internal"}},
 	{"provisioning/provisioningdb", []string{"provisioning", "protocol", "internal"}},
 	{"hub", []string{"protocol", "internal"}},
@@ -63,6 +64,7 @@ var agentBanned = map[string]string{
 	"github.com/eclipse/paho.mqtt.golang": "internal/mqtt has the client that the agent needs",
 	"modernc.org/sqlite":                  "the agent's journal is a file",
 	"github.com/jackc/pgx/v5":             "no database in a device",
+	"cel.dev/cel-go":                      "7 MB; rules are evaluated by services",
 }
 
 type source struct {
