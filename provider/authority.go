@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -106,7 +107,7 @@ func (p *Provider) idevidCA(ctx context.Context, account cradle.AccountID, oem c
 	if a.Cross, err = p.oemCross(a, r); err != nil {
 		return nil, err
 	}
-	leaf, err := p.leafBy(ctx, string(account), ledger.KindAccount, map[string]any{"account": account, "oem": oem, "authorities": []string{a.ID}})
+	leaf, err := p.leafBy(ctx, string(account), ledger.KindAccount, map[string]any{"account": account, "oem": oem, "authorities": []string{a.ID}, "roles": roles(a.Authority)})
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +124,16 @@ func digests(cas []Authority) []string {
 	out := make([]string, len(cas))
 	for i := range cas {
 		out[i] = cas[i].Digest()
+	}
+	return out
+}
+
+// roles is what an account's leaf says that CAs are for.
+func roles(cas ...Authority) map[string]string {
+	out := map[string]string{}
+	for i := range cas {
+		d := cas[i].Digest()
+		out[d] = strings.TrimSpace(out[d] + " " + ledger.Role(string(cas[i].Kind), string(cas[i].Class))) // a root may be of both classes
 	}
 	return out
 }

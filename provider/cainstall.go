@@ -62,7 +62,7 @@ func (p *Provider) InstallCAs(ctx context.Context, account cradle.AccountID, cer
 			WithHint("cradle ca csr %s makes the request that has to be signed; was it another account's?", account)
 	}
 	in.sharedRoot()
-	leaf, err := p.leafBy(ctx, string(account), ledger.KindAccount, map[string]any{"account": account, "action": "ca install", "authorities": digests(in.out.CAs), "crosses": hexDigests(in.out.Crossed)})
+	leaf, err := p.leafBy(ctx, string(account), ledger.KindAccount, map[string]any{"account": account, "action": "ca install", "authorities": digests(in.out.CAs), "roles": roles(in.out.CAs...), "crosses": hexDigests(in.out.Crossed)})
 	if err != nil {
 		return nil, err
 	}

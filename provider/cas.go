@@ -267,7 +267,7 @@ func (p *Provider) RollCA(ctx context.Context, account cradle.AccountID, kind Au
 			}
 		}
 	}
-	leaf, err := p.leafBy(ctx, string(account), ledger.KindAccount, map[string]any{"account": account, "oem": oem, "action": "ca roll", "authorities": []string{a.ID}})
+	leaf, err := p.leafBy(ctx, string(account), ledger.KindAccount, map[string]any{"account": account, "oem": oem, "action": "ca roll", "authorities": []string{a.ID}, "roles": roles(a.Authority)})
 	if err != nil {
 		return nil, err
 	}

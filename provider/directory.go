@@ -222,7 +222,7 @@ func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, order
 	}
 	a := Account{ID: id, Region: p.region, OrderKey: orderKey, Profiles: pr.texts(), CAs: c, Created: p.now()}
 	leaf, err := p.leafBy(ctx, string(id), ledger.KindAccount, map[string]any{"account": id, "region": a.Region,
-		"order_key": hexDigest(orderKey), "authorities": digests(cas), "profiles": pr.digests()})
+		"order_key": hexDigest(orderKey), "authorities": digests(cas), "roles": roles(cas...), "profiles": pr.digests()})
 	if err != nil {
 		return nil, err
 	}

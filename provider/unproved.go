@@ -231,7 +231,7 @@ func (p *Provider) unprovedCA(ctx context.Context, account cradle.AccountID, cla
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := p.leaf(string(account), ledger.KindAccount, map[string]any{"account": account, "authorities": []string{a.ID}})
+	leaf, err := p.leaf(string(account), ledger.KindAccount, map[string]any{"account": account, "authorities": []string{a.ID}, "roles": roles(a.Authority)})
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cradle-iot/cradle"
 )
@@ -60,9 +61,12 @@ func (v *verification) event(name string, l Leaf, b Body) {
 	case KindAccount:
 		v.profiled(b)
 		for _, id := range b.Authorities {
-			if a := v.authorities[id]; a != nil {
-				a.logged = true
+			a := v.authorities[id]
+			if a == nil {
+				continue
 			}
+			a.logged = true
+			a.said = append(a.said, strings.Fields(b.Roles[id])...)
 		}
 		if r := v.accountRow; r != nil && b.Account == r.ID && b.OrderKey != "" && b.OrderKey != hexDigest(r.OrderKey) {
 			v.find(AccountChanged, "account "+r.ID, "%s says that its order key is %s", name, b.OrderKey)
@@ -127,8 +131,12 @@ func (v *verification) issued(name string, l Leaf, b Body) {
 	if c != nil {
 		d, _ := parseDigest(b.Certificate)
 		v.lineOf(name, l.Time, d, b)
-		if b.Proved && b.Challenge != "" && b.Challenge != c.challenge {
+		if b.Challenge != c.challenge && (b.Challenge != "" || !b.Proved) && (b.Proved || c.challenge != "over/"+c.intent) { // birth: the IAK's leaf has none; without proof an intent that is over frees its mark
+
 			v.find(CertificateChanged, "certificate "+b.Certificate, "the row of its intent says that the challenge %q was spent, %s says %s", c.challenge, name, b.Challenge)
+		}
+		if have := c.lineage(); have != lineageOf(b) {
+			v.find(CertificateChanged, "certificate "+b.Certificate, "the row says lineage %q, %s says %q", have.name, name, lineageOf(b).name)
 		}
 		if b.Intent != c.intent {
 			v.find(CertificateChanged, "certificate "+b.Certificate, "the row says intent %q, %s says %q", c.intent, name, b.Intent)
@@ -248,6 +256,8 @@ func (v *verification) finishRecords(seen []digest) {
 	for id, a := range v.authorities {
 		if a.own && !a.logged {
 			v.find(AuthorityUnknown, "authority "+id, "no leaf names this %s authority of the account", a.kind)
+		} else if len(a.said) > 0 && !slices.Contains(a.said, a.role) {
+			v.find(AuthorityChanged, "authority "+id, "the row says that it is %s, the log %s", a.role, strings.Join(a.said, ", "))
 		}
 	}
 	for id, o := range v.orders {
@@ -280,7 +290,7 @@ func (v *verification) finishRecords(seen []digest) {
 		if c.leaves == 0 {
 			v.find(CertificateUnlogged, name, "%s of %s, serial %s: no leaf records it", c.profile, c.device, c.serial)
 		}
-		v.finishRevocation(name, c)
+		v.finishRevocation(name, d, c)
 		v.slotOf(name, d, c)
 	}
 	v.finishState()
@@ -361,7 +371,7 @@ func (v *verification) stateOf(d *deviceRecord) cradle.DeviceState {
 }
 
 // finishRevocation holds a certificate's mark against what the leaves said of it and of its device.
-func (v *verification) finishRevocation(name string, c *certRecord) {
+func (v *verification) finishRevocation(name string, d digest, c *certRecord) {
 	final, held := c.ended, c.standing == cradle.Suspended
 	if dev := v.devices[c.device]; dev != nil && c.profile != station {
 		if final.IsZero() {
@@ -382,7 +392,24 @@ func (v *verification) finishRevocation(name string, c *certRecord) {
 		v.find(RevocationUnlogged, name, "CRLs and OCSP say %s, it is not marked so", c.crl)
 	case c.revoked && (c.crl == cradle.CertificateHold.String()) != final.IsZero():
 		v.find(RevocationMissing, name, "CRLs and OCSP say %s, which is not how the log has it", c.crl)
+	case !c.revoked && c.reason != "", c.revoked && !gave(c.reason, v.certEvents[d.String()], v.devEvents[c.device]):
+		v.find(RevocationUnlogged, name, "the row gives the reason %q, no leaf does", c.reason)
 	}
+}
+
+// gave reports whether a leaf that blocks gave the reason.
+func gave(reason string, tallies ...*tally) bool {
+	for _, t := range tallies {
+		if t == nil {
+			continue
+		}
+		for _, l := range t.leaves {
+			if cradle.DeviceState(l.state).Blocked() && l.reason == reason {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // compareText puts findings that come from maps into a fixed order.

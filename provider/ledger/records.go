@@ -51,7 +51,9 @@ type records struct {
 
 type authorityRecord struct {
 	kind   string
-	own    bool // of the account: a leaf must name it
+	role   string
+	said   []string // roles, by the leaves; a root may have several
+	own    bool     // of the account: a leaf must name it
 	logged bool
 	cert   *x509.Certificate
 }
@@ -83,6 +85,7 @@ type certRecord struct {
 	serial, device, profile string
 	line, slot              string
 	challenge, crl, intent  string
+	reason                  string
 	issued                  time.Time
 	revoked                 bool
 	notAfter                time.Time
@@ -157,7 +160,7 @@ func (v *verification) authority(r *AuthorityRow) {
 	if v.duplicate(name, v.authorities[r.ID] != nil) {
 		return
 	}
-	a := &authorityRecord{kind: r.Kind, own: r.Account != ""}
+	a := &authorityRecord{kind: r.Kind, role: Role(r.Kind, r.Class), own: r.Account != ""}
 	v.authorities[r.ID] = a
 	if a.own {
 		v.own(name, r.Account)
@@ -285,7 +288,7 @@ func (v *verification) certificate(r *CertificateRow) {
 		return
 	}
 	v.sum.Certificates++
-	c := &certRecord{serial: r.Serial, profile: r.Profile, line: r.Lineage, slot: r.Slot, challenge: r.Challenge, intent: r.Intent, crl: r.CRLReason, issued: r.Issued, revoked: r.Revoked, notAfter: r.NotAfter}
+	c := &certRecord{serial: r.Serial, profile: r.Profile, line: r.Lineage, slot: r.Slot, challenge: r.Challenge, intent: r.Intent, crl: r.CRLReason, reason: r.Reason, issued: r.Issued, revoked: r.Revoked, notAfter: r.NotAfter}
 	v.certs[d] = c
 	v.own(name, r.Account)
 	if _, there := v.serials[r.Serial]; there {

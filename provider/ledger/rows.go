@@ -55,6 +55,9 @@ type AuthorityRow struct {
 	DER     []byte    `json:"der"`
 }
 
+// Role is how a leaf says what a CA is for.
+func Role(kind, class string) string { return kind + "/" + class }
+
 // OrderRow is an order.
 type OrderRow struct {
 	ID       string    `json:"id"`

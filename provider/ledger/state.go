@@ -57,7 +57,10 @@ type tally struct {
 }
 
 // change is what a leaf says of a standing; a quarantine has no state.
-type change struct{ state, reason string }
+type change struct {
+	state, reason string
+	device        string // where the device was, if it is about a certificate
+}
 
 // newest is the last change that a leaf tells.
 func (t *tally) newest() change {
@@ -111,11 +114,14 @@ func at(m map[string]*tally, key string) *tally {
 
 // said counts a leaf that the feed must have told.
 func (v *verification) said(b Body) {
-	t := at(v.devEvents, b.Device)
+	t, device := at(v.devEvents, b.Device), ""
 	if b.Certificate != "" {
 		t = at(v.certEvents, b.Certificate)
+		if dev := v.devices[b.Device]; dev != nil {
+			device = string(v.stateOf(dev))
+		}
 	}
-	t.leaves = append(t.leaves, change{b.State, b.Reason})
+	t.leaves = append(t.leaves, change{b.State, b.Reason, device})
 }
 
 func (v *verification) headRow(r *HeadRow) {
@@ -280,6 +286,8 @@ func (v *verification) compareFeed(name string, t *tally) {
 	for i, e := range t.events {
 		l := t.leaves[i]
 		switch {
+		case e.Certificate != "" && e.State != l.device:
+			v.find(FeedChanged, name, "the status feed's event %d says that the device was %s, the log %s", e.Seq, e.State, l.device)
 		case e.Certificate != "" && l.state == "": // a quarantine
 		case e.Certificate == "" && e.State != l.state, e.Certificate != "" && e.Released == cradle.DeviceState(l.state).Blocked():
 			v.find(FeedChanged, name, "the status feed's event %d says %s, the log %s", e.Seq, e.State, l.state)

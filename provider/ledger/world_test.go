@@ -221,7 +221,7 @@ func (w *world) state(d *ledger.DeviceRow, to string) {
 	w.leaf(ledger.KindRevocation, map[string]any{"account": account, "device": d.ID, "state": to, "reason": "test"})
 	for _, c := range w.certs {
 		if c.Device == d.ID && (to == "revoked" || to == "retired") {
-			c.Revoked, c.CRLReason = true, "unspecified"
+			c.Revoked, c.CRLReason, c.Reason = true, "unspecified", "test"
 		}
 	}
 }
@@ -229,6 +229,7 @@ func (w *world) state(d *ledger.DeviceRow, to string) {
 // certState is a change of one certificate alone.
 func (w *world) certState(c *ledger.CertificateRow, to string) {
 	c.Revoked = to != "active"
+	c.Reason = map[bool]string{true: "test"}[c.Revoked]
 	c.CRLReason = map[string]string{"suspended": "certificateHold", "revoked": "unspecified"}[to]
 	for _, d := range w.devices {
 		if d.ID == c.Device {

@@ -162,7 +162,11 @@ func (d *DB) Quarantine(ctx context.Context, c provider.Credential, at time.Time
 		if _, err := tx.Exec(`INSERT INTO quarantines (account, device, lineage) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, c.Cert.Account, c.Cert.Device, c.Cert.Lineage); err != nil {
 			return err
 		}
-		ev := provider.FeedEvent{Account: c.Cert.Account, Device: c.Cert.Device, State: c.Device.State, Epoch: c.Device.Epoch,
+		v, err := lockDevice(tx, c.Cert.Account, c.Cert.Device)
+		if err != nil {
+			return err
+		}
+		ev := provider.FeedEvent{Account: c.Cert.Account, Device: c.Cert.Device, State: v.State, Epoch: v.Epoch,
 			Reason: provider.QuarantineReason, At: at, Certificate: c.Cert.Digest}
 		if err := appendFeed(tx, &ev); err != nil {
 			return err
