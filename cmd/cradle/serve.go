@@ -84,7 +84,8 @@ type installation struct {
 	cmd    *ServeCmd
 	log    *slog.Logger
 	url    string // https://host:port
-	host   string // host:port
+	host   string // host:port, and without the port when that is HTTPS's own
+	hub    string // the hubs' host, as devices and back ends are told it
 	port   string
 	prov   *provider.Provider
 	dps    *provisioning.Service
@@ -149,7 +150,7 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	if err != nil {
 		return err
 	}
-	in.host = net.JoinHostPort(c.Host, in.port)
+	in.host, in.hub = c.names(in.port, listeners[1:])
 	in.url = "https://" + in.host
 	run, ctx := errgroup.WithContext(ctx)
 	build := in.build
@@ -217,6 +218,21 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 		return err
 	}
 	return run.Wait()
+}
+
+// names are the host of the services and that of the hubs for a port. Clients of Azure want them without a port, and find
+// HTTPS at 443 and MQTT at 8883 by themselves; a hub without a listener at 8883 keeps the port, which serves MQTT too.
+func (c *ServeCmd) names(port string, others []net.Listener) (host, hub string) {
+	full := net.JoinHostPort(c.Host, port)
+	if port != "443" {
+		return full, full
+	}
+	for _, l := range others {
+		if _, p, err := net.SplitHostPort(l.Addr().String()); err == nil && p == "8883" {
+			return c.Host, c.Host
+		}
+	}
+	return c.Host, full
 }
 
 func indent(v any) []byte {
@@ -318,12 +334,12 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err := in.hubs.Ensure(ctx, firstHub); err != nil {
 		return nil, err
 	}
-	cs, err := in.hubs.ConnectionString(ctx, firstHub, in.host, "iothubowner")
+	cs, err := in.hubs.ConnectionString(ctx, firstHub, in.hub, "iothubowner")
 	if err != nil {
 		return nil, err
 	}
 	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Log: in.log, Replica: replica, Hubs: []provisioning.Hub{
-		{Name: string(firstHub), Host: in.host, Registry: iothub.NewRegistry(in.loopback(), cs)}}}); err != nil {
+		{Name: string(firstHub), Host: in.hub, Registry: iothub.NewRegistry(in.loopback(), cs)}}}); err != nil {
 		return nil, err
 	}
 	tokens, err := in.prov.Token(ctx, "admin")
@@ -446,7 +462,7 @@ func (in *installation) serviceKey(ctx context.Context, service string) (string,
 		c := sas.ConnectionString{HostName: in.host, KeyName: "provisioningserviceowner", Key: in.dps.Identity().ServiceKey}
 		return c.String(), nil
 	case "hub":
-		c, err := in.hubs.ConnectionString(ctx, firstHub, in.host, "iothubowner")
+		c, err := in.hubs.ConnectionString(ctx, firstHub, in.hub, "iothubowner")
 		if err != nil {
 			return "", err
 		}
@@ -472,7 +488,7 @@ func (in *installation) followed(ctx context.Context, seq int64) (prov, hub *tim
 }
 
 func (in *installation) status(ctx context.Context) admin.Status {
-	st := admin.Status{ESTURL: in.url, Hubs: []string{in.host}, Checkpoint: []admin.Checkpoint{}, FeedKey: status.EncodeKey(in.prov.FeedKey()), Version: verbs.Version()}
+	st := admin.Status{ESTURL: in.url, Hubs: []string{in.hub}, Checkpoint: []admin.Checkpoint{}, FeedKey: status.EncodeKey(in.prov.FeedKey()), Version: verbs.Version()}
 	heads, err := in.prov.Checkpoints(ctx)
 	prov := admin.Service{Service: "provider", URL: in.url, Healthy: err == nil}
 	if err != nil {
