@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs from Debian's packages what is missing: what the demo runs, real TPMs (swtpm) and the tools that read them;
 # with the argument "all" also what tests and bench run: PostgreSQL, a PKCS#11 token (SoftHSM), a C compiler for the race
-# detector, and EST clients that others wrote. Quiet when nothing is missing.
+# detector, brokers, clients that others wrote, and Node.js with Microsoft's SDKs from npm. Quiet when nothing is missing.
 set -eu
 missing=
 need() { # command package
@@ -18,6 +18,10 @@ need openssl openssl
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 if [ "${1:-}" = all ]; then
 	need mosquitto_pub mosquitto-clients
+	need mosquitto mosquitto
+	need nats-server nats-server
+	need node nodejs
+	need npm npm
 	need softhsm2-util softhsm2
 	need pki strongswan-pki
 	[ -e /usr/lib/ipsec/plugins/libstrongswan-openssl.so ] || missing="$missing libstrongswan-standard-plugins"
@@ -25,7 +29,11 @@ if [ "${1:-}" = all ]; then
 	[ -e /usr/share/java/bcpkix.jar ] || missing="$missing libbcpkix-java"
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 fi
-[ -n "$missing" ] || exit 0
+modules() { [ "${1:-}" != all ] || "$(dirname "$0")/node-modules.sh" >/dev/null; }
+if [ -z "$missing" ]; then
+	modules "$@"
+	exit
+fi
 
 if ! command -v apt-get >/dev/null 2>&1; then
 	echo "deps: missing:$missing" >&2
@@ -51,3 +59,4 @@ if ! { $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-
 	echo "hint: look at the lines above; is a Debian mirror reachable?" >&2
 	exit 1
 fi
+modules "$@"

@@ -47,6 +47,7 @@ type Options struct {
 	RenewalFraction     float64       // 0: the default
 	Quantity            int           // of the order; 0: 1000
 	AutoAccept          *bool         // of the order; nil: the default
+	Addr                string        // host:port of the server; empty: a free port of loopback
 	Serve               []string      // further arguments of cradle serve
 }
 
@@ -68,7 +69,7 @@ type World struct {
 func New(t testing.TB, o Options) *World {
 	t.Helper()
 	testenv.Require(t, "swtpm")
-	w := &World{T: t, Dir: t.TempDir(), Bin: Build(t, o.Race), opts: o}
+	w := &World{T: t, Dir: t.TempDir(), Bin: Build(t, o.Race), Addr: o.Addr, opts: o}
 	w.Data = o.Data
 	if w.Data == "" {
 		w.Data = w.path("data")

@@ -1,0 +1,53 @@
+package azure_test
+
+import (
+	"crypto/x509"
+	"testing"
+	"time"
+)
+
+// registered is what a device learns.
+type registered struct {
+	AssignedHub, DeviceID, Status, Substatus string
+	Payload                                  any
+}
+
+// device is what a script of a device needs to know.
+func (p *place) device(id, transport string, c pair) with {
+	return with{"host": p.host, "hub": p.host, "idScope": p.idScope, "id": id, "transport": transport, "cert": c.cert, "key": c.key}
+}
+
+func (p *place) registers(t *testing.T, d with) {
+	t.Helper()
+	var r registered
+	p.must(t, &r, "register", d)
+	if r.AssignedHub != p.host || r.DeviceID != d["id"] || r.Status != "assigned" {
+		t.Errorf("%s over %s: %+v", d["id"], d["transport"], r)
+	}
+}
+
+func (s suite) TestRegisterX509(t *testing.T) {
+	for _, transport := range []string{"http"} {
+		s.registers(t, s.device("x509-"+transport, transport, s.ca.leaf(t, "x509-"+transport, nil)))
+	}
+}
+
+func (s suite) TestRegisterX509Refused(t *testing.T) {
+	foreign := newCA(t, "Nobody's devices")
+	for _, transport := range []string{"http"} {
+		for _, c := range []struct {
+			name   string
+			device with
+			reason string
+		}{
+			{"wrong CN", s.device("x509-wrong-cn", transport, s.ca.leaf(t, "x509-other", nil)), `certificate is for \"x509-other\"`},
+			{"expired", s.device("x509-expired", transport, s.ca.leaf(t, "x509-expired", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })), "expired"},
+			{"unknown CA", s.device("x509-foreign", transport, foreign.leaf(t, "x509-foreign", nil)), "signing certificate not registered"},
+		} {
+			e := s.refused(t, "register", c.device)
+			if e.Name != "UnauthorizedError" || e.Status != 401 || !e.says(c.reason) {
+				t.Errorf("%s over %s: %v", c.name, transport, e)
+			}
+		}
+	}
+}
