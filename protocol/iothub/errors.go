@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cradle-iot/cradle"
 )
@@ -58,5 +60,12 @@ func readError(resp *http.Response) error {
 	case s >= 400:
 		kind = cradle.Invalid
 	}
-	return cradle.Errorf(kind, "hub answers %d: %s", resp.StatusCode, text)
+	refused := cradle.Errorf(kind, "hub answers %d: %s", resp.StatusCode, text)
+	if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n > 0 {
+		return refused.After(min(time.Duration(n)*time.Second, maxRetryAfter))
+	}
+	return refused
 }
+
+// maxRetryAfter bounds the pause that a hub may ask for.
+const maxRetryAfter = time.Hour

@@ -30,7 +30,8 @@ const AnyETag = "*"
 //
 // Errors have these kinds: NotFound (no such device), Conflict (device exists, or If-Match does not
 // hold: read again), Unauthorized (key or policy), Invalid (the message is wrong), Busy (hub
-// unreachable, throttling or out of order: retry later; the request may have been carried out).
+// unreachable, throttling or out of order: retry later; the request may have been carried out). What a hub asks for
+// in Retry-After is in cradle.Error.RetryAfter.
 type Registry struct {
 	HTTP    *http.Client // nil means http.DefaultClient
 	BaseURL string       // "https://host[:port]"
