@@ -18,7 +18,9 @@ import (
 // The client's requests for twins, and what it makes of Azure's refusals.
 func TestTwinClient(t *testing.T) {
 	var seen []string
-	answer := func(w http.ResponseWriter) { io.WriteString(w, `{"deviceId":"d","etag":"AAE=","tags":{"a":1},"properties":{"desired":{"x":1,"$version":2}}}`) }
+	answer := func(w http.ResponseWriter) {
+		io.WriteString(w, `{"deviceId":"d","etag":"AAE=","tags":{"a":1},"properties":{"desired":{"x":1,"$version":2}}}`)
+	}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		seen = append(seen, r.Method+" "+r.URL.Path+" "+r.Header.Get("If-Match")+" "+string(b))
