@@ -44,6 +44,7 @@ type Hub struct {
 	mu       sync.Mutex
 	policies map[Name]cachedPolicies
 	intakes  map[Name]*intake
+	counts   map[Name]*counted
 	names    map[Name]bool // known hubs; hubs are never removed
 	namesAt  time.Time     // when names was read
 }
@@ -51,7 +52,7 @@ type Hub struct {
 // New makes it; nothing is started.
 func New(c Config) *Hub {
 	h := &Hub{store: c.Store, status: c.Status, now: c.Now, log: cmp.Or(c.Log, slog.Default()),
-		policies: map[Name]cachedPolicies{}, intakes: map[Name]*intake{}}
+		policies: map[Name]cachedPolicies{}, intakes: map[Name]*intake{}, counts: map[Name]*counted{}}
 	if h.now == nil {
 		h.now = time.Now
 	}

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"strings"
 	"time"
 
@@ -44,6 +45,19 @@ type Modules interface {
 	// DeleteModule removes the one whose ETag is given; NotFound, Conflict.
 	DeleteModule(ctx context.Context, hub Name, device cradle.DeviceID, id iothub.ModuleID, etag string) error
 }
+
+// errNoModule marks NotFound of a module whose device may well exist.
+var errNoModule = errors.New("no such module")
+
+// ModuleNotFound is the error for a module that is not there.
+func ModuleNotFound(device cradle.DeviceID, id iothub.ModuleID) error {
+	e := cradle.Errorf(cradle.NotFound, "device %.128q has no module %.128q", device, id)
+	e.Err = errNoModule
+	return e
+}
+
+// NoModule reports whether NotFound means the module, rather than its device.
+func NoModule(err error) bool { return errors.Is(err, errNoModule) }
 
 func moduleFromWire(w *iothub.Module) (*Module, error) {
 	if err := iothub.CheckDeviceID(w.DeviceID); err != nil {

@@ -30,6 +30,8 @@ type Store interface {
 	InsertDevice(ctx context.Context, hub Name, d *Device, modules []Module) error
 	// UpdateDevice replaces the entry whose ETag is given; NotFound, or Conflict when it has another ETag.
 	UpdateDevice(ctx context.Context, hub Name, d *Device, etag string) error
+	// CountDevices counts all entries, and the disabled ones among them.
+	CountDevices(ctx context.Context, hub Name) (total, disabled int64, err error)
 	// DeleteDevice removes the entry whose ETag is given, and its modules; NotFound, Conflict.
 	DeleteDevice(ctx context.Context, hub Name, id cradle.DeviceID, etag string) error
 
@@ -72,7 +74,8 @@ type Rights int
 const (
 	RegistryRead Rights = 1 << iota
 	RegistryWrite
-	ServiceConnect // the event stream
+	ServiceConnect // the event stream, twins, methods, messages to devices, queries
+	DeviceConnect  // to connect in the name of any device
 )
 
 // Owner is the name of the policy with all rights.
@@ -80,7 +83,9 @@ const Owner = "iothubowner"
 
 // builtin are the policies of a new hub.
 var builtin = []Policy{
-	{Name: Owner, Rights: RegistryRead | RegistryWrite | ServiceConnect},
+	{Name: Owner, Rights: RegistryRead | RegistryWrite | ServiceConnect | DeviceConnect},
 	{Name: "registryReadWrite", Rights: RegistryRead | RegistryWrite},
+	{Name: "registryRead", Rights: RegistryRead},
 	{Name: "service", Rights: ServiceConnect},
+	{Name: "device", Rights: DeviceConnect},
 }

@@ -94,6 +94,18 @@ func (s *Store) Devices(ctx context.Context, name hub.Name, after cradle.DeviceI
 	return out, err
 }
 
+// CountDevices implements hub.Store.
+func (s *Store) CountDevices(ctx context.Context, name hub.Name) (total, disabled int64, err error) {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return 0, 0, err
+	}
+	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		return tx.QueryRow(`SELECT count(*), CAST(COALESCE(sum(disabled), 0) AS BIGINT) FROM devices WHERE hub = ?`, h).Scan(&total, &disabled)
+	})
+	return total, disabled, err
+}
+
 // InsertDevice implements hub.Store.
 func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device, modules []hub.Module) error {
 	h, err := s.hubID(ctx, name)

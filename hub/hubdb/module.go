@@ -32,10 +32,6 @@ func scanModule(scan func(...any) error) (*hub.Module, error) {
 	return &m, err
 }
 
-func noModule(device cradle.DeviceID, id iothub.ModuleID) error {
-	return cradle.Errorf(cradle.NotFound, "device %.128q has no module %.128q", device, id)
-}
-
 // Module implements hub.Modules.
 func (s *Store) Module(ctx context.Context, name hub.Name, device cradle.DeviceID, id iothub.ModuleID) (*hub.Module, error) {
 	h, err := s.hubID(ctx, name)
@@ -48,7 +44,7 @@ func (s *Store) Module(ctx context.Context, name hub.Name, device cradle.DeviceI
 		return err
 	})
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil, noModule(device, id)
+		return nil, hub.ModuleNotFound(device, id)
 	} else if err != nil {
 		return nil, err
 	}
@@ -133,7 +129,7 @@ func (s *Store) swapModule(ctx context.Context, h int64, device cradle.DeviceID,
 	case err != nil || n > 0:
 		return err
 	case exists == 0:
-		return noModule(device, id)
+		return hub.ModuleNotFound(device, id)
 	}
 	return cradle.Errorf(cradle.Conflict, "module %q of device %q has another ETag", id, device)
 }

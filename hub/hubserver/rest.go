@@ -1,12 +1,13 @@
 package hubserver
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/cradle-iot/cradle"
@@ -17,10 +18,11 @@ import (
 // Limits of REST.
 const (
 	maxRequest = 64 << 10 // bytes of a request body
+	maxBulk    = 4 << 20  // bytes of a body with many entries
 	maxPage    = 1000     // entries of a list
 )
 
-// ServeHTTP implements http.Handler: /devices… and /events.
+// ServeHTTP implements http.Handler: the REST side.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
 func (s *Server) routes() *http.ServeMux {
@@ -30,7 +32,14 @@ func (s *Server) routes() *http.ServeMux {
 	m.HandleFunc("GET /devices/{id}", s.rest(hub.RegistryRead, s.get))
 	m.HandleFunc("PUT /devices/{id}", s.rest(hub.RegistryWrite, s.put))
 	m.HandleFunc("DELETE /devices/{id}", s.rest(hub.RegistryWrite, s.delete))
-	m.HandleFunc("GET /devices/{id}/modules", s.rest(hub.RegistryRead, s.modules))
+	m.HandleFunc("POST /devices", s.rest(hub.RegistryWrite, s.bulk))
+	m.HandleFunc("GET /devices/{id}/modules", s.rest(hub.RegistryRead, s.listModules))
+	m.HandleFunc("GET /devices/{id}/modules/{module}", s.rest(hub.RegistryRead, s.getModule))
+	m.HandleFunc("PUT /devices/{id}/modules/{module}", s.rest(hub.RegistryWrite, s.putModule))
+	m.HandleFunc("DELETE /devices/{id}/modules/{module}", s.rest(hub.RegistryWrite, s.deleteModule))
+	m.HandleFunc("GET /statistics/devices", s.rest(hub.RegistryRead, s.registryStatistics))
+	m.HandleFunc("GET /statistics/service", s.rest(hub.RegistryRead, s.serviceStatistics))
+	s.unserved(m)
 	m.HandleFunc("GET /events", s.events)
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, cradle.Errorf(cradle.NotFound, "%s %.200s is not served here", r.Method, r.URL.Path))
@@ -47,13 +56,18 @@ type request struct {
 // answer is what a handler wants written; a nil body means 204.
 type answer struct {
 	body   any
+	status int // 0 means 200
 	header map[string]string
 }
 
 // rest authorises and writes the one answer.
 func (s *Server) rest(need hub.Rights, fn func(*request) (answer, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+		limit := int64(maxRequest)
+		if r.Method == http.MethodPost && r.URL.Path == "/devices" {
+			limit = maxBulk
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		req, err := s.authorize(r, need)
 		var a answer
 		if err == nil {
@@ -76,9 +90,35 @@ func (s *Server) rest(need hub.Rights, fn func(*request) (answer, error)) http.H
 			return
 		}
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		w.WriteHeader(cmp.Or(a.status, http.StatusOK))
 		w.Write(b)
 	}
 }
+
+// decode reads the request's body as one JSON value; what names it in the error.
+func (r *request) decode(what string, v any) error {
+	d := json.NewDecoder(r.Body)
+	err := d.Decode(v)
+	if err == nil {
+		if _, more := d.Token(); more != io.EOF {
+			err = errors.New("something follows the value")
+			if more != nil {
+				err = more
+			}
+		}
+	}
+	var big *http.MaxBytesError
+	switch {
+	case errors.As(err, &big):
+		return cradle.Errorf(cradle.TooLarge, "request is larger than %d bytes", big.Limit)
+	case err != nil:
+		return cradle.Errorf(cradle.Invalid, "%s is not JSON as expected: %v", what, err)
+	}
+	return nil
+}
+
+// ifMatch is the request's entity tag, unquoted; "" when there is none.
+func (r *request) ifMatch() string { return iothub.UnquoteETag(r.Header.Get("If-Match")) }
 
 // authorize finds the hub, by the parameter hub or by the host name, and checks the SAS token.
 func (s *Server) authorize(r *http.Request, need hub.Rights) (*request, error) {
@@ -105,93 +145,29 @@ func (s *Server) authorize(r *http.Request, need hub.Rights) (*request, error) {
 	return &request{r, name}, nil
 }
 
-func (s *Server) get(r *request) (answer, error) {
-	d, err := s.hub.GetDevice(r.Context(), r.hub, cradle.DeviceID(r.PathValue("id")))
-	if err != nil {
-		return answer{}, err
-	}
-	return deviceAnswer(d), nil
-}
-
-func deviceAnswer(d *iothub.Device) answer {
-	return answer{body: d, header: map[string]string{"ETag": iothub.QuoteETag(d.ETag)}}
-}
-
-func (s *Server) put(r *request) (answer, error) {
-	var d iothub.Device
-	if err := json.NewDecoder(r.Body).Decode(&d); err != nil {
-		var big *http.MaxBytesError
-		if errors.As(err, &big) {
-			return answer{}, cradle.Errorf(cradle.TooLarge, "request is larger than %d bytes", big.Limit)
-		}
-		return answer{}, cradle.Errorf(cradle.Invalid, "device is not JSON as expected: %v", err)
-	}
-	if id := cradle.DeviceID(r.PathValue("id")); d.DeviceID != id {
-		return answer{}, cradle.Errorf(cradle.Invalid, "deviceId %.128q is not that of the path, %.128q", d.DeviceID, id)
-	}
-	out, err := s.hub.PutDevice(r.Context(), r.hub, &d, iothub.UnquoteETag(r.Header.Get("If-Match")))
-	if err != nil {
-		return answer{}, err
-	}
-	return deviceAnswer(out), nil
-}
-
-func (s *Server) delete(r *request) (answer, error) {
-	id := cradle.DeviceID(r.PathValue("id"))
-	return answer{}, s.hub.DeleteDevice(r.Context(), r.hub, id, iothub.UnquoteETag(r.Header.Get("If-Match")))
-}
-
-func (s *Server) list(r *request) (answer, error) {
-	q := r.URL.Query()
-	top := maxPage
-	if t := q.Get("top"); t != "" {
-		n, err := strconv.Atoi(t)
-		if err != nil || n < 1 || n > maxPage {
-			return answer{}, cradle.Errorf(cradle.Invalid, "top must be 1 to %d", maxPage)
-		}
-		top = n
-	}
-	after := q.Get("continuation")
-	if after == "" {
-		after = r.Header.Get(iothub.ContinuationHeader)
-	}
-	ds, err := s.hub.ListDevices(r.Context(), r.hub, cradle.DeviceID(after), top)
-	if err != nil {
-		return answer{}, err
-	}
-	a := answer{body: ds}
-	if len(ds) == top { // there may be more; an empty page ends it too
-		a.header = map[string]string{iothub.ContinuationHeader: string(ds[len(ds)-1].DeviceID)}
-	}
-	return a, nil
-}
-
-func (s *Server) modules(r *request) (answer, error) {
-	if _, err := s.hub.GetDevice(r.Context(), r.hub, cradle.DeviceID(r.PathValue("id"))); err != nil {
-		return answer{}, err
-	}
-	return answer{body: []struct{}{}}, nil
-}
-
 // fail is the one mapping of kinds to REST answers, in Azure's shape.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status, code := http.StatusInternalServerError, iothub.CodeServerError
 	switch cradle.KindOf(err) {
 	case cradle.Invalid:
 		status, code = http.StatusBadRequest, iothub.CodeArgumentInvalid
-	case cradle.Unauthorized:
+	case cradle.Unauthorized, cradle.Forbidden: // as Azure; its SDKs take 403 for "too many devices"
 		status, code = http.StatusUnauthorized, iothub.CodeUnauthorized
-	case cradle.Forbidden:
-		status, code = http.StatusForbidden, iothub.CodeUnauthorized
 	case cradle.NotFound:
 		status, code = http.StatusNotFound, iothub.CodeNotFound
-		if r.PathValue("id") != "" {
+		switch {
+		case hub.NoModule(err):
+			code = iothub.CodeModuleNotFound
+		case r.PathValue("id") != "":
 			code = iothub.CodeDeviceNotFound
 		}
 	case cradle.Conflict:
 		status, code = http.StatusConflict, iothub.CodeDeviceAlreadyExists
-		if hub.Moved(err) {
+		switch {
+		case hub.Moved(err):
 			status, code = http.StatusPreconditionFailed, iothub.CodePreconditionFailed
+		case r.PathValue("module") != "":
+			code = iothub.CodeModuleAlreadyExists
 		}
 	case cradle.TooLarge:
 		status, code = http.StatusRequestEntityTooLarge, iothub.CodeTooLarge

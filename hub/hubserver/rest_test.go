@@ -179,8 +179,10 @@ func TestPolicies(t *testing.T) {
 	r := newRig(t, sqlite(t))
 	for policy, want := range map[string][3]cradle.Kind{ // read, write, events; -1 allowed
 		hub.Owner:           {-1, -1, -1},
-		"registryReadWrite": {-1, -1, cradle.Forbidden},
-		"service":           {cradle.Forbidden, cradle.Forbidden, -1},
+		"registryReadWrite": {-1, -1, cradle.Unauthorized},
+		"registryRead":      {-1, cradle.Unauthorized, cradle.Unauthorized},
+		"service":           {cradle.Unauthorized, cradle.Unauthorized, -1},
+		"device":            {cradle.Unauthorized, cradle.Unauthorized, cradle.Unauthorized},
 	} {
 		cs, err := r.hub.ConnectionString(t.Context(), hub.DefaultName, strings.TrimPrefix(r.reg.BaseURL, "https://"), policy)
 		if err != nil {

@@ -42,13 +42,27 @@ type Device struct {
 	ConnectionStateUpdatedTime string          `json:"connectionStateUpdatedTime,omitempty"`
 	StatusUpdatedTime          string          `json:"statusUpdatedTime,omitempty"`
 	LastActivityTime           string          `json:"lastActivityTime,omitempty"`
-	CloudToDeviceMessageCount  int             `json:"cloudToDeviceMessageCount"`
+	CloudToDeviceMessageCount  Count           `json:"cloudToDeviceMessageCount"`
 	Authentication             Authentication  `json:"authentication"`
 	Capabilities               Capabilities    `json:"capabilities"`
 	// DeviceScope names an IoT Edge device's scope, made by the hub; of another device, the scope of its parent.
 	DeviceScope string `json:"deviceScope,omitempty"`
 	// ParentScopes holds the scope of the parent, if there is one.
 	ParentScopes []string `json:"parentScopes,omitempty"`
+}
+
+// Count is a number that some clients send back as a string.
+type Count int
+
+// UnmarshalJSON accepts a number or a string of one.
+func (c *Count) UnmarshalJSON(b []byte) error {
+	var n json.Number
+	if err := json.Unmarshal(b, &n); err != nil || n == "" {
+		return err
+	}
+	i, err := n.Int64()
+	*c = Count(i)
+	return err
 }
 
 // Authentication says how a device or module proves itself.

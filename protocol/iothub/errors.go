@@ -21,6 +21,8 @@ type Error struct {
 const (
 	CodeDeviceNotFound      = "DeviceNotFound"
 	CodeDeviceAlreadyExists = "DeviceAlreadyExists"
+	CodeModuleNotFound      = "ModuleNotFound"
+	CodeModuleAlreadyExists = "ModuleAlreadyExistsOnDevice"
 	CodePreconditionFailed  = "PreconditionFailed"
 	CodeUnauthorized        = "IotHubUnauthorizedAccess"
 	CodeArgumentInvalid     = "ArgumentInvalid"

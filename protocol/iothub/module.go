@@ -22,6 +22,6 @@ type Module struct {
 	ConnectionState            string          `json:"connectionState,omitempty"`
 	ConnectionStateUpdatedTime string          `json:"connectionStateUpdatedTime,omitempty"`
 	LastActivityTime           string          `json:"lastActivityTime,omitempty"`
-	CloudToDeviceMessageCount  int             `json:"cloudToDeviceMessageCount"`
+	CloudToDeviceMessageCount  Count           `json:"cloudToDeviceMessageCount"`
 	Authentication             Authentication  `json:"authentication"`
 }
