@@ -103,9 +103,11 @@ func open(t *testing.T) *place {
 		t.Fatalf("host %q, hubs %q: names with a port are of no use to Azure's clients", st.DPSHost, st.Hubs)
 	}
 	p.dps, p.hub = p.serviceKey("dps"), p.serviceKey("hub")
+	p.MustCradle("account", "basic", world.Account, "--profile", "operational", "--user", user, "--password-file", p.Write("password", password+"\n"))
+	p.MustCradle("attestation", "register", "--account", world.Account, "--unproved")
 	p.node = startNodes(t, 2, p.anchors)
 	p.ca = newCA(t, "Tester devices")
-	p.group(t, "devices", p.ca.pem)
+	p.group(t, "devices", "enabled", p.ca.pem)
 	return p
 }
 
@@ -116,10 +118,10 @@ func (p *place) serviceKey(service string) string {
 	}](p.T, p.MustCradle("service-key", "show", "--service", service)).ConnectionString
 }
 
-// group makes an enrolment group for a CA.
-func (p *place) group(t *testing.T, id, certificate string) {
+// group makes an enrolment group for a CA; status is enabled or disabled.
+func (p *place) group(t *testing.T, id, status, certificate string) {
 	t.Helper()
-	p.must(t, nil, "enrolments.put", with{"connection": p.dps, "group": with{"enrollmentGroupId": id, "provisioningStatus": "enabled",
+	p.must(t, nil, "enrolments.put", with{"connection": p.dps, "group": with{"enrollmentGroupId": id, "provisioningStatus": status,
 		"attestation": with{"type": "x509", "x509": with{"signingCertificates": with{"primary": with{"certificate": certificate}}}}}})
 }
 
@@ -127,17 +129,18 @@ func (p *place) group(t *testing.T, id, certificate string) {
 func TestMicrosoft(t *testing.T) {
 	testenv.Long(t)
 	p := open(t)
-	scenarios := reflect.ValueOf(suite{p})
+	scenarios := reflect.TypeFor[suite]()
 	t.Run("scenarios", func(t *testing.T) {
-		for i := range scenarios.NumMethod() {
-			name, ok := strings.CutPrefix(scenarios.Type().Method(i).Name, "Test")
+		for m := range scenarios.Methods() {
+			name, ok := strings.CutPrefix(m.Name, "Test")
 			if !ok {
 				continue
 			}
-			run := scenarios.Method(i).Interface().(func(*testing.T))
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				run(t)
+				w, own := *p.World, *p // a failure is this scenario's
+				w.T, own.World = t, &w
+				m.Func.Interface().(func(suite, *testing.T))(suite{&own}, t)
 			})
 		}
 	})

@@ -33,7 +33,8 @@ func (s suite) TestRegisterX509(t *testing.T) {
 }
 
 func (s suite) TestRegisterX509Refused(t *testing.T) {
-	foreign := newCA(t, "Nobody's devices")
+	foreign, disabled := newCA(t, "Nobody's devices"), newCA(t, "Disabled devices")
+	s.group(t, "disabled", "disabled", disabled.pem)
 	for _, transport := range []string{"http"} {
 		for _, c := range []struct {
 			name   string
@@ -43,6 +44,7 @@ func (s suite) TestRegisterX509Refused(t *testing.T) {
 			{"wrong CN", s.device("x509-wrong-cn", transport, s.ca.leaf(t, "x509-other", nil)), `certificate is for \"x509-other\"`},
 			{"expired", s.device("x509-expired", transport, s.ca.leaf(t, "x509-expired", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })), "expired"},
 			{"unknown CA", s.device("x509-foreign", transport, foreign.leaf(t, "x509-foreign", nil)), "signing certificate not registered"},
+			{"disabled group", s.device("x509-disabled", transport, disabled.leaf(t, "x509-disabled", nil)), `\"disabled\" is disabled`},
 		} {
 			e := s.refused(t, "register", c.device)
 			if e.Name != "UnauthorizedError" || e.Status != 401 || !e.says(c.reason) {
