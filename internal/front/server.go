@@ -33,6 +33,7 @@ type Server struct {
 	ctx    context.Context // of MQTT handlers; ends when Shutdown begins
 	cancel context.CancelFunc
 	limit  limiter
+	crew   crew
 
 	arrivals sync.WaitGroup // connections up to their hand-over
 	sessions sync.WaitGroup // MQTT connections
@@ -60,6 +61,7 @@ func New(c Config) *Server {
 		mqtt:      map[*conn]struct{}{},
 	}
 	s.limit.init()
+	s.crew.work = make(chan *admitted)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(serveHTTP),
@@ -172,7 +174,7 @@ func (s *Server) Serve(ln net.Listener) error {
 		}
 		s.arrivals.Add(1)
 		s.mu.Unlock()
-		go s.accept(c)
+		s.crew.take(s.ctx, c, s.accept)
 		s.limit.wait(s.ctx)
 	}
 }
