@@ -51,6 +51,8 @@ type Device struct {
 	idevid     Key
 	idevidCert Credential
 
+	ticket ticket // from the registration to the hub
+
 	keysMu sync.Mutex
 	keys   map[[32]byte]Key // loaded operational keys by digest of their blob
 

@@ -146,7 +146,7 @@ func (d *Device) connect(ctx context.Context, j *Journal, slot int) (*link, erro
 	if err != nil {
 		return nil, err
 	}
-	hub, err := d.net.Connect(dial, j.Hub, d.tlsConfig(host, cert), mqtt.Options{ClientID: string(j.HubDevice),
+	hub, err := d.net.Connect(dial, j.Hub, d.ticket.use(d.tlsConfig(host, cert), cert.Certificate[0]), mqtt.Options{ClientID: string(j.HubDevice),
 		Username: iothub.UserName(host, j.HubDevice), KeepAlive: keepAlive, Clean: true, MaxPacket: 256 << 10})
 	if err != nil {
 		return nil, err

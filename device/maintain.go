@@ -224,7 +224,7 @@ func (d *Device) register(ctx context.Context, j *Journal, slot int) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	a, err := d.net.Register(ctx, d.set.Provisioning.Endpoint, d.set.Provisioning.IDScope, d.tlsConfig(host, cert), string(d.set.Device))
+	a, err := d.net.Register(ctx, d.set.Provisioning.Endpoint, d.set.Provisioning.IDScope, d.ticket.keep(d.tlsConfig(host, cert), cert.Certificate[0]), string(d.set.Device))
 	if err != nil {
 		return err
 	}

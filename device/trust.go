@@ -73,7 +73,7 @@ func (d *Device) tlsConfigAt(host string, cert *tls.Certificate, verify func(lea
 		MinVersion: tls.VersionTLS13,
 		Time:       d.time.now,
 		// crypto/tls cannot be told that validity is judged at a lower bound of the time; VerifyConnection does
-		// all that it would do. Sessions are not resumed, so that every connection is judged anew.
+		// all that it would do, of a resumed session too. Sessions are not resumed but for the one of type ticket.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
 			if len(s.PeerCertificates) == 0 {
