@@ -20,9 +20,10 @@ import (
 	"github.com/cradle-iot/cradle/protocol/timestamp"
 )
 
-// tls is the agent's: a new connection for every act, never resumed, no ALPN, TLS 1.3.
-func (l *Line) tls(cert *tls.Certificate) *tls.Config {
-	c := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: l.roots, ServerName: "localhost"}
+// tls is the agent's: a new connection for every act, no ALPN, TLS 1.3; never resumed but from the registration to
+// the hub (device/ticket.go), by a cache that both share.
+func (l *Line) tls(cert *tls.Certificate, cache tls.ClientSessionCache) *tls.Config {
+	c := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: l.roots, ServerName: "localhost", ClientSessionCache: cache}
 	if cert != nil {
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	}
@@ -30,9 +31,9 @@ func (l *Line) tls(cert *tls.Certificate) *tls.Config {
 }
 
 // http is the agent's client for one act (device/network.go).
-func (l *Line) http(cert *tls.Certificate) *http.Client {
+func (l *Line) http(cert *tls.Certificate, cache tls.ClientSessionCache) *http.Client {
 	return &http.Client{Timeout: 45 * time.Second, Transport: &http.Transport{
-		DialContext: l.dial, TLSClientConfig: l.tls(cert), MaxIdleConnsPerHost: 1,
+		DialContext: l.dial, TLSClientConfig: l.tls(cert, cache), MaxIdleConnsPerHost: 1,
 		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}}}
 }
 
@@ -47,13 +48,14 @@ func (l *Line) PowerOn(ctx context.Context, u *Unit) error {
 	if err != nil {
 		return fmt.Errorf("operational certificate of %s: %w", u.ID, err)
 	}
-	hc := l.http(operational)
+	session := tls.NewLRUClientSessionCache(1)
+	hc := l.http(operational, session)
 	a, err := (&dps.Client{HTTP: hc, Endpoint: l.order.ProvisioningEndpoint, IDScope: l.order.IDScope}).Register(ctx, string(u.ID))
 	hc.CloseIdleConnections()
 	if err != nil {
 		return fmt.Errorf("registering %s: %w", u.ID, err)
 	}
-	if err := l.connect(ctx, u, a, operational); err != nil {
+	if err := l.connect(ctx, u, a, operational, session); err != nil {
 		return fmt.Errorf("connecting %s: %w", u.ID, err)
 	}
 	return nil
@@ -85,7 +87,7 @@ func (l *Line) askTime(ctx context.Context, hc *http.Client) error {
 
 // enrol is one act of the agent's: cacerts, nonce and simpleenroll on one connection, after what comes first.
 func (l *Line) enrol(ctx context.Context, u *Unit, auth *tls.Certificate, p cradle.Profile, key *softkey.Key, first func(context.Context, *http.Client) error) (*tls.Certificate, error) {
-	hc := l.http(auth)
+	hc := l.http(auth, nil)
 	defer hc.CloseIdleConnections()
 	if first != nil {
 		if err := first(ctx, hc); err != nil {
@@ -116,12 +118,12 @@ func chain(leaf *x509.Certificate, cas []*x509.Certificate) [][]byte {
 	return out
 }
 
-func (l *Line) connect(ctx context.Context, u *Unit, a *dps.Assignment, cert *tls.Certificate) error {
+func (l *Line) connect(ctx context.Context, u *Unit, a *dps.Assignment, cert *tls.Certificate, session tls.ClientSessionCache) error {
 	raw, err := l.dial(ctx, "tcp", "")
 	if err != nil {
 		return err
 	}
-	conn := tls.Client(raw, l.tls(cert))
+	conn := tls.Client(raw, l.tls(cert, session))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return err
