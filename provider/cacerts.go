@@ -2,6 +2,7 @@ package provider
 
 import (
 	"crypto/x509"
+	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/provider/ca"
@@ -10,15 +11,25 @@ import (
 // CACerts returns what chains an endpoint's certificates to the account's roots (RFC 7030 §4.1.3): for each
 // class the CA that issues, and those before it, while what they signed may be valid; what stands between them and
 // their roots; where a root was replaced, the certificates by which the two vouch for each other (OldWithNew and
-// NewWithOld); the roots.
+// NewWithOld); the roots. The caller must not change the slice.
 func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 	d, now := p.dir.Load(), p.now()
+	key := Endpoint{Account: e.Account, Profile: e.Profile}
+	if c, ok := d.caCerts.Load(key); ok {
+		if c := c.(*caCerts); now.Before(c.until) {
+			return c.certs, nil
+		}
+	}
 	var out []*x509.Certificate
+	until := ca.Forever
 	seen := map[string]bool{}
 	add := func(c *x509.Certificate) {
 		if id := ca.Digest(c.Raw); !seen[id] && now.Before(c.NotAfter) {
 			seen[id] = true
 			out = append(out, c)
+			if c.NotAfter.Before(until) {
+				until = c.NotAfter
+			}
 		}
 	}
 	chain := func(ders [][]byte) error {
@@ -59,5 +70,12 @@ func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 	if len(out) == 0 {
 		return nil, cradle.Errorf(cradle.NotFound, "no CA certificates for %s", e.Label)
 	}
+	d.caCerts.Store(key, &caCerts{out, until})
 	return out, nil
+}
+
+// caCerts are the CA certificates of an endpoint, until the first of them expires.
+type caCerts struct {
+	certs []*x509.Certificate
+	until time.Time
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/protocol/evidence"
 	"github.com/cradle-iot/cradle/provider/attest"
+	"github.com/cradle-iot/cradle/provider/ca"
 )
 
 // challengeLife is how long a challenge may be answered.
@@ -40,7 +41,7 @@ func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate
 	if birth && p.apart {
 		return p.signer.BirthNonce(ctx, e, peer, claim)
 	}
-	c, err := p.authenticate(ctx, e, peer)
+	c, err := p.askedBy(ctx, e, peer)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +65,16 @@ func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate
 	}
 	out.Challenge.Challenge = p.sealOf(birth).Seal(nil, nil, plain, challengeAAD)
 	return out, nil
+}
+
+// askedBy is authenticate for a request that gets no more than a challenge.
+func (p *Provider) askedBy(ctx context.Context, e Endpoint, peer *x509.Certificate) (*Credential, error) {
+	if peer != nil {
+		if c, ok := p.recent.get(ca.Digest(peer.Raw), p.now(), p.feed.changes.Load()); ok {
+			return p.admit(ctx, e, peer, c)
+		}
+	}
+	return p.authenticate(ctx, e, peer)
 }
 
 // challenge is what travels sealed.

@@ -31,6 +31,7 @@ type directory struct {
 	count     int // anchors
 	makers    []Anchor
 	distrusts []Distrusted
+	caCerts   sync.Map // Endpoint -> *caCerts: as many as there are profiles
 
 	serialsOnce sync.Once
 	serials     map[cradle.CertSerial]string // of CA certificates: who signed them

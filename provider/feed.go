@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cradle-iot/cradle/protocol/status"
@@ -12,8 +13,9 @@ import (
 
 // feedSignal wakes readers of the feed that wait for news.
 type feedSignal struct {
-	mu sync.Mutex
-	ch chan struct{}
+	mu      sync.Mutex
+	ch      chan struct{}
+	changes atomic.Uint64 // how often notify was called
 }
 
 func (f *feedSignal) init() { f.ch = make(chan struct{}) }
@@ -27,6 +29,7 @@ func (f *feedSignal) wait() <-chan struct{} {
 func (f *feedSignal) notify() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.changes.Add(1)
 	close(f.ch)
 	f.ch = make(chan struct{})
 }

@@ -79,6 +79,7 @@ type Provider struct {
 	ekCache     *attest.Cache
 	eks         ekVerdicts
 	verified    verifiedCerts
+	recent      issuedJustNow
 	dir         atomic.Pointer[directory]
 	dirMu       sync.Mutex // one reload at a time
 	orders      orderCache

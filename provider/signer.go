@@ -121,7 +121,7 @@ func (s inProcess) AcceptOrder(ctx context.Context, id cradle.OrderID, r order.A
 
 // sign makes the certificate that was decided on and stores it with its leaf.
 func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision) (*x509.Certificate, error) {
-	now := p.now()
+	now, changes := p.now(), p.feed.changes.Load()
 	serial, err := ca.ParseSerial(in.Serial)
 	if err != nil {
 		return nil, err
@@ -166,6 +166,10 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 	}
 	if err := p.store.FinishIssue(ctx, in.ID, row, leaf); err != nil {
 		return nil, err
+	}
+	p.verified.add(row.Digest)                                       // x509.CreateCertificate verified what it signed
+	if !d.activated() && !p.kindOf(in.Account, in.Profile).Birth() { // usable from now on
+		p.recent.put(Credential{Cert: row, Device: d.dev}, now, changes)
 	}
 	return cert, nil
 }
