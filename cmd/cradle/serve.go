@@ -33,12 +33,10 @@ import (
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
 	"github.com/cradle-iot/cradle/hub/hubdb"
-	"github.com/cradle-iot/cradle/hub/hubserver"
 	"github.com/cradle-iot/cradle/internal/cli"
 	"github.com/cradle-iot/cradle/internal/durable"
 	"github.com/cradle-iot/cradle/internal/front"
 	"github.com/cradle-iot/cradle/internal/meter"
-	"github.com/cradle-iot/cradle/internal/mqttserve"
 	"github.com/cradle-iot/cradle/internal/verbs"
 	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/admin"
@@ -52,7 +50,6 @@ import (
 	"github.com/cradle-iot/cradle/provider/shed"
 	certstatus "github.com/cradle-iot/cradle/provider/status"
 	"github.com/cradle-iot/cradle/provisioning"
-	"github.com/cradle-iot/cradle/provisioning/dpsserver"
 	"github.com/cradle-iot/cradle/provisioning/provisioningdb"
 )
 
@@ -69,7 +66,7 @@ type ServeCmd struct {
 	SignerServe
 	StatusServe
 	ESTDefault cradle.AccountID  `name:"est-default-account" help:"Account whose EST answers paths without a label under this installation's own name, for clients that know neither labels nor server names." placeholder:"NAME"`
-	Limits     map[string]string `name:"limit" help:"Rate of requests that is taken: address, certificate, line, account or operator, as certificate=0.5:30 (each second, and at once) or address=off." placeholder:"NAME=RATE"`
+	Limits     map[string]string `name:"limit" help:"Rate of requests that is taken: address, certificate, line, account, registration or operator, as certificate=0.5:30 (each second, and at once) or address=off." placeholder:"NAME=RATE"`
 	LogLevel   string            `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 	LogFormat  string            `help:"text or json." default:"text" enum:"text,json"`
 	Metrics    string            `name:"metrics-listen" help:"Address at which Prometheus metrics, /healthz and /readyz are served, without TLS: for monitoring alone." placeholder:"HOST:PORT"`
@@ -364,10 +361,7 @@ func (in *installation) front(tokens []byte) (*front.Server, error) {
 	adm := adminserver.New(adminserver.Config{Provider: in.prov, Key: tokens, Log: in.log, Gate: in.gate, Count: in.watch.count(), Status: in.status, ServiceKey: in.serviceKey, Followed: in.followed,
 		Public: adminserver.Public{URL: in.url, ESTHost: func(a cradle.AccountID) string { return estHost(c.Host, a) }}})
 	est := estserver.New(estserver.Config{Provider: estProvider{p: in.prov, host: c.Host, defaultAccount: c.ESTDefault}, Log: in.log, Count: in.watch.count(), Gate: in.gate})
-	dps := dpsserver.New(dpsserver.Config{Service: in.dps, Log: in.log})
-	hubs := hubserver.New(hubserver.Config{Hub: in.hubs, Default: firstHub, Log: in.log})
-	accept := mqttserve.New(mqttserve.Config{Log: in.log})
-	hubRoute := front.Route{HTTP: hubs, MQTT: accept.For(hubs)}
+	devices := in.deviceRoutes()
 	estRoute := front.Route{HTTP: est}
 	paths := front.Paths{{Pattern: "/.well-known/est/", Handler: est}, {Pattern: "/admin/v1/", Handler: adm}, {Pattern: "/oem/v1/", Handler: adm},
 		{Pattern: "/status/v1/", Handler: adm}, {Pattern: "/time/v1", Handler: adm}, {Pattern: admin.TilesPrefix + "/", Handler: adm}}
@@ -375,22 +369,15 @@ func (in *installation) front(tokens []byte) (*front.Server, error) {
 	for _, pattern := range certstatus.Paths {
 		paths = append(paths, front.Path{Pattern: pattern, Handler: in.certs})
 	}
-	services := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if dpsserver.Owns(r.URL.Path) {
-			dps.ServeHTTP(w, r)
-			return
-		}
-		hubs.ServeHTTP(w, r)
-	})
-	paths = append(append(paths, in.watch.paths()...), front.Path{Pattern: "/", Handler: services})
+	paths = append(append(paths, in.watch.paths()...), front.Path{Pattern: "/", Handler: devices.both.HTTP})
 	cert, err := in.certificate()
 	if err != nil {
 		return nil, err
 	}
 	return front.New(front.Config{Certificate: cert, Log: in.log, Grace: 3 * time.Second,
 		Hosts: map[string]front.Route{
-			"est." + c.Host: estRoute, "*.est." + c.Host: estRoute, "dps." + c.Host: {HTTP: dps}, string(firstHub) + "." + c.Host: hubRoute},
-		Default: front.Route{HTTP: paths, MQTT: accept.For(hubs)}}), nil
+			"est." + c.Host: estRoute, "*.est." + c.Host: estRoute, "dps." + c.Host: devices.provisioning, string(firstHub) + "." + c.Host: devices.hub},
+		Default: front.Route{HTTP: paths, MQTT: devices.both.MQTT}}), nil
 }
 
 // certificate makes the server's certificate, and a new one when it has used up half of its life.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cradle-iot/cradle/internal/mqtt"
 )
@@ -26,12 +27,19 @@ type Conn struct {
 	first [1]byte
 	have  int // bytes of first that r has yet to read
 
-	once  sync.Once
+	known atomic.Bool
 	leave func()
 }
 
 // Authenticated says that the client is known: it does not count as waiting any more.
-func (c *Conn) Authenticated() { c.once.Do(c.leave) }
+func (c *Conn) Authenticated() {
+	if !c.known.Swap(true) {
+		c.leave()
+	}
+}
+
+// IsAuthenticated reports whether Authenticated was called.
+func (c *Conn) IsAuthenticated() bool { return c.known.Load() }
 
 // bufferSize is what one connection reads ahead. Telemetry that comes together is stored together.
 const bufferSize = 4 << 10

@@ -4,12 +4,14 @@
 //
 // Limits are token buckets per
 //
-//	address      requests without a client certificate, and the first of each certificate
+//	address      requests without a client certificate, and the first of each certificate or registration
 //	certificate  EST requests of a device: IoT Identity Service that fails restarts every 5 s and
 //	             asks again, for ever, for each of its certificates
 //	line         EST requests of a station, which asks for all units of its order
 //	account      EST requests, so that one account's fleet does not starve the others'; certificates that were
 //	             served before have a bucket of their own, which strangers who name the account cannot empty
+//	registration requests of one device to the provisioning service, which is known by its certificate, or else by its
+//	             address and the registration id it gives
 //	operator     admin requests
 //
 // Buckets are kept for a bounded number of keys; the one idle for longest is forgotten, and is full when it comes
@@ -39,19 +41,19 @@ type Rate struct {
 }
 
 // Limits are the rates per key.
-type Limits struct{ Address, Certificate, Line, Account, Operator Rate }
+type Limits struct{ Address, Certificate, Line, Account, Registration, Operator Rate }
 
 // Defaults admit a busy factory line, a fleet that is powered on at once and a bench on one address, and
 // let a device that restarts for ever through once in five seconds.
 func Defaults() Limits {
-	return Limits{Address: Rate{2000, 20000}, Certificate: Rate{0.2, 60}, Line: Rate{500, 5000}, Account: Rate{2000, 20000}, Operator: Rate{100, 1000}}
+	return Limits{Address: Rate{2000, 20000}, Certificate: Rate{0.2, 60}, Line: Rate{500, 5000}, Account: Rate{2000, 20000}, Registration: Rate{1, 60}, Operator: Rate{100, 1000}}
 }
 
 // Set changes the limit of that name: "off", or PER-SECOND:BURST as "0.5:30".
 func (l *Limits) Set(name, value string) error {
-	to, ok := map[string]*Rate{"address": &l.Address, "certificate": &l.Certificate, "line": &l.Line, "account": &l.Account, "operator": &l.Operator}[name]
+	to, ok := map[string]*Rate{"address": &l.Address, "certificate": &l.Certificate, "line": &l.Line, "account": &l.Account, "registration": &l.Registration, "operator": &l.Operator}[name]
 	if !ok {
-		return fmt.Errorf("there is no limit %q: use address, certificate, line, account or operator", name)
+		return fmt.Errorf("there is no limit %q: use address, certificate, line, account, registration or operator", name)
 	}
 	if value == "off" {
 		*to = Rate{}
@@ -73,6 +75,7 @@ type Gate struct {
 	seed                       maphash.Seed
 	address, station, accounts *table
 	certificates, operators    *table
+	registrations              *table
 }
 
 // New makes a Gate. now may be nil for the real clock.
@@ -81,7 +84,8 @@ func New(l Limits, now func() time.Time) *Gate {
 		now = time.Now
 	}
 	return &Gate{now: now, seed: maphash.MakeSeed(), address: newTable(l.Address), station: newTable(l.Line), accounts: newTable(l.Account),
-		certificates: newTable(l.Certificate), operators: newTable(l.Operator)}
+		certificates: newTable(l.Certificate), operators: newTable(l.Operator),
+		registrations: newTable(l.Registration)}
 }
 
 // Address takes or refuses a request of nobody known.
@@ -89,7 +93,30 @@ func (g *Gate) Address(r *http.Request) error {
 	if g == nil {
 		return nil
 	}
-	return g.refuse(g.address.take(g.addressKey(r), g.now()), "this address")
+	return g.addressOf(r.RemoteAddr, g.now())
+}
+
+func (g *Gate) addressOf(remote string, now time.Time) error {
+	return g.refuse(g.address.take(g.addressKey(remote), now), "this address")
+}
+
+// Registration takes or refuses a device's request to the provisioning service. remote is its address as
+// http.Request has it, certificate the one it showed (DER; nil: none), id the registration id it gives.
+func (g *Gate) Registration(remote string, certificate []byte, id string) error {
+	if g == nil {
+		return nil
+	}
+	now := g.now()
+	key := maphash.Bytes(g.seed, certificate)
+	if certificate == nil {
+		key = maphash.String(g.seed, id) ^ g.addressKey(remote)
+	}
+	if seen, _ := g.registrations.seen(key); !seen || certificate == nil { // ids cost a stranger nothing
+		if err := g.addressOf(remote, now); err != nil {
+			return err
+		}
+	}
+	return g.refuse(g.registrations.take(key, now), "this device")
 }
 
 // EST takes or refuses a request to an account's label. account is empty for a label that is nobody's.
@@ -167,8 +194,8 @@ func (g *Gate) accountKey(a cradle.AccountID, known bool) uint64 {
 }
 
 // addressKey is the client's address; of IPv6 the /64, which is what one host has.
-func (g *Gate) addressKey(r *http.Request) uint64 {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+func (g *Gate) addressKey(remote string) uint64 {
+	ap, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return 0
 	}

@@ -156,6 +156,39 @@ func TestBuckets(t *testing.T) {
 			t.Errorf("another account's got %d of 10", n)
 		}
 	})
+	t.Run("registration", func(t *testing.T) {
+		g, _ := gate(t, "registration", "1:3", "address", "1:8")
+		ask := func(addr, cert, id string) func() error {
+			return func() error {
+				if cert == "" {
+					return g.Registration(addr, nil, id)
+				}
+				return g.Registration(addr, []byte(cert), id)
+			}
+		}
+		if n := taken(t, 5, ask("192.0.2.1:1", "a", "a")); n != 3 {
+			t.Errorf("%d taken", n)
+		}
+		if n := taken(t, 5, ask("192.0.2.9:2", "a", "b")); n != 0 {
+			t.Errorf("from elsewhere, under another id: %d taken", n)
+		}
+		if n := taken(t, 5, ask("192.0.2.1:1", "", "k")); n != 3 {
+			t.Errorf("by key: %d taken", n)
+		}
+		if n := taken(t, 5, ask("192.0.2.7:1", "", "k")); n != 3 {
+			t.Errorf("a namesake elsewhere: %d taken", n)
+		}
+		n := 0
+		for i := range 20 { // the address has two left: one certificate and five requests without were asked about
+			n += taken(t, 1, ask("192.0.2.1:1", "", fmt.Sprint("k", i)))
+		}
+		if n != 2 {
+			t.Errorf("ids that change: %d taken", n)
+		}
+		if n := taken(t, 1, ask("192.0.2.1:1", "fresh", "f")); n != 0 {
+			t.Errorf("a fresh certificate: %d taken", n)
+		}
+	})
 	t.Run("operator", func(t *testing.T) {
 		g, _ := gate(t, "operator", "1:3")
 		if n := taken(t, 5, func() error { return g.Operator("acme", "alice") }); n != 3 {

@@ -32,10 +32,23 @@ type call struct {
 	apiVersion string
 	force      bool   // forceRegistration of the SDKs
 	body       []byte // JSON; empty stands for {}; that of a poll, which some SDKs send, is ignored
+	mqtt       bool   // else HTTP
+	remote     string // the client's address
+
+	known bool // set by answer: the caller is who it says it is
 }
 
 // answer decides a call. Every transport's requests come through here, and its errors go through refusal.
 func (h *Handler) answer(ctx context.Context, q *call) (*reply, error) {
+	if h.c.Admit != nil {
+		var cert []byte
+		if len(q.chain) > 0 {
+			cert = q.chain[0].Raw
+		}
+		if err := h.c.Admit(q.remote, cert, q.id); err != nil {
+			return nil, err
+		}
+	}
 	if err := checkAPIVersion(q.apiVersion); err != nil {
 		return nil, err
 	}
@@ -51,6 +64,7 @@ func (h *Handler) answer(ctx context.Context, q *call) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	q.known = true
 	switch q.operation {
 	case register:
 		return h.register(ctx, c, *ask)
@@ -76,6 +90,9 @@ func checkBody(q *call) (*provisioning.Ask, error) {
 	}
 	if b.CSR != "" {
 		return nil, cradle.Errorf(cradle.Invalid, "this service issues no certificates").WithHint("enrol with EST and leave csr out")
+	}
+	if q.mqtt && given(b.TPM) {
+		return nil, cradle.Errorf(cradle.Invalid, "TPM attestation is not served over MQTT").WithHint("register over HTTPS")
 	}
 	if len(b.TPM) > 0 && string(b.TPM) != "null" {
 		return nil, cradle.Errorf(cradle.Invalid, "TPM attestation is not supported here").WithHint("register with an X.509 certificate")

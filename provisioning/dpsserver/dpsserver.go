@@ -1,5 +1,6 @@
-// Package dpsserver speaks Azure DPS over HTTPS for a provisioning.Service: the device API (register,
-// poll, status lookup) and the part of the service API that manages X.509 enrolment groups.
+// Package dpsserver speaks Azure DPS for a provisioning.Service: the device API (register, poll, status lookup)
+// over HTTPS (ServeHTTP) and, but for the lookup and TPMs, over MQTT 3.1.1 (ServeMQTT, behind mqttserve); and the
+// part of the service API that manages X.509 enrolment groups.
 //
 // It trusts the TLS listener for one thing: that who presents r.TLS.PeerCertificates[0] holds its key.
 // The listener asks for a client certificate without requiring one and without naming CAs; whether
@@ -44,6 +45,9 @@ type Config struct {
 	RetryAfter int
 	// RetryBusy is the pause while the hub does not answer, and in refusals with 503; default 5.
 	RetryBusy int
+	// Admit decides whether a device's request is taken at all, by its address ("host:port"), its certificate (DER; nil:
+	// none) and the registration id it gives; nil: always. A refusal of kind Busy that has RetryAfter is answered with 429.
+	Admit func(remote string, certificate []byte, id string) error
 	// TokenNow tells the time for SAS tokens; nil: the real clock.
 	TokenNow func() time.Time
 }
@@ -123,7 +127,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) device(o operation) endpoint {
 	return func(ctx context.Context, q *request) (*reply, error) {
 		query := q.URL.Query()
-		c := &call{operation: o, scope: q.seg[0], id: q.seg[2], token: q.Header.Get("Authorization"),
+		c := &call{operation: o, scope: q.seg[0], id: q.seg[2], token: q.Header.Get("Authorization"), remote: q.RemoteAddr,
 			apiVersion: query.Get("api-version"), force: strings.EqualFold(query.Get("forceRegistration"), "true"), body: q.body}
 		if q.TLS != nil {
 			c.chain = q.TLS.PeerCertificates
@@ -240,6 +244,9 @@ func status(err error) (httpStatus, code int) {
 	case cradle.TooLarge:
 		return http.StatusRequestEntityTooLarge, 413001
 	case cradle.Busy:
+		if retryAfter(err) > 0 {
+			return http.StatusTooManyRequests, 429001
+		}
 		return http.StatusServiceUnavailable, 503001
 	}
 	return http.StatusInternalServerError, 500001
@@ -264,11 +271,22 @@ func (h *Handler) refusal(tracking string, err error) *reply {
 		message += "; " + hint
 	}
 	rep := &reply{status: httpStatus, header: http.Header{}, body: dps.Error{ErrorCode: code, TrackingID: tracking, Message: message, TimestampUTC: dps.Time{Time: time.Now()}}}
-	if httpStatus == http.StatusServiceUnavailable {
+	if wait := retryAfter(err); wait > 0 {
+		rep.retryAfter = strconv.Itoa(int((wait + time.Second - 1) / time.Second))
+	} else if httpStatus == http.StatusServiceUnavailable {
 		rep.retryAfter = strconv.Itoa(h.c.RetryBusy)
 	}
 	rep.header.Set(dps.HeaderErrorCode, strconv.Itoa(code))
 	return rep
+}
+
+// retryAfter is when the error says to come again; zero when it does not.
+func retryAfter(err error) time.Duration {
+	var e *cradle.Error
+	if errors.As(err, &e) {
+		return e.RetryAfter
+	}
+	return 0
 }
 
 // logRefusal writes the one log line of a refusal.
