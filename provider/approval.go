@@ -101,7 +101,8 @@ func (p *Provider) approve(ctx context.Context, r Request, d *decision, in *Inte
 func newApprovalID() string { return hexDigest([]byte(newID()))[:12] }
 
 func approvalBody(a *Approval) map[string]any {
-	return map[string]any{"approval": a.ID, "state": a.State, "device": a.Device, "profile": a.Profile, "authenticated_by": a.Client, "spki": a.SPKI, "reason": a.Reason}
+	return map[string]any{"approval": a.ID, "state": a.State, "device": a.Device, "profile": a.Profile, "authenticated_by": a.Client, "spki": a.SPKI, "reason": a.Reason,
+		"settings": settings(a.Setting())}
 }
 
 // Approval returns an approval.

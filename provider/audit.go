@@ -52,7 +52,7 @@ func (p *Provider) AddWitness(ctx context.Context, log, key string) (Witness, er
 		return Witness{}, cradle.Errorf(cradle.TooLarge, "log %s has %d witnesses already", log, len(have))
 	}
 	w := Witness{Log: log, Name: name, Key: key, Added: p.now()}
-	leaf, err := p.operatorLeaf(ctx, log, "audit witness add", map[string]any{"witness": key})
+	leaf, err := p.operatorLeaf(ctx, log, "audit witness add", map[string]any{"witness": key, "settings": settings(w.Setting())})
 	if err != nil {
 		return Witness{}, err
 	}
@@ -61,7 +61,7 @@ func (p *Provider) AddWitness(ctx context.Context, log, key string) (Witness, er
 
 // RemoveWitness takes no further cosignatures of that witness; those that are there stay.
 func (p *Provider) RemoveWitness(ctx context.Context, log, name string) error {
-	leaf, err := p.operatorLeaf(ctx, log, "audit witness remove", map[string]any{"witness": name})
+	leaf, err := p.operatorLeaf(ctx, log, "audit witness remove", map[string]any{"witness": name, "settings": settings(gone(witnessSetting(name)))})
 	if err != nil {
 		return err
 	}

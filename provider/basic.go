@@ -204,7 +204,7 @@ func (p *Provider) DisableBasicUser(ctx context.Context, account cradle.AccountI
 
 func (p *Provider) storeBasic(ctx context.Context, u BasicUser, action string) error {
 	leaf, err := p.operatorLeaf(ctx, string(u.Account), action, map[string]any{"account": u.Account, "profile": u.Profile,
-		"user": u.Name, "names": u.Names, "tier": u.Tier})
+		"user": u.Name, "names": u.Names, "tier": u.Tier, "settings": settings(u.Setting())})
 	if err != nil {
 		return err
 	}

@@ -165,7 +165,7 @@ func (p *Provider) storeClientCA(ctx context.Context, c ClientCA, units []Client
 		fps[i] = ca.Digest(der)
 	}
 	leaf, err := p.operatorLeaf(ctx, string(c.Account), action, map[string]any{"account": c.Account, "profile": c.Profile, "client_ca": c.ID,
-		"certificates": fps, "tier": c.Tier, "oem": c.OEM, "names": c.Names, "units": len(units), "manifest": manifestDigest(units)})
+		"certificates": fps, "tier": c.Tier, "oem": c.OEM, "names": c.Names, "units": len(units), "manifest": manifestDigest(units), "settings": settings(c.Setting(units))})
 	if err != nil {
 		return err
 	}

@@ -77,11 +77,12 @@ func (p *Provider) Distrust(ctx context.Context, w Distrusting, reason string, c
 		return c, p.countConcern(ctx, w, set, c)
 	}
 	now := p.now()
-	keys := make([]Distrusted, len(c.Keys))
+	keys, rows := make([]Distrusted, len(c.Keys)), make([]ledger.SettingRow, len(c.Keys))
 	for i, k := range c.Keys {
 		keys[i] = Distrusted{Digest: k, Kind: kind, Reason: reason, At: now}
+		rows[i] = keys[i].Setting()
 	}
-	leaf, err := p.operatorLeaf(ctx, InstallationLog, "tpm-maker distrust", map[string]any{"maker": w.Maker, "certificate": w.Certificate, "ek": w.EK, "keys": c.Keys, "reason": reason})
+	leaf, err := p.operatorLeaf(ctx, InstallationLog, "tpm-maker distrust", map[string]any{"maker": w.Maker, "certificate": w.Certificate, "ek": w.EK, "keys": c.Keys, "reason": reason, "settings": settings(rows...)})
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +205,11 @@ func (p *Provider) Trust(ctx context.Context, w Distrusting, reason string) ([]s
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := p.operatorLeaf(ctx, InstallationLog, "tpm-maker trust", map[string]any{"maker": w.Maker, "certificate": w.Certificate, "ek": w.EK, "keys": c.Keys, "reason": reason})
+	rows := make([]ledger.SettingRow, len(c.Keys))
+	for i, k := range c.Keys {
+		rows[i] = gone(distrustSetting(k))
+	}
+	leaf, err := p.operatorLeaf(ctx, InstallationLog, "tpm-maker trust", map[string]any{"maker": w.Maker, "certificate": w.Certificate, "ek": w.EK, "keys": c.Keys, "reason": reason, "settings": settings(rows...)})
 	if err != nil {
 		return nil, err
 	}

@@ -130,7 +130,7 @@ func (p *Provider) SetKEK(ctx context.Context, account cradle.AccountID, id, key
 	} else if _, err := p.store.KEK(ctx, account, name); err != nil {
 		return err
 	}
-	leaf, err := p.operatorLeaf(ctx, string(account), action, map[string]any{"account": account, "kek": name})
+	leaf, err := p.operatorLeaf(ctx, string(account), action, map[string]any{"account": account, "kek": name, "settings": settings(KEKSetting(name, sealed))})
 	if err != nil {
 		return err
 	}

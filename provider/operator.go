@@ -72,7 +72,7 @@ func (p *Provider) AddOperator(ctx context.Context, o Operator) (string, Operato
 	rand.Read(secret)
 	o.ID = base64.RawURLEncoding.EncodeToString(id)
 	o.Hash = p.operatorMAC(o, secret)
-	body := map[string]any{"account": o.Account, "name": o.Name, "role": o.Role, "token": o.ID}
+	body := map[string]any{"account": o.Account, "name": o.Name, "role": o.Role, "token": o.ID, "settings": settings(o.Setting())}
 	if !o.Expires.IsZero() {
 		body["expires"] = o.Expires.UTC()
 	}
@@ -108,7 +108,7 @@ func (p *Provider) RemoveOperator(ctx context.Context, account cradle.AccountID,
 		}
 		log = string(account)
 	}
-	leaf, err := p.operatorLeaf(ctx, log, "operator remove", map[string]any{"account": account, "name": name})
+	leaf, err := p.operatorLeaf(ctx, log, "operator remove", map[string]any{"account": account, "name": name, "settings": settings(gone(operatorSetting(name)))})
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ func (v *verification) startLeaves() {
 
 // event holds a leaf against the rows.
 func (v *verification) event(name string, l Leaf, b Body) {
+	v.set(name, b)
 	switch l.Kind {
 	case KindIssuance:
 		v.issued(name, l, b)
@@ -294,6 +295,7 @@ func (v *verification) finishRecords(seen []digest) {
 		v.slotOf(name, d, c)
 	}
 	v.finishState()
+	v.finishSettings()
 	v.finishInstallation()
 	v.finishProfiles()
 	v.sum.Seen = int64(len(seen))

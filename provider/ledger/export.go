@@ -11,7 +11,7 @@ import (
 )
 
 // An export is JSON lines, each an object with one member that names its type, in this order: header;
-// account, OEM, anchor, authority, order, lot, device, certificate, quarantine and feed rows; the log's head; checkpoints by size;
+// account, OEM, anchor, authority, order, lot, device, certificate, quarantine, setting and feed rows; the log's head; checkpoints by size;
 // remembered hashes; leaves by index; the end. All of it is as of one moment.
 
 // End closes an export; without it the file is incomplete.
@@ -33,6 +33,7 @@ type Line struct {
 	Device      *DeviceRow      `json:"device,omitempty"`
 	Certificate *CertificateRow `json:"certificate,omitempty"`
 	Quarantine  *QuarantineRow  `json:"quarantine,omitempty"`
+	Setting     *SettingRow     `json:"setting,omitempty"`
 	Feed        *FeedRow        `json:"feed,omitempty"`
 	Head        *HeadRow        `json:"head,omitempty"`
 	Hash        *HashRow        `json:"hash,omitempty"`
@@ -66,6 +67,7 @@ const (
 	atDevice
 	atCertificate
 	atQuarantine
+	atSetting
 	atFeed
 	atHead
 	atCheckpoint
@@ -81,7 +83,7 @@ func (l *Line) stage() (s stage, ok bool) {
 	for at, set := range [...]bool{
 		atHeader: l.Header != nil, atAccount: l.Account != nil, atOEM: l.OEM != nil, atAnchor: l.Anchor != nil, atAuthority: l.Authority != nil,
 		atOrder: l.Order != nil, atLot: l.Lot != nil, atDevice: l.Device != nil, atCertificate: l.Certificate != nil,
-		atQuarantine: l.Quarantine != nil, atFeed: l.Feed != nil, atHead: l.Head != nil, atHash: l.Hash != nil,
+		atQuarantine: l.Quarantine != nil, atSetting: l.Setting != nil, atFeed: l.Feed != nil, atHead: l.Head != nil, atHash: l.Hash != nil,
 		atCheckpoint: l.Checkpoint != nil, atLeaf: l.Leaf != nil, atEnd: l.End != nil,
 	} {
 		if set {
@@ -202,6 +204,9 @@ func (w *Writer) Certificate(r CertificateRow) error { return w.put(Line{Certifi
 
 // Quarantine writes a row.
 func (w *Writer) Quarantine(r QuarantineRow) error { return w.put(Line{Quarantine: &r}) }
+
+// Setting writes a row.
+func (w *Writer) Setting(r SettingRow) error { return w.put(Line{Setting: &r}) }
 
 // Feed writes a row, by number.
 func (w *Writer) Feed(r FeedRow) error { return w.put(Line{Feed: &r}) }

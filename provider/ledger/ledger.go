@@ -93,6 +93,7 @@ type Body struct {
 	OrderKey        string                 `json:"order_key,omitempty"`   // account, oem: digest of the SPKI
 	Region          string                 `json:"region,omitempty"`      // account, when made
 	Authorities     []string               `json:"authorities,omitempty"` // account: digests of CA certificates
+	Settings        map[string]string      `json:"settings,omitempty"`    // operator, approval: digests of rows that it set, empty of those that it removed
 	Roles           map[string]string      `json:"roles,omitempty"`       // account: kind and class of each, as Role has it
 	Order           string                 `json:"order,omitempty"`
 	Digest          string                 `json:"digest,omitempty"`   // order: digest of its payload

@@ -13,6 +13,8 @@ import (
 // state is what changes after a thing was recorded: lineages, quarantines, the status feed, and what the store
 // remembers of its own log. Leaves are played over it, and rows held against the outcome.
 type state struct {
+	settingRows    map[string]string
+	settings       map[string]said // by the leaves so far
 	quarantineRows map[lineage]bool
 	quarantined    map[lineage]bool // by the leaves so far
 	slots          map[lineage]*slots
@@ -78,7 +80,7 @@ type node struct {
 func hashName(level int, n int64) string { return fmt.Sprintf("hash %d of level %d", n, level) }
 
 func newState() state {
-	return state{quarantineRows: map[lineage]bool{}, quarantined: map[lineage]bool{}, slots: map[lineage]*slots{}, commitments: map[string]*commitment{},
+	return state{settingRows: map[string]string{}, settings: map[string]said{}, quarantineRows: map[lineage]bool{}, quarantined: map[lineage]bool{}, slots: map[lineage]*slots{}, commitments: map[string]*commitment{},
 		devEvents: map[string]*tally{}, certEvents: map[string]*tally{}, hashes: map[node]Hash{}}
 }
 

@@ -35,6 +35,7 @@ const (
 	HashChanged       Code = "hash-changed"         // a remembered node of the tree
 	FeedChanged       Code = "feed-changed"         // status feed and log disagree
 	QuarantineChanged Code = "quarantine-changed"   // store and log disagree
+	SettingChanged    Code = "setting-changed"      // a user, another's CA, an operator, a witness, a distrust or an approval is not as the log has it
 	WitnessMissing    Code = "witness-missing"      // no cosignature of a demanded witness, or an old one
 	RowForeign        Code = "row-foreign"          // of another account
 	RowDuplicate      Code = "row-duplicate"        // two rows, one name

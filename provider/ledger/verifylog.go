@@ -89,6 +89,8 @@ func (v *verification) line(raw []byte) error {
 		v.certificate(l.Certificate)
 	case atQuarantine:
 		v.quarantine(l.Quarantine)
+	case atSetting:
+		v.setting(l.Setting)
 	case atFeed:
 		v.feed(l.Feed)
 	case atHead:

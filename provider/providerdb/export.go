@@ -15,7 +15,7 @@ func (d *DB) Export(ctx context.Context, h ledger.Header, w *ledger.Writer) erro
 		if err := w.Header(h); err != nil {
 			return err
 		}
-		for _, part := range []func(*sqldb.Tx, string, *ledger.Writer) error{exportDirectory, exportOrders, exportDevices, exportFeed, exportLog} {
+		for _, part := range []func(*sqldb.Tx, string, *ledger.Writer) error{exportDirectory, exportOrders, exportDevices, exportSettings, exportFeed, exportLog} {
 			if err := part(tx, h.Log, w); err != nil {
 				return err
 			}
@@ -113,6 +113,51 @@ func exportDevices(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 	}
 	return each(tx, func(r row, q *ledger.QuarantineRow) error { return r.Scan(&q.Device, &q.Lineage) }, func(q *ledger.QuarantineRow) error { return w.Quarantine(*q) },
 		`SELECT device, lineage FROM quarantines WHERE account = ? ORDER BY device, lineage`, log)
+}
+
+// exportSettings writes the rows by which somebody may do something.
+func exportSettings(tx *sqldb.Tx, log string, w *ledger.Writer) error {
+	err := each(tx, scanWitness, func(x *provider.Witness) error { return w.Setting(x.Setting()) }, `SELECT log, name, key, added FROM witnesses WHERE log = ? ORDER BY name`, log)
+	if err != nil {
+		return err
+	}
+	account := log
+	if log == provider.InstallationLog {
+		account = ""
+		if err := each(tx, scanDistrusted, func(k *provider.Distrusted) error { return w.Setting(k.Setting()) }, `SELECT `+distrustColumns+` FROM distrusts ORDER BY digest`); err != nil {
+			return err
+		}
+	}
+	if err := each(tx, scanOperator, func(o *provider.Operator) error { return w.Setting(o.Setting()) }, `SELECT `+operatorColumns+` FROM operators WHERE account = ? ORDER BY name`, account); err != nil {
+		return err
+	}
+	if err := each(tx, scanBasic, func(u *provider.BasicUser) error { return w.Setting(u.Setting()) },
+		`SELECT `+basicColumns+` FROM basic_users WHERE account = ? ORDER BY profile, name`, account); err != nil {
+		return err
+	}
+	cas, err := rows(tx, scanClientCA, `SELECT `+clientCAColumns+` FROM client_cas WHERE account = ? ORDER BY id`, account)
+	if err != nil {
+		return err
+	}
+	for _, c := range cas {
+		units, err := rows(tx, func(r row, u *provider.ClientUnit) error { return r.Scan(&u.Unit, &u.Name) }, `SELECT unit, name FROM client_units WHERE ca = ?`, c.ID)
+		if err != nil {
+			return err
+		}
+		if err := w.Setting(c.Setting(units)); err != nil {
+			return err
+		}
+	}
+	if err := each(tx, scanApproval, func(a *provider.Approval) error { return w.Setting(a.Setting()) },
+		`SELECT `+approvalColumns+` FROM approvals WHERE account = ? ORDER BY id`, account); err != nil {
+		return err
+	}
+	type kek struct {
+		id     string
+		sealed []byte
+	}
+	return each(tx, func(r row, k *kek) error { return r.Scan(&k.id, &k.sealed) }, func(k *kek) error { return w.Setting(provider.KEKSetting(k.id, k.sealed)) },
+		`SELECT id, sealed FROM keks WHERE account = ? ORDER BY id`, account)
 }
 
 func exportFeed(tx *sqldb.Tx, log string, w *ledger.Writer) error {

@@ -240,12 +240,16 @@ func (d *DB) Trust(ctx context.Context, digests []string, leaf ledger.Leaf) (n i
 
 // Distrusts implements provider.Distrusts.
 func (d *DB) Distrusts(ctx context.Context) ([]provider.Distrusted, error) {
-	return collect(ctx, d, func(r row, k *provider.Distrusted) error {
-		var at int64
-		err := r.Scan(&k.Digest, &k.Kind, &k.Reason, &at)
-		k.At = fromMicros(at)
-		return err
-	}, `SELECT digest, kind, reason, at FROM distrusts ORDER BY at, digest`)
+	return collect(ctx, d, scanDistrusted, `SELECT `+distrustColumns+` FROM distrusts ORDER BY at, digest`)
+}
+
+const distrustColumns = `digest, kind, reason, at`
+
+func scanDistrusted(r row, k *provider.Distrusted) error {
+	var at int64
+	err := r.Scan(&k.Digest, &k.Kind, &k.Reason, &at)
+	k.At = fromMicros(at)
+	return err
 }
 
 // DeviceByEK implements provider.Distrusts.

@@ -1,0 +1,47 @@
+package ledger
+
+import "strings"
+
+// SettingRow is a row by which somebody may do something, as the provider names it, and the digest of its content. A leaf
+// that gives an empty digest removes it.
+type SettingRow struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest"`
+}
+
+// ApprovalSetting begins the names of approvals, which are forgotten after a while.
+const ApprovalSetting = "approval/"
+
+func (v *verification) setting(r *SettingRow) {
+	_, there := v.settingRows[r.Name]
+	if !v.duplicate("setting "+r.Name, there) {
+		v.settingRows[r.Name] = r.Digest
+	}
+}
+
+// set plays a leaf over the settings.
+func (v *verification) set(name string, b Body) {
+	for row, digest := range b.Settings {
+		v.settings[row] = said{digest, name}
+	}
+}
+
+// said is the newest word on a row.
+type said struct{ digest, leaf string }
+
+// finishSettings holds the rows against the leaves.
+func (v *verification) finishSettings() {
+	for name, digest := range v.settingRows {
+		switch s := v.settings[name]; {
+		case s.digest == "":
+			v.find(SettingChanged, "setting "+name, "no leaf records it, or one removed it")
+		case s.digest != digest:
+			v.find(SettingChanged, "setting "+name, "its content is not what %s recorded", s.leaf)
+		}
+	}
+	for name, s := range v.settings {
+		if _, there := v.settingRows[name]; !there && s.digest != "" && !strings.HasPrefix(name, ApprovalSetting) {
+			v.find(SettingChanged, "setting "+name, "%s recorded it, and it is gone", s.leaf)
+		}
+	}
+}
