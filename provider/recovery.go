@@ -61,6 +61,8 @@ type OutOfUse struct {
 	Operators  []string         `json:"operators"`   // their tokens end
 	BasicUsers []string         `json:"basic_users"` // profile/name, disabled
 	ClientCAs  []string         `json:"client_cas"`  // disabled
+	// Settings are what is left of the rows, for the leaf.
+	Settings []ledger.SettingRow `json:"-"`
 }
 
 // Recovery brings a restored store up to date, while no provider runs on it.
@@ -249,7 +251,7 @@ func (r *Recovery) DeclareLost(ctx context.Context, log, reason string, feed int
 	err = r.p.store.DeclareLost(ctx, log, func(h Head, o OutOfUse) (ledger.Leaf, error) {
 		out = o
 		return r.p.operatorLeaf(WithActor(ctx, "restore"), log, ledger.ActionLost, map[string]any{"size": h.Size, "root": ledger.Hash(h.Root).String(), "known": string(x.Known),
-			"reason": reason, "orders": o.Orders, "operators": o.Operators, "basic_users": o.BasicUsers, "client_cas": o.ClientCAs})
+			"reason": reason, "orders": o.Orders, "operators": o.Operators, "basic_users": o.BasicUsers, "client_cas": o.ClientCAs, "settings": settings(o.Settings...)})
 	})
 	if err != nil {
 		return out, err

@@ -50,6 +50,9 @@ func (o *Operator) Setting() ledger.SettingRow {
 	return settingOf(operatorSetting(o.Name), o.Account, o.Role, o.ID, o.Hash, unixMicro(o.Expires))
 }
 
+// Gone is the row after its removal.
+func (o *Operator) Gone() ledger.SettingRow { return gone(operatorSetting(o.Name)) }
+
 func operatorSetting(name string) string { return "operator/" + name }
 
 // Setting is the row as the log has it; the reason is the first one's.

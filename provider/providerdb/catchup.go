@@ -302,6 +302,9 @@ func (c *catchUp) operator(l ledger.Leaf, b ledger.Body) error {
 	case "account basic --disable":
 		return c.tx.Queue(`UPDATE basic_users SET disabled = 1, password = '' WHERE account = ? AND profile = ? AND name = ?`, b.Account, b.Profile, b.User)
 	case "account trust-ca --remove":
+		if err := c.tx.Queue(`DELETE FROM client_units WHERE ca = ?`, b.ClientCA); err != nil {
+			return err
+		}
 		return c.tx.Queue(`UPDATE client_cas SET disabled = 1 WHERE account = ? AND id = ?`, b.Account, b.ClientCA)
 	case "tpm-maker distrust":
 		kind := provider.DistrustedIssuer

@@ -130,6 +130,12 @@ func (d *DB) DeclareLost(ctx context.Context, log string, leaf func(provider.Hea
 				return err
 			}
 		}
+		if _, err := tx.Exec(`DELETE FROM client_units WHERE ca IN (SELECT id FROM client_cas WHERE account = ?)`, account); err != nil {
+			return err
+		}
+		if err := ended(tx, account, &out); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(`UPDATE orders SET state = ? WHERE account = ? AND state = ?`, provider.OrderFrozen, account, provider.OrderOpen); err != nil {
 			return err
 		}
@@ -143,6 +149,25 @@ func (d *DB) DeclareLost(ctx context.Context, log string, leaf func(provider.Hea
 		}
 		return appendLeaf(tx, l)
 	})
+}
+
+// ended notes what the rows hold now.
+func ended(tx *sqldb.Tx, account string, out *provider.OutOfUse) error {
+	for _, name := range out.Operators {
+		out.Settings = append(out.Settings, (&provider.Operator{Name: name}).Gone())
+	}
+	users, err := rows(tx, scanBasic, `SELECT `+basicColumns+` FROM basic_users WHERE account = ?`, account)
+	if err != nil {
+		return err
+	}
+	for _, u := range users {
+		out.Settings = append(out.Settings, u.Setting())
+	}
+	cas, err := rows(tx, scanClientCA, `SELECT `+clientCAColumns+` FROM client_cas WHERE account = ?`, account)
+	for _, c := range cas {
+		out.Settings = append(out.Settings, c.Setting(nil))
+	}
+	return err
 }
 
 // ThawOrder implements provider.Restores.
