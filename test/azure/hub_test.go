@@ -1,7 +1,9 @@
 package azure_test
 
 import (
+	"encoding/json"
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/cradle-iot/cradle"
@@ -45,4 +47,16 @@ func (s suite) TestTelemetry(t *testing.T) {
 			t.Errorf("over %s: system properties %v, want %v", transport, got[0].System, want)
 		}
 	}
+}
+
+// refusal is what a script says of a call that must not work.
+type refusal struct {
+	Name, Message string
+	Status        int
+	Body          json.RawMessage // text as a rule
+	Unexpected    json.RawMessage
+}
+
+func (r refusal) is(name string, status int, text string) bool {
+	return r.Name == name && r.Status == status && (strings.Contains(string(r.Body), text) || strings.Contains(r.Message, text))
 }
