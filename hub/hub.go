@@ -39,7 +39,8 @@ type Hub struct {
 	now    func() time.Time
 	log    *slog.Logger
 
-	sessions table
+	sessions  table
+	twinLocks keyLocks // order of what one device hears of its twin
 
 	mu       sync.Mutex
 	policies map[Name]cachedPolicies

@@ -36,6 +36,7 @@ type Store interface {
 	DeleteDevice(ctx context.Context, hub Name, id cradle.DeviceID, etag string) error
 
 	Modules
+	Twins
 
 	// AppendEvents stores events, in order, behind all that are stored. Cursors become visible in
 	// ascending order: a reader that has seen one will never find a smaller one appear later.

@@ -116,12 +116,15 @@ func (s *Store) InsertModule(ctx context.Context, name hub.Name, m *hub.Module) 
 }
 
 // swapModule runs a statement that touches the module with the right ETag, and says why it touched none.
-func (s *Store) swapModule(ctx context.Context, h int64, device cradle.DeviceID, id iothub.ModuleID, query string, args ...any) error {
+func (s *Store) swapModule(ctx context.Context, h int64, device cradle.DeviceID, id iothub.ModuleID, then func(*sqldb.Tx) error, query string, args ...any) error {
 	var n, exists int64
 	err := s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
 		exists = 0
-		if n, err = tx.Exec(query, args...); err != nil || n > 0 {
+		if n, err = tx.Exec(query, args...); err != nil {
 			return err
+		}
+		if n > 0 {
+			return then(tx)
 		}
 		return tx.QueryRow(`SELECT count(*) FROM modules WHERE hub = ? AND device = ? AND id = ?`, h, string(device), string(id)).Scan(&exists)
 	})
@@ -141,7 +144,8 @@ func (s *Store) UpdateModule(ctx context.Context, name hub.Name, m *hub.Module, 
 		return err
 	}
 	v := append(moduleValues(m)[2:], h, string(m.Device), string(m.ID), etag)
-	return s.swapModule(ctx, h, m.Device, m.ID, `UPDATE modules SET generation = ?, etag = ?, managed_by = ?, auth = ?, primary_key = ?,
+	nothing := func(*sqldb.Tx) error { return nil }
+	return s.swapModule(ctx, h, m.Device, m.ID, nothing, `UPDATE modules SET generation = ?, etag = ?, managed_by = ?, auth = ?, primary_key = ?,
 		secondary_key = ?, primary_thumb = ?, secondary_thumb = ?, created = ?, updated = ? WHERE hub = ? AND device = ? AND id = ? AND etag = ?`, v...)
 }
 
@@ -151,5 +155,6 @@ func (s *Store) DeleteModule(ctx context.Context, name hub.Name, device cradle.D
 	if err != nil {
 		return err
 	}
-	return s.swapModule(ctx, h, device, id, `DELETE FROM modules WHERE hub = ? AND device = ? AND id = ? AND etag = ?`, h, string(device), string(id), etag)
+	forget := func(tx *sqldb.Tx) error { return forgetModule(tx, h, device, id) }
+	return s.swapModule(ctx, h, device, id, forget, `DELETE FROM modules WHERE hub = ? AND device = ? AND id = ? AND etag = ?`, h, string(device), string(id), etag)
 }

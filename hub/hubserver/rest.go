@@ -32,7 +32,7 @@ func (s *Server) routes() *http.ServeMux {
 	m.HandleFunc("GET /devices/{id}", s.rest(hub.RegistryRead, s.get))
 	m.HandleFunc("PUT /devices/{id}", s.rest(hub.RegistryWrite, s.put))
 	m.HandleFunc("DELETE /devices/{id}", s.rest(hub.RegistryWrite, s.delete))
-	m.HandleFunc("POST /devices", s.rest(hub.RegistryWrite, s.bulk))
+	m.HandleFunc("POST /devices", s.restUpTo(maxBulk, hub.RegistryWrite, s.bulk))
 	m.HandleFunc("GET /devices/{id}/modules", s.rest(hub.RegistryRead, s.listModules))
 	m.HandleFunc("GET /devices/{id}/modules/{module}", s.rest(hub.RegistryRead, s.getModule))
 	m.HandleFunc("PUT /devices/{id}/modules/{module}", s.rest(hub.RegistryWrite, s.putModule))
@@ -41,6 +41,7 @@ func (s *Server) routes() *http.ServeMux {
 	m.HandleFunc("GET /statistics/service", s.rest(hub.RegistryRead, s.serviceStatistics))
 	s.unserved(m)
 	m.HandleFunc("GET /events", s.events)
+	s.twinRoutes(m)
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, cradle.Errorf(cradle.NotFound, "%s %.200s is not served here", r.Method, r.URL.Path))
 	})
@@ -62,11 +63,12 @@ type answer struct {
 
 // rest authorises and writes the one answer.
 func (s *Server) rest(need hub.Rights, fn func(*request) (answer, error)) http.HandlerFunc {
+	return s.restUpTo(maxRequest, need, fn)
+}
+
+// restUpTo is rest with another bound of the body.
+func (s *Server) restUpTo(limit int64, need hub.Rights, fn func(*request) (answer, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		limit := int64(maxRequest)
-		if r.Method == http.MethodPost && r.URL.Path == "/devices" {
-			limit = maxBulk
-		}
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		req, err := s.authorize(r, need)
 		var a answer

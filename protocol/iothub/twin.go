@@ -20,7 +20,7 @@ const (
 // count and the rest is ignored; If-Match travels in the header.
 type Twin struct {
 	DeviceID                  cradle.DeviceID `json:"deviceId"`
-	ModuleID                  string          `json:"moduleId,omitempty"`
+	ModuleID                  ModuleID        `json:"moduleId,omitempty"`
 	ETag                      string          `json:"etag,omitempty"` // changes with tags and desired properties
 	DeviceETag                string          `json:"deviceEtag,omitempty"`
 	Status                    string          `json:"status,omitempty"`
@@ -28,7 +28,7 @@ type Twin struct {
 	StatusUpdateTime          string          `json:"statusUpdateTime,omitempty"`
 	ConnectionState           string          `json:"connectionState,omitempty"`
 	LastActivityTime          string          `json:"lastActivityTime,omitempty"`
-	CloudToDeviceMessageCount int             `json:"cloudToDeviceMessageCount"`
+	CloudToDeviceMessageCount Count           `json:"cloudToDeviceMessageCount"`
 	AuthenticationType        string          `json:"authenticationType,omitempty"`
 	X509Thumbprint            *X509Thumbprint `json:"x509Thumbprint,omitempty"`
 	ModelID                   string          `json:"modelId"`
