@@ -19,8 +19,8 @@ func (p *Provider) openAuthority(ctx context.Context, a Authority) (*authority, 
 		return nil, fmt.Errorf("authority %s: %w", a.ID, err)
 	}
 	iss := &ca.Issuer{ID: a.ID, Cert: cert, Points: p.points(a.ID, a.Kind)}
-	if a.Class != "" && len(ca.MissingPolicies(cert, a.Class, a.Kind == UnprovedCA)) == len(cradle.ClassPolicies(a.Class, true)) {
-		iss.Policies = cradle.ClassPolicies(a.Class, a.Kind != UnprovedCA) // another's CA left all of them out
+	if a.Class != "" && len(ca.MissingPolicies(cert, a.Class, a.Kind.unproved())) == len(cradle.ClassPolicies(a.Class, true)) {
+		iss.Policies = cradle.ClassPolicies(a.Class, !a.Kind.unproved()) // another's CA left all of them out
 	}
 	if a.Key.Ref == "" || p.apart { // a root that is kept elsewhere, a key that was lost with an earlier store; a front end
 		return &authority{a, iss}, nil
@@ -57,7 +57,7 @@ func (p *Provider) newAuthority(ctx context.Context, alg keystore.Algorithm, r r
 	}
 	now := p.now().Truncate(time.Second)
 	spec := ca.Authority{Organization: org, CommonName: name, Class: r.class, PathLen: pathLen,
-		Unproved: r.kind == UnprovedCA, NotBefore: now.Add(-ca.Backdate), NotAfter: ca.Forever}
+		Unproved: r.kind.unproved(), NotBefore: now.Add(-ca.Backdate), NotAfter: ca.Forever}
 	if years > 0 {
 		spec.NotAfter = now.AddDate(years, 0, 0)
 	}

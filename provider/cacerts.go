@@ -42,7 +42,8 @@ func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 		}
 		return nil
 	}
-	kinds := map[AuthorityKind]bool{issuerKinds[p.kindOf(e.Account, e.Profile)]: true, UnprovedCA: p.unprovedHere(e)}
+	kinds := map[AuthorityKind]bool{issuerKinds[p.kindOf(e.Account, e.Profile)]: true, UnprovedCA: p.unprovedHere(e),
+		RegistrationCA: registrable(e.Profile, p.kindOf(e.Account, e.Profile)) == nil}
 	all := d.of(e.Account, true) // by class, then kind, the active one first
 	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
 		var above, crosses, roots [][]byte

@@ -242,7 +242,7 @@ func (in *installation) trial(a *authority, chain []*x509.Certificate) error {
 // look says what is not wrong but has consequences.
 func (in *installation) look(a *authority, chain []*x509.Certificate) {
 	c, name := a.issuer.Cert, a.issuer.Cert.Subject.CommonName
-	unproved := a.Kind == UnprovedCA
+	unproved := a.Kind.unproved()
 	for _, x := range append([]*x509.Certificate{c}, chain[:len(chain)-1]...) {
 		if miss := ca.MissingPolicies(x, a.Class, unproved); len(miss) > 0 {
 			var ids []string

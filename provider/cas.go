@@ -108,7 +108,7 @@ func (d *directory) of(account cradle.AccountID, all bool) []*authority {
 			out = append(out, a)
 		}
 	}
-	order := []AuthorityKind{RootCA, OnboardingCA, OperationalCA, UnprovedCA, IDevIDCA}
+	order := []AuthorityKind{RootCA, OnboardingCA, OperationalCA, UnprovedCA, RegistrationCA, IDevIDCA}
 	slices.SortFunc(out, func(a, b *authority) int {
 		return cmp.Or(cmp.Compare(b.Class, a.Class), cmp.Compare(slices.Index(order, a.Kind), slices.Index(order, b.Kind)), cmp.Compare(a.OEM, b.OEM),
 			cmp.Compare(a.State, b.State), b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
@@ -145,8 +145,8 @@ func (p *Provider) caRole(ctx context.Context, account cradle.AccountID, kind Au
 	if err != nil {
 		return role{}, nil, err
 	}
-	if kind != RootCA && kind != IDevIDCA && !slices.Contains(accountCAs, kind) {
-		return role{}, nil, cradle.Errorf(cradle.Invalid, "an account has no %q CA", kind).WithHint("root, onboarding, operational, unproved or idevid")
+	if kind != RootCA && kind != IDevIDCA && kind != RegistrationCA && !slices.Contains(accountCAs, kind) {
+		return role{}, nil, cradle.Errorf(cradle.Invalid, "an account has no %q CA", kind).WithHint("root, onboarding, operational, unproved, registration or idevid")
 	}
 	if class != cradle.Production && class != cradle.Evaluation {
 		return role{}, nil, cradle.Errorf(cradle.Invalid, "no such class %q", class).WithHint("production or evaluation")
@@ -174,7 +174,7 @@ func (p *Provider) CASigningRequest(ctx context.Context, account cradle.AccountI
 		return nil, err
 	}
 	d := p.dir.Load()
-	spec := ca.Authority{Organization: string(account), Class: class, Unproved: kind == UnprovedCA}
+	spec := ca.Authority{Organization: string(account), Class: class, Unproved: kind.unproved()}
 	if kind == RootCA {
 		old := d.supersededRoot(r)
 		if old == nil || fresh {

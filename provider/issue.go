@@ -83,6 +83,12 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 	}
 	c := &pt.Credential
 	switch {
+	case pt.registrar:
+		if err := mayRegister(r, rules.Kind); err != nil {
+			return nil, err
+		}
+	case pt.issued() && c.Cert.Registered():
+		return nil, registeredElsewhere(c)
 	case pt.issued():
 		if err := p.authorize(r.Endpoint, r.Operation, c); err != nil {
 			return nil, err

@@ -313,7 +313,7 @@ func (p *Provider) Account(ctx context.Context, id cradle.AccountID) (*Account, 
 	var cas []Authority
 	d := p.dir.Load()
 	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
-		for _, k := range []AuthorityKind{RootCA, OnboardingCA, OperationalCA, UnprovedCA} {
+		for _, k := range []AuthorityKind{RootCA, OnboardingCA, OperationalCA, UnprovedCA, RegistrationCA} {
 			if x := d.byRole[role{k, id, "", class}]; x != nil {
 				cas = append(cas, x.Authority)
 			}

@@ -106,6 +106,8 @@ func (p *Provider) issuerOf(c *Certificate) AuthorityKind {
 	switch {
 	case c.Profile == StationProfile:
 		return StationCA
+	case c.Profile == RegistrarProfile, c.Registered():
+		return RegistrationCA
 	case !c.Proved():
 		return UnprovedCA
 	}

@@ -35,8 +35,13 @@ const (
 	IDevIDCA      AuthorityKind = "idevid"      // per OEM, account and class: IDevID and IAK
 	StationCA     AuthorityKind = "station"     // per OEM: stations of its lines
 	UnprovedCA    AuthorityKind = "unproved"    // per account and class: certificates of keys that nothing proved
-	ServicesCA    AuthorityKind = "services"    // per installation: TLS of the services, time statements
+	// RegistrationCA is per account and class, made at first need: registration authorities, and what they ask for.
+	RegistrationCA AuthorityKind = "registration"
+	ServicesCA     AuthorityKind = "services" // per installation: TLS of the services, time statements
 )
+
+// unproved reports whether an authority of this kind signs keys that nothing proved.
+func (k AuthorityKind) unproved() bool { return k == UnprovedCA || k == RegistrationCA }
 
 // Authority is a CA: certificate, chain, and where its key is.
 type Authority struct {
@@ -122,7 +127,7 @@ type Device struct {
 	IAK        []byte // TPMT_PUBLIC
 	IDevIDCert string // SHA-256 of the IDevID certificate, hexadecimal; empty before it exists
 	IAKCert    string // the same for the IAK certificate
-	Origin     string // the credential by which it came: basic/USER or ca/ID/UNIT; empty: an order
+	Origin     string // the credential by which it came: basic/USER, ca/ID/UNIT or ra/NAME; empty: an order
 	State      cradle.DeviceState
 	Epoch      int64 // moves at every change of State by an operator
 	Reason     string

@@ -29,6 +29,7 @@ type Store interface {
 	Distrusts
 	CRLs
 	Clients
+	Registrars
 	Approvals
 	KEKs
 	Sealing

@@ -83,7 +83,7 @@ func (p *Provider) judgeTPM(ctx context.Context, r Request, d *decision, q TPMRe
 		return v, cradle.Errorf(cradle.Forbidden, "device %s has another TPM than the one of this request", d.dev.ID).WithHint("one TPM is one device")
 	}
 	var err error
-	d.auth, err = p.unprovedCA(ctx, r.Account, d.dev.Class())
+	d.auth, err = p.lateCA(ctx, UnprovedCA, r.Account, d.dev.Class())
 	return v, err
 }
 

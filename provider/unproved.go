@@ -29,6 +29,8 @@ type party struct {
 	fixed  cradle.DeviceID // the only name it may have
 	names  string          // pattern of the names it may wish for
 	tier   cradle.Tier
+	// registrar: a registration authority, which asks for a device that has another credential.
+	registrar bool
 }
 
 // issued reports whether the client holds a certificate of ours.
@@ -41,6 +43,9 @@ func (p *Provider) identify(ctx context.Context, e Endpoint, c Client) (*party, 
 	with := p.clients(e)
 	if c.Peer != nil {
 		cred, err := p.authenticate(ctx, e, c.Peer)
+		if err == nil && cred.Cert.Profile == RegistrarProfile {
+			return registrarParty(e, cred, c.Peer)
+		}
 		if err == nil {
 			return &party{Credential: *cred, auth: cred.Cert.Digest}, nil
 		}
@@ -90,6 +95,7 @@ func (p *Provider) judgeUnproved(ctx context.Context, r Request, rules *ca.Profi
 	switch {
 	case rules.Kind.Birth():
 		return nil, refuse
+	case pt.registrar: // what it may ask for was looked at
 	case continues && pt.Cert.Proved():
 		return nil, refuse.WithHint("the certificate began with evidence: ask /.well-known/est/%s/nonce and put it into the CSR again", r.Label)
 	case continues || p.unprovedHere(r.Endpoint):
@@ -102,9 +108,14 @@ func (p *Provider) judgeUnproved(ctx context.Context, r Request, rules *ca.Profi
 		}
 	}
 	d := &decision{cred: &pt.Credential, csr: csr, wishes: w, operation: r.Operation, lineage: lineageOf(r.Profile, csr)}
+	kind := UnprovedCA
 	switch r.Operation {
 	case Reenroll:
 		d.lineage = pt.Cert.Lineage
+	case Enroll:
+		if pt.registrar {
+			d.lineage, kind = registeredLineage(r.Profile), RegistrationCA
+		}
 	case ServerKeyGen:
 		d.lineage = string(r.Profile) + "/server"
 	case TPMEnroll:
@@ -115,7 +126,7 @@ func (p *Provider) judgeUnproved(ctx context.Context, r Request, rules *ca.Profi
 	}
 	d.client = pt.auth
 	var err error
-	d.auth, err = p.unprovedCA(ctx, r.Account, d.dev.Class())
+	d.auth, err = p.lateCA(ctx, kind, r.Account, d.dev.Class())
 	return d, err
 }
 
@@ -203,10 +214,10 @@ func onceFor(r Request, d *decision) string {
 	return "once/" + hex.EncodeToString(h.Sum(nil))
 }
 
-// unprovedCA returns the CA that signs keys that nothing proved, of this account and class; accounts from before there
-// was one get it at first need.
-func (p *Provider) unprovedCA(ctx context.Context, account cradle.AccountID, class cradle.Class) (*authority, error) {
-	r := role{UnprovedCA, account, "", class}
+// lateCA returns a CA that signs keys that nothing proved, of this account and class, and makes it at first need: that
+// of registration authorities, and the other in accounts from before there was one.
+func (p *Provider) lateCA(ctx context.Context, kind AuthorityKind, account cradle.AccountID, class cradle.Class) (*authority, error) {
+	r := role{kind, account, "", class}
 	if a := p.dir.Load().byRole[r]; a != nil {
 		return a, nil
 	}
@@ -218,7 +229,7 @@ func (p *Provider) unprovedCA(ctx context.Context, account cradle.AccountID, cla
 		return nil, err
 	}
 	if root.issuer.Key == nil {
-		if _, err := p.CASigningRequest(ctx, account, UnprovedCA, "", class, false); err != nil {
+		if _, err := p.CASigningRequest(ctx, account, kind, "", class, false); err != nil {
 			return nil, err
 		}
 		return nil, r.waiting()

@@ -28,7 +28,7 @@ type caCmds struct {
 type CAName struct {
 	Operator
 	Name  string `arg:"" help:"Account."`
-	CA    string `name:"ca" help:"Which CA: root, onboarding, operational, unproved or idevid." required:"" enum:"root,onboarding,operational,unproved,idevid"`
+	CA    string `name:"ca" help:"Which CA: root, onboarding, operational, unproved, registration or idevid." required:"" enum:"root,onboarding,operational,unproved,registration,idevid"`
 	Class string `help:"production or evaluation." required:"" enum:"production,evaluation"`
 	OEM   string `name:"oem" help:"The OEM, of an idevid CA."`
 }

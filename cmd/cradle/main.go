@@ -32,6 +32,7 @@ type commands struct {
 		Show    AccountShowCmd    `cmd:"" help:"Show an account's EST labels, CAs and profiles."`
 		Basic   AccountBasicCmd   `cmd:"" help:"Let clients without evidence in by HTTP Basic at one profile."`
 		KEK     AccountKEKCmd     `cmd:"" name:"kek" help:"Keys that encrypt server-generated keys on their way to clients."`
+		RA      AccountRACmd      `cmd:"" name:"ra" help:"Let a registration authority ask for its devices at one profile, as a provisioning service does."`
 		TrustCA AccountTrustCACmd `cmd:"" name:"trust-ca" help:"Let units with certificates of another CA in at one profile."`
 		Profile struct {
 			Show ProfileShowCmd `cmd:"" help:"Print profiles as TOML."`

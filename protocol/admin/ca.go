@@ -8,7 +8,7 @@ import (
 
 // CA is a CA of an account, or the key of one that waits for its certificate.
 type CA struct {
-	Kind        string       `json:"kind"` // root, onboarding, operational, unproved or idevid
+	Kind        string       `json:"kind"` // root, onboarding, operational, unproved, registration or idevid
 	Class       cradle.Class `json:"class"`
 	OEM         cradle.OEMID `json:"oem,omitempty"`
 	State       string       `json:"state"` // active, superseded, or waiting for a certificate

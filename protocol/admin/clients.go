@@ -51,6 +51,42 @@ type ClientCA struct {
 	Created      time.Time        `json:"created_at"`
 }
 
+// SetRegistrar makes a credential for a registration authority at one EST profile, or ends them.
+type SetRegistrar struct {
+	Profile cradle.Profile `json:"profile"`
+	Name    string         `json:"name"`
+	Names   string         `json:"names,omitempty"` // pattern of the device names it may ask for
+	Tier    cradle.Tier    `json:"tier,omitempty"`  // of its devices; default software-key
+	CSR     []byte         `json:"csr,omitempty"`   // PKCS#10 DER of its key
+	Days    int            `json:"days,omitempty"`  // life of the credential; default 365
+	Own     bool           `json:"own,omitempty"`   // for this installation's own provisioning service and hubs, which keep the key
+	Replace bool           `json:"replace,omitempty"`
+	End     bool           `json:"end,omitempty"`
+	Reason  string         `json:"reason,omitempty"`
+}
+
+// Registrar describes a credential of a registration authority.
+type Registrar struct {
+	Account     cradle.AccountID  `json:"account"`
+	Profile     cradle.Profile    `json:"profile"`
+	Name        string            `json:"name"`
+	Names       string            `json:"names,omitempty"`
+	Tier        cradle.Tier       `json:"tier"`
+	Serial      cradle.CertSerial `json:"serial"`
+	Fingerprint string            `json:"fingerprint"` // SHA-256 of the certificate
+	NotAfter    time.Time         `json:"not_after"`
+	Revoked     *time.Time        `json:"revoked_at,omitempty"`
+	PEM         string            `json:"pem"`             // the certificate
+	Chain       string            `json:"chain,omitempty"` // PEM of the CAs above it, when it is made
+	URL         string            `json:"url"`             // EST label at which it asks
+}
+
+// RegistrarSet is what a change of a registration authority's credentials made and ended.
+type RegistrarSet struct {
+	Made  *Registrar  `json:"made,omitempty"`
+	Ended []Registrar `json:"ended"`
+}
+
 // Healed says how many lineages left quarantine.
 type Healed struct {
 	Device  cradle.DeviceID  `json:"device"`

@@ -52,6 +52,12 @@ func (s *Server) clientRoutes() {
 			v, err := p.RemoveClientCA(c.ctx(), c.account(), c.path("id"))
 			return clientCAMessage(v), err
 		})
+	handle(s, op{pattern: "GET /accounts/{account}/registrars", does: "The credentials of the account's registration authorities.", need: view, scope: named},
+		func(c *call, _ none) ([]admin.Registrar, error) {
+			all, err := p.Registrars(c.ctx(), c.account())
+			return messages(all, s.registrarMessage), err
+		})
+	handle(s, op{pattern: "POST /accounts/{account}/registrars", does: "Give a registration authority a credential at an EST profile, or end its credentials.", need: own, scope: named}, s.setRegistrar)
 	handle(s, op{pattern: "GET /accounts/{account}/keks", does: "Identifiers of the keys that encrypt server-generated keys.", need: view, scope: named},
 		func(c *call, _ none) ([]admin.KEK, error) {
 			ids, err := p.KEKs(c.ctx(), c.account())

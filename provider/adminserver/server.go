@@ -25,6 +25,7 @@ import (
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/protocol/order"
 	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ca"
 	"github.com/cradle-iot/cradle/provider/shed"
 )
 
@@ -46,6 +47,9 @@ type Config struct {
 	Status func(ctx context.Context) admin.Status
 	// ServiceKey returns the connection string of "dps" or "hub".
 	ServiceKey func(ctx context.Context, service string) (string, error)
+	// OwnRegistrar gives this installation's own provisioning service and hubs a credential as registration authority; nil
+	// where they are not in this process.
+	OwnRegistrar func(ctx context.Context, ra ca.Registrar, life time.Duration) (*provider.Registrar, error)
 	// Followed waits until provisioning and hub have applied the feed up to seq, or ctx ends, and says when
 	// each did; nil where one did not or is not in this process.
 	Followed func(ctx context.Context, seq int64) (provisioning, hub *time.Time)

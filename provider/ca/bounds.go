@@ -35,7 +35,7 @@ func (p *Profile) check(name cradle.Profile) error {
 }
 
 // reservedProfiles are not for devices.
-var reservedProfiles = map[cradle.Profile]bool{"station": true}
+var reservedProfiles = map[cradle.Profile]bool{"station": true} // "registration-authority" has a '-'
 
 var bounds = []struct {
 	field  string

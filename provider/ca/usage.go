@@ -64,9 +64,11 @@ var extKeyUsages = map[string]struct {
 
 // reservedUsages would give a device powers over others.
 var reservedUsages = map[string]string{
-	"1.3.6.1.5.5.7.3.8": "timeStamping is for the provider's time key",
-	"1.3.6.1.5.5.7.3.9": "OCSPSigning would let a device answer for the CA (RFC 6960 §4.2.2.2)",
-	"2.5.29.37.0":       "anyExtendedKeyUsage; leave the list empty for any use",
+	"1.3.6.1.5.5.7.3.8":  "timeStamping is for the provider's time key",
+	"1.3.6.1.5.5.7.3.9":  "OCSPSigning would let a device answer for the CA (RFC 6960 §4.2.2.2)",
+	"1.3.6.1.5.5.7.3.27": "cmcCA would let a device stand for a CA (RFC 6402 §2.10)",
+	"1.3.6.1.5.5.7.3.28": "cmcRA is of registration authorities: cradle account ra",
+	"2.5.29.37.0":        "anyExtendedKeyUsage; leave the list empty for any use",
 }
 
 // extKeyUsage reads a name or an OID.

@@ -33,6 +33,8 @@ func (v *verification) event(name string, l Leaf, b Body) {
 		v.opened(name, b)
 	case KindStation:
 		v.stationIssued(name, b)
+	case KindRegistrar:
+		v.registrarMade(name, b)
 	case KindRevocation:
 		v.said(b)
 		v.standing(name, l, b)
@@ -113,6 +115,7 @@ func (v *verification) issued(name string, l Leaf, b Body) {
 	if c != nil && c.unproved == b.Proved {
 		v.find(CertificateForged, "certificate "+b.Certificate, "%s says proved: %t, its authority says otherwise", name, b.Proved)
 	}
+	v.registeredBy(name, l, b)
 	dev := v.devices[b.Device]
 	if dev == nil {
 		v.find(DeviceMissing, "device "+b.Device, "%s issues to it", name)
@@ -207,7 +210,7 @@ func (v *verification) certStanding(name string, l Leaf, b Body) {
 		v.find(CertificateMissing, "certificate "+b.Certificate, "%s makes it %s", name, b.State)
 		return
 	}
-	if c.serial != b.Serial || c.device != b.Device && c.profile != station {
+	if c.serial != b.Serial || c.device != b.Device && !deviceless(c.profile) {
 		v.find(CertificateChanged, "certificate "+b.Certificate, "the row says serial %s of %s, %s says serial %s of %s", c.serial, c.device, name, b.Serial, b.Device)
 	}
 	if c.standing == cradle.Revoked {
@@ -375,7 +378,7 @@ func (v *verification) stateOf(d *deviceRecord) cradle.DeviceState {
 // finishRevocation holds a certificate's mark against what the leaves said of it and of its device.
 func (v *verification) finishRevocation(name string, d digest, c *certRecord) {
 	final, held := c.ended, c.standing == cradle.Suspended
-	if dev := v.devices[c.device]; dev != nil && c.profile != station {
+	if dev := v.devices[c.device]; dev != nil && !deviceless(c.profile) {
 		if final.IsZero() {
 			final = dev.final
 		}

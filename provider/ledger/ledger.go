@@ -47,6 +47,7 @@ type Kind string
 const (
 	KindIssuance   Kind = "issuance"   // a device's certificate
 	KindStation    Kind = "station"    // the certificate of an OEM's line station
+	KindRegistrar  Kind = "registrar"  // the certificate of a registration authority, and what it may ask for
 	KindRefusal    Kind = "refusal"    // an enrolment that was refused, a quarantine
 	KindRevocation Kind = "revocation" // a device's standing changed: suspended, released, revoked, retired; or one certificate's
 	KindOrder      Kind = "order"      // signed, open, closed, withdrawn
@@ -128,7 +129,7 @@ type Body struct {
 	Lineage         string                 `json:"lineage,omitempty"`          // of the certificate
 	Record          string                 `json:"record,omitempty"`           // of a device, at its birth: DeviceRow.Record
 	Challenge       string                 `json:"challenge,omitempty"`        // spent by the issuance, its digest
-	AuthenticatedBy string                 `json:"authenticated_by,omitempty"` // digest of the client's certificate
+	AuthenticatedBy string                 `json:"authenticated_by,omitempty"` // digest of the client's certificate, or basic/USER, ca/ID/UNIT, ra/NAME
 	Reason          string                 `json:"reason,omitempty"`
 	Code            string                 `json:"code,omitempty"`    // revocation: the CRLReason
 	Custody         string                 `json:"custody,omitempty"` // lot: digest of the custody record

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"strings"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -16,6 +17,25 @@ const station = "station"
 
 // unproved is the kind of authority that signs keys that nothing proved, of every profile of devices but those of birth.
 const unproved = "unproved"
+
+// registrar is the profile of the certificates of registration authorities; registration is the kind of authority that
+// signs them and what they ask for, registered the slot of the latter.
+const (
+	registrar    = "registration-authority"
+	registration = "registration"
+	registered   = "/ra"
+)
+
+// deviceless reports whether certificates of a profile are no device's.
+func deviceless(profile string) bool { return profile == station || profile == registrar }
+
+// signsUnproved says which kind of authority signs a key that nothing proved, in a slot.
+func signsUnproved(profile, lineage string) string {
+	if lineage == profile+registered && issuerOf(profile) == "operational" {
+		return registration
+	}
+	return unproved
+}
 
 // issuerOf says which kind of authority signs a profile. Those that an account adds are the operational CA's.
 func issuerOf(profile string) string {
@@ -31,6 +51,7 @@ var issuers = map[string]string{
 	string(cradle.LDevID):      "onboarding",
 	string(cradle.Operational): "operational",
 	station:                    "station",
+	registrar:                  registration,
 }
 
 // records are the rows of an export, and what the leaves said about each.
@@ -47,6 +68,7 @@ type records struct {
 	certs       map[digest]*certRecord
 	serials     map[string]struct{}
 	eks         map[string]string // digest -> device
+	registrars  map[registrarKey][]digest
 }
 
 type authorityRecord struct {
@@ -105,7 +127,7 @@ func (c *certRecord) lineage() lineage {
 func newRecords() records {
 	return records{oems: map[string]*ecdsa.PublicKey{}, authorities: map[string]*authorityRecord{}, makers: map[string]*makerRecord{}, orders: map[string]*orderRecord{},
 		lots: map[string]*lotRecord{}, devices: map[string]*deviceRecord{}, certs: map[digest]*certRecord{},
-		serials: map[string]struct{}{}, eks: map[string]string{}}
+		serials: map[string]struct{}{}, eks: map[string]string{}, registrars: map[registrarKey][]digest{}}
 }
 
 func hexDigest(b []byte) string {
@@ -300,6 +322,8 @@ func (v *verification) certificate(r *CertificateRow) {
 		if v.orders[r.Device] == nil {
 			v.find(OrderMissing, name, "its order %q does not exist", r.Device)
 		}
+	} else if r.Profile == registrar {
+		c.device = r.Device
 	} else if dev := v.devices[r.Device]; dev != nil {
 		c.device = dev.row.ID // shares the string
 	} else {
@@ -333,10 +357,10 @@ func (v *verification) der(name string, r *CertificateRow, c *certRecord) {
 	switch {
 	case a == nil:
 		v.find(CertificateForged, name, "its authority %q does not exist", r.Authority)
-	case a.kind == unproved && r.Profile != station && issuerOf(r.Profile) != "idevid":
+	case !deviceless(r.Profile) && r.Lineage != r.Profile && issuerOf(r.Profile) != "idevid" && a.kind == signsUnproved(r.Profile, r.Lineage):
 		c.unproved = true
 		fallthrough
-	case a.kind == issuerOf(r.Profile):
+	case a.kind == issuerOf(r.Profile) && !strings.HasSuffix(r.Lineage, registered):
 		if a.cert == nil {
 			break
 		}

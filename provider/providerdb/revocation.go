@@ -219,7 +219,7 @@ func (d *DB) ChangeCertificate(ctx context.Context, account cradle.AccountID, se
 			return err
 		}
 		v := &provider.Device{Account: account}
-		if cert.Profile != provider.StationProfile {
+		if cert.Profile != provider.StationProfile && cert.Profile != provider.RegistrarProfile {
 			var err error
 			if v, err = lockDevice(tx, account, cert.Device); err != nil {
 				return err

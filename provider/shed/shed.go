@@ -7,7 +7,7 @@
 //	address      requests without a client certificate, and the first of each certificate or registration
 //	certificate  EST requests of a device: IoT Identity Service that fails restarts every 5 s and
 //	             asks again, for ever, for each of its certificates
-//	line         EST requests of a station, which asks for all units of its order
+//	line         EST requests of a station, which asks for all units of its order, or of a registration authority
 //	account      EST requests, so that one account's fleet does not starve the others'; certificates that were
 //	             served before have a bucket of their own, which strangers who name the account cannot empty
 //	registration requests of one device to the provisioning service, which is known by its certificate, or else by its
@@ -19,11 +19,13 @@
 package shed
 
 import (
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -132,10 +134,7 @@ func (g *Gate) EST(r *http.Request, account cradle.AccountID, profile cradle.Pro
 		}
 		return g.refuse(g.accounts.take(g.accountKey(account, false), now), "strangers at account "+string(account))
 	}
-	t := g.certificates
-	if profile == cradle.IDevID || profile == cradle.IAK {
-		t = g.station
-	}
+	t := g.tableOf(r, profile)
 	seen, known := t.seen(cert)
 	if !seen {
 		if err := g.Address(r); err != nil {
@@ -154,12 +153,20 @@ func (g *Gate) Served(r *http.Request, profile cradle.Profile) {
 		return
 	}
 	if cert, ok := g.certificateKey(r); ok {
-		t := g.certificates
-		if profile == cradle.IDevID || profile == cradle.IAK {
-			t = g.station
-		}
-		t.know(cert)
+		g.tableOf(r, profile).know(cert)
 	}
+}
+
+// idCMCRA is id-kp-cmcRA (RFC 6402 §2.10).
+var idCMCRA = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 28}
+
+// tableOf is where a certificate is counted: stations, and registration authorities, ask for many devices. Who only says
+// that it is one is a stranger like another.
+func (g *Gate) tableOf(r *http.Request, profile cradle.Profile) *table {
+	if profile == cradle.IDevID || profile == cradle.IAK || slices.ContainsFunc(r.TLS.PeerCertificates[0].UnknownExtKeyUsage, idCMCRA.Equal) {
+		return g.station
+	}
+	return g.certificates
 }
 
 // Operator takes or refuses an admin request of an authenticated caller.
