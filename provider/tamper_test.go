@@ -178,7 +178,7 @@ func TestTamperedStore(t *testing.T) {
 			names     string // in the finding's subject
 		}{
 			{"certificate planted", `INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, slot, intent, issued, revoked, reason, lineage)
-				SELECT 'ab' || substr(digest, 3), 'f' || serial, account, 'acme-sn0099', profile, authority, der, not_before, not_after, slot, intent, issued, 0, '', lineage FROM certificates WHERE profile = 'ldevid'`, ledger.CertificateUnlogged, "certificate ab"},
+				SELECT 'ababab' || substr(digest, 7), 'f' || serial, account, 'acme-sn0099', profile, authority, der, not_before, not_after, slot, intent, issued, 0, '', lineage FROM certificates WHERE profile = 'ldevid'`, ledger.CertificateUnlogged, "certificate ab"},
 			{"certificate removed", `DELETE FROM certificates WHERE profile = 'operational'`, ledger.CertificateMissing, "certificate"},
 			{"certificate moved to another device", `UPDATE certificates SET device = 'acme-sn0002' WHERE device = 'acme-sn0003' AND profile = 'ldevid'`, ledger.CertificateChanged, "certificate"},
 			{"certificate of another profile", `UPDATE certificates SET profile = 'idevid' WHERE profile = 'ldevid'`, ledger.CertificateChanged, "certificate"},
