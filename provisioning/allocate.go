@@ -1,42 +1,151 @@
 package provisioning
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-	"slices"
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/provisioning/allocate"
 )
 
-// allocate names a device's hub. A device stays where it is as long as its group allows that hub, even
-// when the hub takes no new ones. Hashed allocation ranks the hubs by a hash over device and hub
-// (rendezvous hashing), so a hub that joins or leaves moves no device but its own.
-func (s *Service) allocate(by Enrolled, id RegistrationID, present string) (string, error) {
-	g := by.Terms()
-	allowed := func(name string) bool { return len(g.Hubs) == 0 || slices.Contains(g.Hubs, name) }
-	if present != "" && s.hubs[present] != nil && allowed(present) {
-		return present, nil
+// What happens when a custom rule fails (CustomAllocation.Fallback).
+const (
+	FallbackWait   = "wait"   // the device waits ("assigning", or 503 for an expression) until the rule works
+	FallbackHashed = "hashed" // it is allocated as if the policy were hashed
+)
+
+// answer is what an expression said about a device. It is got outside of the transaction that uses it, and is good
+// only for what it was asked.
+type answer struct {
+	cel, present string
+	names        []string
+	err          error
+}
+
+// unanswered is what the step of a register call ends with when it needs an answer.
+type unanswered struct {
+	cel     string
+	present string
+	facts   allocate.Facts
+}
+
+func (*unanswered) Error() string { return "internal error: an allocation rule was not asked" }
+
+// place names the hub of a device that registers, under what is enrolled now.
+func (a *admission) place(by Enrolled, r *Registration) (string, error) {
+	t := by.Terms()
+	if stays(a.hubs, t, r.Hub) {
+		return r.Hub, nil
 	}
-	var best string
-	var rank uint64
-	for _, h := range s.order {
-		if h.Closed || !allowed(h.Name) {
-			continue
+	d := allocate.Device{ID: string(r.ID), Region: deviceRegion(t, a.ask.Payload), Hub: r.Hub}
+	if t.Allocation != Custom || t.Custom == nil {
+		return named(by)(allocate.Decide(t.rule(), a.hubs, d, nil))
+	}
+	if a.answer == nil || a.answer.cel != t.Custom.CEL || a.answer.present != r.Hub {
+		return "", &unanswered{t.Custom.CEL, r.Hub, a.facts(by, t, r, d)}
+	}
+	hub, err := "", a.answer.err
+	if err == nil {
+		hub, err = allocate.Decide(t.rule(), a.hubs, d, a.answer.names)
+	}
+	if err != nil && t.Custom.Fallback == FallbackHashed {
+		rule := t.rule()
+		rule.Policy = Hashed
+		hub, err = allocate.Decide(rule, a.hubs, d, nil)
+	}
+	if err != nil { // nothing that the device could mend
+		err = &cradle.Error{Kind: cradle.Busy, Detail: err.Error(), Err: err, Hint: "the operator must look at the allocation rule"}
+	}
+	return named(by)(hub, err)
+}
+
+// named adds to an error which enrolment it is about.
+func named(by Enrolled) func(string, error) (string, error) {
+	return func(hub string, err error) (string, error) {
+		var e *cradle.Error
+		if errors.As(err, &e) {
+			c := *e
+			c.Detail += " (" + by.Name() + ")"
+			err = &c
 		}
-		if g.Allocation == Static {
-			if best == "" || slices.Index(g.Hubs, h.Name) < slices.Index(g.Hubs, best) {
-				best = h.Name
-			}
-			continue
+		return hub, err
+	}
+}
+
+// facts for an expression: what was proved of the device, and, marked as such, what it says itself.
+func (a *admission) facts(by Enrolled, t *Terms, r *Registration, d allocate.Device) allocate.Facts {
+	var f allocate.Facts
+	if a.proved != "" {
+		_ = json.Unmarshal([]byte(a.proved), &f) // our own
+	}
+	f.RegistrationID, f.Account, f.Attestation = string(r.ID), string(a.account), string(a.kind)
+	f.Region, f.CurrentHub, f.Enrolment = d.Region, r.Hub, a.group
+	if by.Individual != nil {
+		f.Enrolment = string(by.Individual.ID)
+	}
+	for _, h := range allocate.Candidates(t.rule(), a.hubs, d) {
+		f.Hubs = append(f.Hubs, h.Name)
+	}
+	if len(a.ask.Payload) > 0 {
+		_ = json.Unmarshal(a.ask.Payload, &f.Payload) // what is no JSON is no payload
+	}
+	return f
+}
+
+// deviceRegion is the enrolment's, or the device's own word where the enrolment takes it.
+func deviceRegion(t *Terms, payload json.RawMessage) string {
+	if t.RegionHint && len(payload) > 0 {
+		var hint struct {
+			Region string `json:"region"`
 		}
-		sum := sha256.Sum256([]byte(h.Name + "\x00" + string(id)))
-		if r := binary.BigEndian.Uint64(sum[:8]); best == "" || r > rank {
-			best, rank = h.Name, r
+		if json.Unmarshal(payload, &hint) == nil && region.MatchString(hint.Region) {
+			return hint.Region
 		}
 	}
-	if best == "" {
-		return "", cradle.Errorf(cradle.Busy, "no linked hub takes devices of %s", by.Name()).
-			WithHint("the operator must link or open a hub")
+	return t.Region
+}
+
+// expressions keeps compiled expressions by their source.
+type expressions struct {
+	mu sync.Mutex
+	m  map[string]*allocate.Expression
+}
+
+// maxExpressions bounds what is kept; there are seldom more than a handful.
+const maxExpressions = 1000
+
+func (x *expressions) get(source string) (*allocate.Expression, error) {
+	x.mu.Lock()
+	e := x.m[source]
+	x.mu.Unlock()
+	if e != nil {
+		return e, nil
 	}
-	return best, nil
+	e, err := allocate.Compile(source)
+	if err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.m == nil || len(x.m) >= maxExpressions {
+		x.m = map[string]*allocate.Expression{}
+	}
+	x.m[source] = e
+	return e, nil
+}
+
+// ask evaluates an expression, outside of any transaction.
+func (s *Service) ask(ctx context.Context, u *unanswered) *answer {
+	a := &answer{cel: u.cel, present: u.present}
+	e, err := s.expressions.get(u.cel)
+	if err == nil {
+		a.names, err = e.Evaluate(ctx, u.facts)
+	}
+	a.err = err
+	if err != nil {
+		s.log.Warn("allocation expression fails", "registration", u.facts.RegistrationID, "enrolment", u.facts.Enrolment, "err", err)
+	}
+	return a
 }

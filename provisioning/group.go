@@ -142,25 +142,6 @@ func checkCA(der []byte, now time.Time) error {
 	return nil
 }
 
-// findHub accepts a name, a host:port, or a host without its port.
-func (s *Service) findHub(name string) *Hub {
-	for _, h := range s.order {
-		host, _, _ := strings.Cut(h.Host, ":")
-		if strings.EqualFold(name, h.Name) || strings.EqualFold(name, h.Host) || strings.EqualFold(name, host) {
-			return h
-		}
-	}
-	return nil
-}
-
-func (s *Service) hubNames() []string {
-	var out []string
-	for _, h := range s.order {
-		out = append(out, h.Name)
-	}
-	return out
-}
-
 // Group returns one group.
 func (s *Service) Group(ctx context.Context, id string) (Group, error) {
 	return s.store.Group(ctx, strings.ToLower(id))

@@ -67,9 +67,6 @@ func newOutbox(s *Service, owner string, workers int, term time.Duration) *outbo
 		queue: make(chan Delivery, 4096), kick: make(chan struct{}, 1),
 		flying: map[flight]*Delivery{}, health: map[string]*health{},
 	}
-	for name := range s.hubs {
-		o.health[name] = new(health)
-	}
 	return o
 }
 
@@ -81,7 +78,7 @@ func (o *outbox) lease() Lease {
 // offer hands leased deliveries to the workers. One that finds no room waits for its lease to end.
 func (o *outbox) offer(ds []Delivery) {
 	for _, d := range ds {
-		if o.s.hubs[d.Hub] == nil {
+		if o.s.hub(d.Hub) == nil {
 			continue // a hub that is not linked any more; the row waits for its return
 		}
 		o.mu.Lock()
@@ -116,8 +113,7 @@ func (o *outbox) next(f flight, version int64) *Delivery {
 func (o *outbox) troubled(hub string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	h := o.health[hub]
-	return h == nil || h.failures > 0
+	return o.of(hub).failures > 0 || hub != "" && o.s.hub(hub) == nil
 }
 
 func (o *outbox) run(ctx context.Context) {
@@ -150,10 +146,10 @@ func (o *outbox) run(ctx context.Context) {
 
 // scan leases what is due, hub by hub.
 func (o *outbox) scan(ctx context.Context) {
-	for _, hub := range o.s.order {
+	for _, hub := range o.s.table.Load().order {
 		limit := min(scanBatch, cap(o.queue)-len(o.queue))
 		o.mu.Lock()
-		if h := o.health[hub.Name]; h.failures > 0 {
+		if h := o.of(hub.Name); h.failures > 0 {
 			limit = min(limit, 1) // a probe
 			if o.s.now().Before(h.until) {
 				limit = 0
@@ -202,7 +198,11 @@ func (o *outbox) fly(ctx context.Context, d Delivery) {
 
 // deliver makes one try; it returns the delivery to be made next when the registration has changed meanwhile.
 func (o *outbox) deliver(ctx context.Context, d Delivery) *Delivery {
-	s, hub := o.s, o.s.hubs[d.Hub]
+	s, hub := o.s, o.s.hub(d.Hub)
+	if hub == nil { // unlinked on another replica since the row was read
+		o.postpone(ctx, d, s.now().Add(retryMax), "hub is not linked")
+		return nil
+	}
 	if o.closed(d.Hub) {
 		// The hub is known to be down: no use in waiting for it with every worker.
 		o.postpone(ctx, d, s.now(), "hub is not reachable")
@@ -211,20 +211,25 @@ func (o *outbox) deliver(ctx context.Context, d Delivery) *Delivery {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	r := d.Registration
-	done := func(r Registration) Registration { return r }
+	var done Settled = func(r Registration) (Registration, []string) { return r, nil }
 	var err error
-	if r.Hub != d.Hub {
+	switch {
+	case r.Hub != d.Hub && r.From == d.Hub && r.Blocked == "":
+		// The device still moves: its data are taken from here, and delivered has the entry removed.
+	case r.Hub != d.Hub && r.From != d.Hub:
 		err = removeFrom(call, hub.Registry, r.DeviceID())
-	} else {
+	default:
 		// The feed may have blocked the device after it was admitted.
 		state, blocked := s.blocked(r)
 		if blocked && r.Blocked == "" {
 			r.Blocked = state
 			s.news.add(r.Account, r.DeviceID()) // which also writes it down
-		} else {
+		} else if r.Hub == d.Hub {
 			done = delivered(s.time(), nil)
 		}
-		err = bringInLine(call, hub.Registry, r)
+		if err = bringInLine(call, hub.Registry, r); err == nil && r.Blocked == "" {
+			err = s.furnish(call, hub, r)
+		}
 	}
 	if ctx.Err() != nil {
 		return nil // stopping; the lease ends by itself
@@ -247,7 +252,15 @@ func (o *outbox) deliver(ctx context.Context, d Delivery) *Delivery {
 		o.postpone(ctx, d, s.now().Add(backoff(d.Attempts, retryMax)), err.Error())
 		return nil
 	}
-	settled, again, err := s.store.Settle(ctx, d, o.lease(), done)
+	further := 0
+	settled, again, err := s.store.Settle(ctx, d, o.lease(), func(r Registration) (Registration, []string) {
+		next, deliver := done(r)
+		further = len(deliver)
+		return next, deliver
+	})
+	if further > 0 {
+		o.wake()
+	}
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("delivery is not settled; it is made again", "registration", r.ID, "hub", d.Hub, "err", err)
 	}
@@ -266,25 +279,35 @@ func (o *outbox) postpone(ctx context.Context, d Delivery, due time.Time, reason
 func (o *outbox) underWay(id RegistrationID) (hub string, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, h := range o.s.order {
-		if _, ok := o.flying[flight{h.Name, id}]; ok && o.health[h.Name].failures == 0 {
+	for _, h := range o.s.table.Load().order {
+		if _, ok := o.flying[flight{h.Name, id}]; ok && o.of(h.Name).failures == 0 {
 			return h.Name, true
 		}
 	}
 	return "", false
 }
 
+// of returns a hub's health; the lock is held.
+func (o *outbox) of(hub string) *health {
+	h := o.health[hub]
+	if h == nil {
+		h = new(health)
+		o.health[hub] = h
+	}
+	return h
+}
+
 // closed reports whether a hub failed lately.
 func (o *outbox) closed(hub string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	h := o.health[hub]
+	h := o.of(hub)
 	return h.failures > 0 && o.s.now().Before(h.until)
 }
 
 func (o *outbox) well(hub string) {
 	o.mu.Lock()
-	h := o.health[hub]
+	h := o.of(hub)
 	was := h.failures
 	*h = health{}
 	o.mu.Unlock()
@@ -296,13 +319,13 @@ func (o *outbox) well(hub string) {
 
 func (o *outbox) ill(hub string, err error) {
 	o.mu.Lock()
-	h := o.health[hub]
+	h := o.of(hub)
 	if o.s.now().Before(h.until) {
 		o.mu.Unlock()
 		return // a call that began before the hub was found ill
 	}
 	h.failures++
-	h.until = o.s.now().Add(backoff(h.failures-1, retryMax))
+	h.until = o.s.now().Add(max(backoff(h.failures-1, retryMax), cradle.RetryAfter(err)))
 	first, until := h.failures == 1, h.until
 	o.mu.Unlock()
 	if first {

@@ -19,41 +19,46 @@
 package provisioning
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/peerauth"
-	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/protocol/sas"
+	"github.com/cradle-iot/cradle/provisioning/allocate"
 )
-
-// HubRegistry is a hub's device registry; *iothub.Registry is one. Errors have the kinds that its
-// comment gives: NotFound, Conflict (exists, or If-Match does not hold), Invalid; every other one is
-// taken for passing trouble and tried again.
-type HubRegistry interface {
-	GetDevice(ctx context.Context, id cradle.DeviceID) (*iothub.Device, error)
-	PutDevice(ctx context.Context, d *iothub.Device, ifMatch string) (*iothub.Device, error)
-	DeleteDevice(ctx context.Context, id cradle.DeviceID, ifMatch string) error
-}
 
 // Hub is a linked hub.
 type Hub struct {
-	Name     string // stored with registrations; never rename a hub in use
-	Host     string // what devices are told: host, or host:port
-	Closed   bool   // takes no further devices; those it has stay
+	Name    string // lower case; stored with registrations; never rename a hub in use
+	Host    string // what devices are told: host, or host:port
+	Region  string
+	Latency map[string]int // see Link
+	Weight  int            // share among hashed devices; in Config 0 means 1
+	State   allocate.State
+
 	Registry HubRegistry
+	Twins    Twins // nil: it keeps none
+
+	link Link
 }
 
 // Config of a Service. Store and at least one hub are needed; the rest has defaults.
 type Config struct {
-	Store   Store
-	Hubs    []Hub
+	Store Store
+	// Hubs of this installation. What an operator sets of them (weight, region, maintenance) is stored and wins.
+	Hubs []Hub
+	// Open makes what a hub is spoken to by of the link that an operator stored; it does not call the hub. An error is
+	// Invalid. Nil: no hubs can be linked beside Hubs.
+	Open    func(Link) (Destination, error)
 	Feed    Feed             // nil: no status feed is followed, no device is ever blocked
 	Now     func() time.Time // nil: the real clock
 	Log     *slog.Logger     // nil: slog.Default()
@@ -68,12 +73,16 @@ type Config struct {
 // Service is the provisioning service. Its methods are safe for concurrent use.
 type Service struct {
 	store    Store
-	hubs     map[string]*Hub
-	order    []*Hub // as configured
+	builtin  []Hub // as configured
+	open     func(Link) (Destination, error)
+	linking  sync.Mutex // one reload at a time
+	table    atomic.Pointer[hubTable]
 	feed     Feed
 	now      func() time.Time
 	log      *slog.Logger
 	identity Identity
+
+	expressions expressions
 
 	groups  groupCache
 	outbox  *outbox
@@ -87,20 +96,19 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.Store == nil || len(c.Hubs) == 0 {
 		return nil, cradle.Errorf(cradle.Invalid, "provisioning needs a store and at least one hub")
 	}
-	s := &Service{store: c.Store, hubs: map[string]*Hub{}, feed: c.Feed, now: c.Now, log: c.Log}
+	s := &Service{store: c.Store, open: c.Open, feed: c.Feed, now: c.Now, log: c.Log}
 	if s.now == nil {
 		s.now = time.Now
 	}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	for i := range c.Hubs {
-		h := &c.Hubs[i]
-		if h.Name == "" || h.Host == "" || h.Registry == nil || s.hubs[h.Name] != nil {
+	for i, h := range c.Hubs {
+		if !linkName.MatchString(h.Name) || h.Host == "" || h.Registry == nil || slices.ContainsFunc(s.builtin, func(b Hub) bool { return b.Name == h.Name }) {
 			return nil, cradle.Errorf(cradle.Invalid, "hub %d needs a name of its own, a host and a registry", i+1)
 		}
-		s.hubs[h.Name] = h
-		s.order = append(s.order, h)
+		h.Weight = cmp.Or(h.Weight, 1)
+		s.builtin = append(s.builtin, h)
 	}
 	s.groups.pool = peerauth.NewPool[*issuer](0)
 	var scope [4]byte
@@ -109,6 +117,9 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	var err error
 	if s.identity, err = s.store.Identity(ctx, fresh); err != nil {
 		return nil, fmt.Errorf("reading the provisioning service's identity: %w", err)
+	}
+	if err := s.reloadLinks(ctx); err != nil {
+		return nil, err
 	}
 	if err := s.reloadGroups(ctx); err != nil {
 		return nil, err
@@ -125,18 +136,19 @@ func New(ctx context.Context, c Config) (*Service, error) {
 // Identity of this installation.
 func (s *Service) Identity() Identity { return s.identity }
 
-// Hubs as configured.
+// Hubs that are linked.
 func (s *Service) Hubs() []Hub {
-	out := make([]Hub, len(s.order))
-	for i, h := range s.order {
+	order := s.table.Load().order
+	out := make([]Hub, len(order))
+	for i, h := range order {
 		out[i] = *h
 	}
 	return out
 }
 
-// HubHost returns what devices are told of a hub; empty when it is not configured.
+// HubHost returns what devices are told of a hub; empty when it is not linked.
 func (s *Service) HubHost(name string) string {
-	if h := s.hubs[name]; h != nil {
+	if h := s.hub(name); h != nil {
 		return h.Host
 	}
 	return ""
@@ -149,6 +161,7 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.outbox.run(ctx) })
 	wg.Go(func() { s.followFeed(ctx) })
 	wg.Go(func() { every(ctx, groupRefresh, func() { s.refreshGroups(ctx) }) })
+	wg.Go(func() { every(ctx, linkRefresh, func() { s.refreshLinks(ctx) }) })
 	wg.Wait()
 	return nil
 }

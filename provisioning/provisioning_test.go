@@ -15,6 +15,7 @@ import (
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/provisioning"
+	"github.com/cradle-iot/cradle/provisioning/allocate"
 	"github.com/cradle-iot/cradle/provisioning/provisioningdb"
 	"github.com/cradle-iot/cradle/provisioning/provisioningtest"
 )
@@ -491,7 +492,9 @@ func TestAllocation(t *testing.T) {
 		return func(c *provisioning.Config) {
 			c.Hubs = append(c.Hubs, provisioning.Hub{Name: "hub-2", Host: "h2:8443", Registry: hub2}, provisioning.Hub{Name: "hub-3", Host: "h3:8443", Registry: hub3})
 			for i := range c.Hubs {
-				c.Hubs[i].Closed = c.Hubs[i].Name == closed
+				if c.Hubs[i].Name == closed {
+					c.Hubs[i].State = allocate.Maintenance
+				}
 			}
 		}
 	}
@@ -521,7 +524,7 @@ func TestAllocation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: g.ID, Attestation: provisioning.SignedBy(w.ca.Cert, nil), Terms: provisioning.Terms{Enabled: true, Hubs: []string{"H3"}}, IfMatch: g.ETag}); err != nil {
+	if _, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: g.ID, Attestation: provisioning.SignedBy(w.ca.Cert, nil), Terms: provisioning.Terms{Enabled: true, Hubs: []string{"H3"}, Reprovision: provisioning.Reprovision{UpdateHub: true, MigrateData: true}}, IfMatch: g.ETag}); err != nil {
 		t.Fatal(err)
 	}
 	for id, hub := range at {

@@ -2,6 +2,7 @@ package provisioning
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -19,15 +20,27 @@ func (s *Service) Register(ctx context.Context, c *Caller, ask Ask) (Registratio
 	}
 	a := &admission{
 		id: c.ID, group: c.Group, ca: c.ca, account: c.Account, thumbprint: c.Thumbprint, notBefore: c.notBefore.UTC(),
-		operation: newOperation(), kind: c.Kind, ask: ask, now: s.time(), allocate: s.allocate,
+		operation: newOperation(), kind: c.Kind, ask: ask, now: s.time(), hubs: s.table.Load().alloc,
 	}
 	r, ds, err := s.store.Change(ctx, c.ID, c.Group, a.register, s.outbox.lease())
+	for range askTries {
+		// A rule is asked outside of the transaction, which is then begun anew with its answer.
+		var u *unanswered
+		if !errors.As(err, &u) {
+			break
+		}
+		a.answer = s.ask(ctx, u)
+		r, ds, err = s.store.Change(ctx, c.ID, c.Group, a.register, s.outbox.lease())
+	}
 	if err != nil {
 		return Registration{}, err
 	}
 	s.outbox.offer(ds)
 	return r, nil
 }
+
+// askTries bounds how often a rule is asked again because the enrolment or the device's hub changed meanwhile.
+const askTries = 3
 
 // Operation answers a poll. While the registration is assigning and its hub has not failed, it waits up to hold
 // for a decision, so that a device needs one poll and not several. The store is not asked for what this process is

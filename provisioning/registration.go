@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/provisioning/allocate"
 )
 
 // RegistrationID names a device within an ID scope: canonical lower case. It becomes the device id at
@@ -52,6 +53,8 @@ const (
 // Substatuses of an assigned registration.
 const (
 	InitialAssignment = "initialAssignment"
+	DataMigrated      = "deviceDataMigrated"
+	DataReset         = "deviceDataReset"
 	Reprovisioned     = "reprovisionedToInitialAssignment"
 )
 
@@ -79,6 +82,7 @@ type Registration struct {
 	NotBefore  time.Time  // of that certificate
 	Newest     time.Time  // the latest NotBefore ever registered
 	Delivered  bool       // the hub has been told at least once
+	Move                  // what is still to be done at hubs
 
 	Keys           // of a device without certificate
 	Payload string // JSON that the device sent with its newest register call; empty: none
@@ -123,7 +127,9 @@ type admission struct {
 	kind       AttestationKind
 	ask        Ask
 	now        time.Time
-	allocate   func(by Enrolled, id RegistrationID, present string) (hub string, err error)
+	hubs       []allocate.Hub
+	proved     string  // see Registration.Facts
+	answer     *answer // of the rule that was asked; nil: none was
 }
 
 // register is the step of a register call. The checks on the group are made again here, in the
@@ -147,7 +153,7 @@ func (a *admission) register(cur *Registration, by Enrolled) (Outcome, error) {
 	if cur.Blocked != "" {
 		return Outcome{}, refuseBlocked(a.id, cur.Blocked)
 	}
-	hub, err := a.allocate(by, a.id, cur.Hub)
+	hub, err := a.place(by, cur)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -155,12 +161,8 @@ func (a *admission) register(cur *Registration, by Enrolled) (Outcome, error) {
 		return Outcome{}, nil // the same device asks twice at once: it joins the operation under way
 	}
 	next := *cur
-	deliver := []string{hub}
-	if cur.Hub != "" && cur.Hub != hub {
-		deliver = append(deliver, cur.Hub)
-		next.Delivered = false
-	}
-	next.Group, next.Hub = g.ID, hub
+	deliver := next.move(hub, by.Terms(), a.hubs)
+	next.Group = g.ID
 	next.Kind, next.Payload = a.kind, string(a.ask.Payload)
 	next.Status, next.ErrorCode, next.ErrorMessage = Assigning, 0, ""
 	next.PrevOperation, next.Operation = cur.Operation, a.operation
@@ -179,9 +181,10 @@ func (r *Registration) touch(now time.Time) {
 }
 
 // delivered is what becomes of a registration when its hub has been told; refused says that the hub, or
-// a rule, refuses for good.
-func delivered(now time.Time, refused error) func(Registration) Registration {
-	return func(r Registration) Registration {
+// a rule, refuses for good. Now that it stands there, the hub that it has left is told too.
+func delivered(now time.Time, refused error) Settled {
+	return func(r Registration) (Registration, []string) {
+		var next []string
 		r.touch(now)
 		if refused != nil {
 			if r.Blocked == "" {
@@ -192,16 +195,16 @@ func delivered(now time.Time, refused error) func(Registration) Registration {
 					r.ErrorMessage += "; " + hint
 				}
 			}
-			return r
+			return r, nil
 		}
 		if r.Blocked == "" && r.Status == Assigning {
-			r.Status, r.Substatus = Assigned, InitialAssignment
-			if r.Delivered {
-				r.Substatus = Reprovisioned
+			r.Status, r.Substatus = Assigned, r.substatus()
+			if r.From != "" {
+				next = append(next, r.From)
 			}
-			r.Delivered = true
+			r.Delivered, r.Move = true, Move{}
 		}
-		return r
+		return r, next
 	}
 }
 
@@ -230,10 +233,13 @@ func block(state cradle.DeviceState, now time.Time) Step {
 			}
 		}
 		next.touch(now)
-		if next.Hub == "" {
-			return Outcome{Registration: &next}, nil
+		out := Outcome{Registration: &next}
+		for _, hub := range []string{next.Hub, next.From} { // until it has moved it may still be connected there
+			if hub != "" {
+				out.Deliver = append(out.Deliver, hub)
+			}
 		}
-		return Outcome{Registration: &next, Deliver: []string{next.Hub}}, nil
+		return out, nil
 	}
 }
 

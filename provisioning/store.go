@@ -52,6 +52,13 @@ type Store interface {
 	// the same transaction. Concurrent changes of one registration happen one after the other.
 	Change(ctx context.Context, id RegistrationID, group string, step Step, lease Lease) (Registration, []Delivery, error)
 
+	// Links returns every stored link, in order of name.
+	Links(ctx context.Context) ([]Link, error)
+	// PutLink stores what change makes of the present link (nil when there is none).
+	PutLink(ctx context.Context, name string, change func(present *Link) (Link, error)) (Link, error)
+	// DeleteLink deletes a link after check has seen it, and whether a registration or the outbox names it.
+	DeleteLink(ctx context.Context, name string, check func(l Link, inUse bool) error) error
+
 	Outbox
 }
 
@@ -64,6 +71,9 @@ type Outcome struct {
 	Registration *Registration // nil: leave what is stored
 	Deliver      []string      // names of hubs that must hear of it; each delivery carries Registration.Version
 }
+
+// Settled is what becomes of a registration when a hub has been told, and which hubs must hear of it next.
+type Settled func(Registration) (next Registration, deliver []string)
 
 // Lease is the right to deliver, for a while, alone.
 type Lease struct {
@@ -85,11 +95,11 @@ type Delivery struct {
 type Outbox interface {
 	// Due leases up to limit deliveries to a hub whose time has come and that nobody else has leased.
 	Due(ctx context.Context, hub string, lease Lease, limit int) ([]Delivery, error)
-	// Settle ends a delivery: if the row still has d.Version it is deleted and the registration becomes
-	// what done makes of it; otherwise the row stays, leased anew, and is returned to be delivered
+	// Settle ends a delivery: if the row still has d.Version it is deleted, the registration becomes what done
+	// makes of it, and the further hubs that done names get rows, due at once; otherwise the row stays, leased anew, and is returned to be delivered
 	// again. A row that another owner has leased meanwhile is left to it (nil, nil, nil). settled is the
 	// registration as it is stored now.
-	Settle(ctx context.Context, d Delivery, lease Lease, done func(Registration) Registration) (settled *Registration, again *Delivery, err error)
+	Settle(ctx context.Context, d Delivery, lease Lease, done Settled) (settled *Registration, again *Delivery, err error)
 	// Postpone gives the lease back and makes the row due at a later time, with what went wrong.
 	Postpone(ctx context.Context, d Delivery, owner string, due time.Time, reason string) error
 	// Release ends the leases of an owner, which has died.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/provisioning/allocate"
 )
 
 // AttestationKind is the way in which a device proves itself.
@@ -46,10 +47,10 @@ type Units struct {
 
 // Allocation policies.
 const (
-	Hashed     = "hashed"     // spread over the hubs, by the registration id
-	Static     = "static"     // the first hub that takes devices
-	GeoLatency = "geoLatency" // the hub nearest to the device
-	Custom     = "custom"     // whatever CustomAllocation says
+	Hashed     = allocate.Hashed
+	Static     = allocate.Static
+	GeoLatency = allocate.GeoLatency
+	Custom     = allocate.Custom // whatever CustomAllocation says
 )
 
 // Terms are what a device gets once it has proved itself. Enrolments and groups have them alike.
@@ -57,8 +58,10 @@ type Terms struct {
 	Enabled          bool              `json:"enabled"`
 	Allocation       string            `json:"allocation"`
 	Hubs             []string          `json:"hubs,omitempty"`    // names; empty: all
-	Weights          map[string]int    `json:"weights,omitempty"` // by name of a hub; one that is missing has 1
+	Weights          map[string]int    `json:"weights,omitempty"` // by name of a hub; one that is missing has its link's
 	Custom           *CustomAllocation `json:"custom,omitempty"`
+	Region           string            `json:"region,omitempty"`      // of the devices, for GeoLatency
+	RegionHint       bool              `json:"region_hint,omitempty"` // "region" in a device's payload wins over Region
 	Reprovision      Reprovision       `json:"reprovision"`
 	InitialTwin      json.RawMessage   `json:"initial_twin,omitempty"` // {"tags":…,"properties":{"desired":…}}
 	IoTEdge          bool              `json:"iot_edge,omitempty"`
@@ -70,6 +73,7 @@ type CustomAllocation struct {
 	WebhookURL string `json:"webhook_url,omitempty"`
 	APIVersion string `json:"api_version,omitempty"`
 	CEL        string `json:"cel,omitempty"`
+	Fallback   string `json:"fallback,omitempty"` // when the rule fails: FallbackWait (also when empty) or FallbackHashed
 }
 
 // Reprovision says what happens when a known device registers again.
@@ -107,9 +111,6 @@ func (e Enrolled) Name() string {
 	return "no enrolment"
 }
 
-// policies by their name in lower case: clients write them in any.
-var policies = map[string]string{"hashed": Hashed, "static": Static, "geolatency": GeoLatency, "custom": Custom}
-
 // checkTerms returns the terms with the names of hubs and the policy in their canonical form.
 func (s *Service) checkTerms(t Terms) (Terms, error) {
 	hubs := t.Hubs
@@ -144,11 +145,16 @@ func (s *Service) checkTerms(t Terms) (Terms, error) {
 			t.Allocation = Static
 		}
 	}
-	policy, ok := policies[strings.ToLower(t.Allocation)]
-	if !ok {
-		return t, cradle.Errorf(cradle.Invalid, "allocation policy %q is not supported: use %q, %q, %q or %q", t.Allocation, Hashed, Static, GeoLatency, Custom)
+	var err error
+	if t.Allocation, err = allocate.ParsePolicy(t.Allocation); err != nil {
+		return t, err
 	}
-	t.Allocation = policy
+	if t.Region != "" && !region.MatchString(t.Region) {
+		return t, cradle.Errorf(cradle.Invalid, "region %.40q: use up to 32 of a-z, 0-9 and inner '-'", t.Region)
+	}
+	if err := s.checkCustom(t); err != nil {
+		return t, err
+	}
 	if len(t.InitialTwin) > 0 {
 		var twin struct {
 			Tags       map[string]json.RawMessage `json:"tags"`
@@ -163,6 +169,25 @@ func (s *Service) checkTerms(t Terms) (Terms, error) {
 		t.InitialTwin = b.Bytes()
 	}
 	return t, nil
+}
+
+// checkCustom holds a custom rule to what can be carried out.
+func (s *Service) checkCustom(t Terms) error {
+	c := t.Custom
+	switch {
+	case t.Allocation != Custom && c == nil:
+		return nil
+	case t.Allocation != Custom:
+		return cradle.Errorf(cradle.Invalid, "customAllocationDefinition is given, but the allocation policy is %s", t.Allocation)
+	case c == nil || (c.WebhookURL == "") == (c.CEL == ""):
+		return cradle.Errorf(cradle.Invalid, "custom allocation needs a webhookUrl or a cel expression, and not both")
+	case c.Fallback != "" && c.Fallback != FallbackWait && c.Fallback != FallbackHashed:
+		return cradle.Errorf(cradle.Invalid, "fallback %.40q of custom allocation: use %s or %s", c.Fallback, FallbackWait, FallbackHashed)
+	case c.CEL != "":
+		_, err := s.expressions.get(c.CEL)
+		return err
+	}
+	return cradle.Errorf(cradle.Invalid, "custom allocation by webhook is not supported yet")
 }
 
 func (s *Service) linkedHub(name string) (*Hub, error) {

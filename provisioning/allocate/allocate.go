@@ -33,7 +33,7 @@ func ParsePolicy(s string) (string, error) {
 			return p, nil
 		}
 	}
-	return "", cradle.Errorf(cradle.Invalid, "allocation policy %.40q is not known", s).
+	return "", cradle.Errorf(cradle.Invalid, "allocation policy %.40q is not supported", s).
 		WithHint("use %s, %s, %s or %s", Hashed, Static, GeoLatency, Custom)
 }
 

@@ -99,7 +99,7 @@ func (d *DB) Due(ctx context.Context, hub string, l provisioning.Lease, limit in
 var errMoved = errors.New("the delivery is not what it was")
 
 // Settle implements provisioning.Outbox. Mostly nothing has happened since the delivery was taken; then it need not be read.
-func (d *DB) Settle(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done func(provisioning.Registration) provisioning.Registration) (*provisioning.Registration, *provisioning.Delivery, error) {
+func (d *DB) Settle(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done provisioning.Settled) (*provisioning.Registration, *provisioning.Delivery, error) {
 	settled, err := d.settleUnread(ctx, dv, l, done)
 	if !errors.Is(err, errMoved) {
 		return settled, nil, err
@@ -108,11 +108,11 @@ func (d *DB) Settle(ctx context.Context, dv provisioning.Delivery, l provisionin
 }
 
 // settleUnread ends a delivery whose row and registration have still its version, and whose lease is ours.
-func (d *DB) settleUnread(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done func(provisioning.Registration) provisioning.Registration) (*provisioning.Registration, error) {
+func (d *DB) settleUnread(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done provisioning.Settled) (*provisioning.Registration, error) {
 	if dv.Registration.Version != dv.Version || l.Owner == "" {
 		return nil, errMoved
 	}
-	after := done(dv.Registration)
+	after, further := done(dv.Registration)
 	query, args := `DELETE FROM outbox`+oneRow+` AND version = ? AND owner = ?`, []any{dv.Hub, string(after.ID), dv.Version, l.Owner}
 	changed := after != dv.Registration
 	err := d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
@@ -129,12 +129,15 @@ func (d *DB) settleUnread(ctx context.Context, dv provisioning.Delivery, l provi
 		if err == nil && n == 0 {
 			err = errMoved
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return putFurther(tx, after, further, l.Now)
 	})
 	return &after, err
 }
 
-func (d *DB) settle(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done func(provisioning.Registration) provisioning.Registration) (*provisioning.Registration, *provisioning.Delivery, error) {
+func (d *DB) settle(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done provisioning.Settled) (*provisioning.Registration, *provisioning.Delivery, error) {
 	var out *provisioning.Delivery
 	var settled *provisioning.Registration
 	id := string(dv.Registration.ID)
@@ -160,19 +163,32 @@ func (d *DB) settle(ctx context.Context, dv provisioning.Delivery, l provisionin
 			out = &next
 			return err
 		}
-		after := done(r)
+		after, further := done(r)
 		settled = &after
 		if after != r {
 			if err := d.updateRegistration(tx, &after); err != nil {
 				return err
 			}
 		}
-		return tx.Queue(`DELETE FROM outbox`+oneRow, dv.Hub, id)
+		if err := tx.Queue(`DELETE FROM outbox`+oneRow, dv.Hub, id); err != nil {
+			return err
+		}
+		return putFurther(tx, after, further, l.Now)
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	return settled, out, nil
+}
+
+// putFurther writes rows that nobody has leased.
+func putFurther(tx *sqldb.Tx, r provisioning.Registration, hubs []string, now time.Time) error {
+	for _, hub := range hubs {
+		if _, err := putDelivery(tx, provisioning.Delivery{Hub: hub, Registration: r, Version: r.Version}, provisioning.Lease{Now: now}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Postpone implements provisioning.Outbox.

@@ -84,9 +84,9 @@ func due(t *testing.T, d *provisioningdb.DB, l provisioning.Lease, limit int) []
 
 func settle(t *testing.T, d *provisioningdb.DB, dv provisioning.Delivery, l provisioning.Lease) *provisioning.Delivery {
 	t.Helper()
-	settled, again, err := d.Settle(t.Context(), dv, l, func(r provisioning.Registration) provisioning.Registration {
+	settled, again, err := d.Settle(t.Context(), dv, l, func(r provisioning.Registration) (provisioning.Registration, []string) {
 		r.Status = provisioning.Assigned
-		return r
+		return r, nil
 	})
 	if err != nil {
 		t.Fatal(err)

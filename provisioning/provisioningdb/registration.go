@@ -15,7 +15,7 @@ import (
 
 const registrationColumns = `id, group_id, account, hub, status, substatus, blocked, operation, prev_operation,
 	thumbprint, not_before, newest, delivered, error_code, error_message, version, created_at, updated_at,
-	kind, device, secrets, token, prev_token, payload, facts`
+	kind, device, secrets, token, prev_token, payload, facts, move`
 
 // joinedColumns are registrationColumns of a table named r.
 var joinedColumns = "r." + strings.Join(strings.Fields(registrationColumns), " r.")
@@ -33,15 +33,19 @@ func (d *DB) scanRegistration(s row) (provisioning.Registration, error) {
 	var thumbprint, secrets, token, prevToken []byte
 	var notBefore, newest, created, updated int64
 	var delivered int
+	var move string
 	err := s.Scan(&r.ID, &r.Group, &r.Account, &r.Hub, &r.Status, &r.Substatus, &r.Blocked, &r.Operation, &r.PrevOperation,
 		&thumbprint, &notBefore, &newest, &delivered, &r.ErrorCode, &r.ErrorMessage, &r.Version, &created, &updated,
-		&r.Kind, &r.Device, &secrets, &token, &prevToken, &r.Payload, &r.Facts)
+		&r.Kind, &r.Device, &secrets, &token, &prevToken, &r.Payload, &r.Facts, &move)
 	copy(r.Thumbprint[:], thumbprint)
 	r.NotBefore, r.Newest, r.Created, r.Updated = fromMicros(notBefore), fromMicros(newest), fromMicros(created), fromMicros(updated)
 	r.Delivered = delivered != 0
 	r.Token, r.PrevToken = string(token), string(prevToken)
 	if err == nil && len(secrets) > 0 {
 		err = d.openSecrets(&r, secrets)
+	}
+	if err == nil && move != "" {
+		err = json.Unmarshal([]byte(move), &r.Move)
 	}
 	return r, err
 }
@@ -73,6 +77,18 @@ func (d *DB) sealSecrets(r *provisioning.Registration) any {
 	return b
 }
 
+// moveColumn is empty for nearly every registration.
+func moveColumn(r *provisioning.Registration) string {
+	if r.Move == (provisioning.Move{}) {
+		return ""
+	}
+	b, err := json.Marshal(r.Move)
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+	return string(b)
+}
+
 // blob is nil for an empty value.
 func blob(s string) any {
 	if s == "" {
@@ -97,21 +113,21 @@ func noRegistration(id provisioning.RegistrationID) error {
 }
 
 func (d *DB) insertRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
-	return tx.Queue(`INSERT INTO registration (`+registrationColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	return tx.Queue(`INSERT INTO registration (`+registrationColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		string(r.ID), r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation, r.PrevOperation,
 		r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Created), micros(r.Updated),
-		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts)
+		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts, moveColumn(r))
 }
 
 const changeRegistration = `UPDATE registration SET group_id = ?, account = ?, hub = ?, status = ?, substatus = ?, blocked = ?, operation = ?,
 	prev_operation = ?, thumbprint = ?, not_before = ?, newest = ?, delivered = ?, error_code = ?, error_message = ?, version = ?, updated_at = ?,
-	kind = ?, device = ?, secrets = ?, token = ?, prev_token = ?, payload = ?, facts = ?
+	kind = ?, device = ?, secrets = ?, token = ?, prev_token = ?, payload = ?, facts = ?, move = ?
 	WHERE id = ?`
 
 func (d *DB) changeValues(r *provisioning.Registration) []any {
 	return []any{r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation,
 		r.PrevOperation, r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Updated),
-		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts, string(r.ID)}
+		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts, moveColumn(r), string(r.ID)}
 }
 
 func (d *DB) updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {

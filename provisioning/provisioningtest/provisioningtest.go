@@ -35,11 +35,15 @@ type Hub struct {
 	before  func(method string, id cradle.DeviceID)      // runs before a call, without the lock
 	lose    func(method string, id cradle.DeviceID) bool // carries the call out, then loses the answer
 	calls   map[string]int
+	twins   map[cradle.DeviceID]*Twin
 }
+
+// Twin is what a hub keeps for a device, as plain values.
+type Twin struct{ Tags, Desired map[string]any }
 
 // NewHub makes an empty registry.
 func NewHub(t testing.TB) *Hub {
-	return &Hub{t: t, devices: map[cradle.DeviceID]*iothub.Device{}, calls: map[string]int{}}
+	return &Hub{t: t, devices: map[cradle.DeviceID]*iothub.Device{}, calls: map[string]int{}, twins: map[cradle.DeviceID]*Twin{}}
 }
 
 // ErrDown is what a hub out of reach answers.
@@ -168,6 +172,9 @@ func (h *Hub) PutDevice(_ context.Context, d *iothub.Device, ifMatch string) (*i
 	if d.Authentication.Type != iothub.SelfSigned || len(x.PrimaryThumbprint) != 64 || x.PrimaryThumbprint != strings.ToUpper(x.PrimaryThumbprint) {
 		h.t.Errorf("device %q: authentication %+v is not what the hub expects", d.DeviceID, d.Authentication)
 	}
+	if cur == nil {
+		h.twins[d.DeviceID] = &Twin{Tags: map[string]any{}, Desired: map[string]any{}}
+	}
 	stored := *d
 	h.touch(&stored)
 	h.devices[d.DeviceID] = &stored
@@ -189,6 +196,7 @@ func (h *Hub) DeleteDevice(_ context.Context, id cradle.DeviceID, _ string) erro
 		return cradle.Errorf(cradle.NotFound, "device %q not found", id)
 	}
 	delete(h.devices, id)
+	delete(h.twins, id)
 	return h.leave("delete", id)
 }
 
