@@ -50,8 +50,8 @@ type Process struct {
 	sig  syscall.Signal
 }
 
-// startProcess starts a child whose stdout goes to a writer and whose stderr is appended to a file.
-func startProcess(t testing.TB, cmd *exec.Cmd, log string) *Process {
+// StartProcess starts a child whose stdout goes to a writer and whose stderr is appended to a file.
+func StartProcess(t testing.TB, cmd *exec.Cmd, log string) *Process {
 	t.Helper()
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

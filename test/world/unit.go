@@ -124,7 +124,7 @@ func (w *World) Agent(units []*Unit, env ...string) *Process {
 	}
 	cmd := w.Command("cradle-agent", args...)
 	cmd.Env = append(cmd.Environ(), env...)
-	return startProcess(w.T, cmd, filepath.Join(units[0].Dir, "agent.log"))
+	return StartProcess(w.T, cmd, filepath.Join(units[0].Dir, "agent.log"))
 }
 
 // AgentCommand is the command of Agent, for a caller that starts it by itself.

@@ -132,7 +132,7 @@ func (w *World) Launch(env ...string) (*Process, <-chan struct{}) {
 		w.T.Fatal(err)
 	}
 	cmd.Stdout = out
-	p := startProcess(w.T, cmd, w.path("serve.log"))
+	p := StartProcess(w.T, cmd, w.path("serve.log"))
 	out.Close()
 	ready := make(chan struct{})
 	first := w.Addr == ""
