@@ -5,8 +5,8 @@ const {ProvisioningServiceClient} = require('azure-iot-provisioning-service');
 const pages = async (query) => {
   const out = [];
   do {
-    const {result} = await query.next(query.continuationToken);
-    out.push(result);
+    const {responseBody} = await query.next(query.continuationToken);
+    out.push(responseBody);
   } while (query.hasMoreResults);
   return out;
 };
@@ -77,7 +77,9 @@ exports.bulk = async ({connection, ids, pageSize}) => {
   return {created, again, found, removed};
 };
 
-// groupKeys reads the keys of a group, and registrations lists a group's devices.
+// keys and groupKeys read the keys of an enrolment and of a group, and registrations lists a group's devices.
+exports.keys = async ({connection, id}) =>
+  (await ProvisioningServiceClient.fromConnectionString(connection).getIndividualEnrollmentAttestationMechanism(id)).responseBody;
 exports.groupKeys = async ({connection, id}) =>
   (await ProvisioningServiceClient.fromConnectionString(connection).getEnrollmentGroupAttestationMechanism(id)).responseBody;
 exports.registrations = async ({connection, id, pageSize}) =>
