@@ -51,6 +51,22 @@ func (s suite) TestRegistryBulk(t *testing.T) {
 	}
 }
 
+func (s suite) TestModules(t *testing.T) {
+	var r struct {
+		Made, Read iothub.Module
+		Listed     []string
+		Twin       struct{ DeviceID, ModuleID string }
+		Left       int
+	}
+	s.must(t, &r, "hub.modules", with{"connection": s.hub, "id": "modules-1"})
+	if r.Made.ModuleID != "camera" || r.Made.DeviceID != "modules-1" || r.Read.ManagedBy != "tester" || r.Read.GenerationID != r.Made.GenerationID {
+		t.Errorf("made %+v, read %+v", r.Made, r.Read)
+	}
+	if !slices.Equal(r.Listed, []string{"camera"}) || r.Left != 0 || r.Twin.DeviceID != "modules-1" || r.Twin.ModuleID != "camera" {
+		t.Errorf("listed %v, then %d; twin %+v", r.Listed, r.Left, r.Twin)
+	}
+}
+
 // What a back end may not do it is told, with the reason.
 func (s suite) TestServiceKeysRefused(t *testing.T) {
 	wrong := with{"connection": fmt.Sprintf("HostName=%s;SharedAccessKeyName=iothubowner;SharedAccessKey=%s", s.host, "d3Jvbmcga2V5"), "id": "nobody"}
