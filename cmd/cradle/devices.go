@@ -21,7 +21,7 @@ func (in *installation) deviceRoutes() deviceRoutes {
 	hubs := hubserver.New(hubserver.Config{Hub: in.hubs, Default: firstHub, Log: in.log})
 	accept := mqttserve.New(mqttserve.Config{Log: in.log})
 	route := func(web http.Handler, device mqttserve.Handler) front.Route {
-		return front.Route{HTTP: web, MQTT: accept.For(device)}
+		return front.Route{HTTP: front.Paths{{Pattern: mqttserve.WebSocketPath, Handler: accept.WebSocket(device)}, {Pattern: "/", Handler: web}}, MQTT: accept.For(device)}
 	}
 	return deviceRoutes{
 		provisioning: route(prov, prov),

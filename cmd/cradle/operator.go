@@ -117,7 +117,8 @@ func (c *StatusCmd) Run(ctx context.Context, out *cli.Out) error {
 			rows[i] = []string{v.Service, v.URL, health, v.Detail}
 		}
 		cli.Table(w, []string{"service", "url", "health", ""}, rows)
-		cli.Fields(w, "est url", s.ESTURL, "dps host", s.DPSHost, "id scope", s.IDScope, "hubs", strings.Join(s.Hubs, " "))
+		cli.Fields(w, "est url", s.ESTURL, "dps host", s.DPSHost, "id scope", s.IDScope, "hubs", strings.Join(s.Hubs, " "),
+			"listens on", strings.Join(s.Listen, " "))
 		for _, cp := range s.Checkpoint {
 			cli.Fields(w, "log "+cp.Log, fmt.Sprintf("%d leaves signed", cp.Size))
 		}

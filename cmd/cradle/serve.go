@@ -56,8 +56,8 @@ import (
 // ServeCmd runs the services.
 type ServeCmd struct {
 	Data   string   `help:"Folder for keys, context.json and (without --db) the databases. Made if missing." default:"cradle-data" type:"path"`
-	Listen string   `help:"Address of the one TLS port: EST, admin, provisioning, hub (HTTPS and MQTT). Port 0 picks a free one." default:"127.0.0.1:8443"`
-	MQTT   []string `name:"mqtt-listen" help:"Further addresses for MQTT, for example 0.0.0.0:8883." placeholder:"HOST:PORT"`
+	Listen string   `help:"Address of the one TLS port: EST, admin, provisioning, hub (HTTPS, MQTT, MQTT over WebSocket). Port 0 picks a free one." default:"127.0.0.1:8443"`
+	Also   []string `name:"also-listen" aliases:"mqtt-listen" help:"Further addresses that serve the same, for example 0.0.0.0:8883, where MQTT clients look. May be given several times." placeholder:"HOST:PORT"`
 	Role   []string `help:"Which services run in this process: provider,provisioning,hub, or signer alone." default:"provider,provisioning,hub" enum:"provider,provisioning,hub,signer"`
 	DB     string   `help:"PostgreSQL URL; one schema per service. Default: embedded SQLite in the data folder." placeholder:"URL"`
 	Region string   `help:"Data region of the accounts made here." default:"local"`
@@ -84,6 +84,7 @@ type installation struct {
 	host   string // host:port, and without the port when that is HTTPS's own
 	hub    string // the hubs' host, as devices and back ends are told it
 	port   string
+	listen []string // addresses served, that of --listen first
 	prov   *provider.Provider
 	dps    *provisioning.Service
 	hubs   *hub.Hub
@@ -131,19 +132,19 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	if err := in.lock(); err != nil {
 		return err
 	}
-	ln, err := front.Listen(ctx, c.Listen)
-	if err != nil {
-		return err
-	}
-	listeners := []net.Listener{ln}
-	for _, a := range c.MQTT {
+	var listeners []net.Listener
+	for _, a := range append([]string{c.Listen}, c.Also...) {
 		l, err := front.Listen(ctx, a)
 		if err != nil {
-			return errors.Join(err, ln.Close())
+			for _, l := range listeners {
+				_ = l.Close()
+			}
+			return err
 		}
 		listeners = append(listeners, l)
+		in.listen = append(in.listen, l.Addr().String())
 	}
-	_, in.port, err = net.SplitHostPort(ln.Addr().String())
+	_, in.port, err = net.SplitHostPort(in.listen[0])
 	if err != nil {
 		return err
 	}
@@ -475,7 +476,7 @@ func (in *installation) followed(ctx context.Context, seq int64) (prov, hub *tim
 }
 
 func (in *installation) status(ctx context.Context) admin.Status {
-	st := admin.Status{ESTURL: in.url, Hubs: []string{in.hub}, Checkpoint: []admin.Checkpoint{}, FeedKey: status.EncodeKey(in.prov.FeedKey()), Version: verbs.Version()}
+	st := admin.Status{ESTURL: in.url, Hubs: []string{in.hub}, Listen: in.listen, Checkpoint: []admin.Checkpoint{}, FeedKey: status.EncodeKey(in.prov.FeedKey()), Version: verbs.Version()}
 	heads, err := in.prov.Checkpoints(ctx)
 	prov := admin.Service{Service: "provider", URL: in.url, Healthy: err == nil}
 	if err != nil {

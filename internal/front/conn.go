@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -19,7 +18,7 @@ type conn struct {
 	first  [1]byte
 	unread int // bytes of first that Read has yet to give
 
-	log  *slog.Logger
+	s    *Server
 	owed bool // a handler was called, whose answer is yet to come; only net/http's goroutine of the connection uses it
 
 	hold bool // Write keeps instead of sending; only the goroutine of the one request running uses it
@@ -60,7 +59,7 @@ func (c *conn) watch(p []byte) {
 	}
 	if !c.owed {
 		status, _, _ := bytes.Cut(rest[2:], []byte("\r\n"))
-		c.log.Info("http request refused", "remote", c.RemoteAddr().String(), "server_name", c.state.ServerName, "status", string(status[:min(len(status), 100)]))
+		c.s.c.Log.Info("http request refused", "remote", c.RemoteAddr().String(), "server_name", c.state.ServerName, "status", string(status[:min(len(status), 100)]))
 	}
 	c.owed = false
 }
@@ -80,6 +79,25 @@ func Hold(ctx context.Context) (release func() error) {
 		_, err := c.Conn.Write(kept)
 		return err
 	}
+}
+
+// Session makes a session of the request's connection, as MQTT connections are: serve runs in a goroutine of its own
+// after the handler has hijacked the connection and returned, its ctx ends when the server shuts down, and the
+// connection is closed when it returns, or when it takes too long at the end. When the server has shut down already, the
+// connection is closed and serve does not run. The request must have come through a Server of this package.
+func Session(r *http.Request, serve func(ctx context.Context)) {
+	c := r.Context().Value(connKey{}).(*conn)
+	c.s.mu.Lock()
+	closed := c.s.closed
+	if !closed {
+		c.s.sessions.Add(1)
+	}
+	c.s.mu.Unlock()
+	if closed {
+		c.Close()
+		return
+	}
+	go c.s.session(c, serve)
 }
 
 // feed is the net.Listener through which net/http gets its connections.

@@ -4,7 +4,7 @@
 //
 // The pieces: Listen opens a port and explains a port that is taken; Server accepts and routes; Route says
 // what is behind a name; Paths divides a name that several HTTP services share; Hold lets a handler
-// send an answer in one write.
+// send an answer in one write; Session keeps a connection that a handler has made a WebSocket.
 //
 // Every client is asked for a certificate, without naming CAs (clients leave theirs out when they do not find
 // their issuer in the list, and the list would tell who the tenants are), and none is required. The

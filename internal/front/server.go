@@ -84,7 +84,7 @@ func New(c Config) *Server {
 	return s
 }
 
-// Connections counts what is open: up to the end of the handshake, HTTP (but for those turned into WebSockets), and MQTT.
+// Connections counts what is open: up to the end of the handshake, HTTP, and MQTT (over WebSocket too).
 func (s *Server) Connections() (handshakes, web, mqtt int) {
 	s.limit.mu.Lock()
 	handshakes = s.limit.pending.Len()
@@ -200,7 +200,7 @@ func (s *Server) accept(a *admitted) {
 	switch {
 	case c.first[0] == mqttConnect && c.route.MQTT != nil:
 		s.sessions.Add(1) // before arrivals.Done
-		go s.serveMQTT(c)
+		go s.session(c, func(ctx context.Context) { c.route.MQTT(ctx, c, c.state) })
 	case c.first[0] != mqttConnect && c.route.HTTP != nil:
 		if !s.feed.put(c) {
 			c.Close()
@@ -216,7 +216,7 @@ func (s *Server) handshake(a *admitted) (*conn, error) {
 	if err := a.SetDeadline(time.Now().Add(s.c.HandshakeTimeout)); err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: tls.Server(a, s.tls), unread: 1, log: s.c.Log}
+	c := &conn{Conn: tls.Server(a, s.tls), unread: 1, s: s}
 	if err := c.Conn.HandshakeContext(s.ctx); err != nil {
 		return nil, err
 	}
@@ -231,7 +231,8 @@ func (s *Server) handshake(a *admitted) (*conn, error) {
 	return c, nil
 }
 
-func (s *Server) serveMQTT(c *conn) {
+// session runs one MQTT connection; it was counted in sessions.
+func (s *Server) session(c *conn, serve func(context.Context)) {
 	defer s.sessions.Done()
 	defer c.Close()
 	s.mu.Lock()
@@ -245,7 +246,7 @@ func (s *Server) serveMQTT(c *conn) {
 			s.c.Log.Error("panic in an MQTT connection", "remote", c.RemoteAddr().String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
-	c.route.MQTT(s.ctx, c, c.state)
+	serve(s.ctx)
 }
 
 // Shutdown stops accepting, ends handshakes, tells MQTT handlers by their context, and waits for

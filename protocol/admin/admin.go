@@ -95,7 +95,8 @@ type Status struct {
 	ESTURL     string       `json:"est_url"`
 	DPSHost    string       `json:"dps_host"`
 	IDScope    string       `json:"id_scope"`
-	Hubs       []string     `json:"hubs"` // host:port
+	Hubs       []string     `json:"hubs"`   // host:port
+	Listen     []string     `json:"listen"` // addresses that are served, the first is the one of --listen
 	Checkpoint []Checkpoint `json:"checkpoint"`
 	FeedKey    string       `json:"feed_key"`
 	Version    string       `json:"version"`
