@@ -46,6 +46,7 @@ import (
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/adminserver"
 	"github.com/cradle-iot/cradle/provider/estserver"
+	"github.com/cradle-iot/cradle/provider/permit"
 	"github.com/cradle-iot/cradle/provider/providerdb"
 	"github.com/cradle-iot/cradle/provider/shed"
 	certstatus "github.com/cradle-iot/cradle/provider/status"
@@ -86,6 +87,7 @@ type installation struct {
 	port   string
 	listen []string // addresses served, that of --listen first
 	prov   *provider.Provider
+	signer *permit.Client // nil: this process holds the issuing keys
 	dps    *provisioning.Service
 	hubs   *hub.Hub
 	follow *status.Follower
@@ -290,9 +292,11 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err != nil {
 		return nil, err
 	}
-	signer, err := in.cmd.remoteSigner()
-	if err != nil {
+	var signer provider.Signer // nil: this process
+	if in.signer, err = in.cmd.remoteSigner(); err != nil {
 		return nil, err
+	} else if in.signer != nil {
+		signer = in.signer
 	}
 	pdb, err := providerdb.Open(ctx, in.store("provider"))
 	if err != nil {
@@ -503,5 +507,6 @@ func (in *installation) status(ctx context.Context) admin.Status {
 			st.Services[i+1].Detail = "the status feed is stale"
 		}
 	}
+	st.Services = append(st.Services, in.signerService(ctx)...)
 	return st
 }

@@ -67,7 +67,7 @@ func (c *ServeCmd) roles() error {
 }
 
 // remoteSigner is the signer apart of a front end, nil without one.
-func (c *SignerServe) remoteSigner() (provider.Signer, error) {
+func (c *SignerServe) remoteSigner() (*permit.Client, error) {
 	if c.Signer == "" {
 		return nil, nil
 	}
@@ -252,6 +252,21 @@ func (in *installation) responders(ctx context.Context) error {
 		case <-time.After(5 * time.Second):
 		}
 	}
+}
+
+// signerService is the signer apart in the status of a front end.
+func (in *installation) signerService(ctx context.Context) []admin.Service {
+	if in.signer == nil {
+		return nil
+	}
+	s := admin.Service{Service: signerRole, URL: in.cmd.Signer}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err := in.signer.Alive(ctx)
+	if s.Healthy = err == nil; err != nil {
+		s.Detail, _ = cradle.Public(err)
+	}
+	return []admin.Service{s}
 }
 
 // signerStatus is status of a signer.

@@ -110,6 +110,11 @@ func (c *Client) AcceptOrder(ctx context.Context, id cradle.OrderID, r order.Acc
 	return out, c.call(ctx, AcceptPath, acceptRequest{id, r, providerURL}, out)
 }
 
+// Alive asks whether the signer takes permits of this front end; Busy when not.
+func (c *Client) Alive(ctx context.Context) error {
+	return c.call(ctx, AlivePath, struct{}{}, new(struct{}))
+}
+
 func (c *Client) call(ctx context.Context, path string, in, out any) error {
 	b, err := json.Marshal(in)
 	if err != nil {

@@ -40,6 +40,7 @@ const (
 	AcceptPath  = "/signer/v1/orders/accept"
 	NoncePath   = "/signer/v1/births/nonce"
 	BirthPath   = "/signer/v1/births"
+	AlivePath   = "/signer/v1/alive"
 )
 
 // ServerName is the name in the signer's certificate by which front ends know it, whatever its address.

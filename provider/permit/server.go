@@ -79,6 +79,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (any, error) {
 	switch r.URL.Path {
 	case Path, BirthPath:
 		return h.sign(r, front)
+	case AlivePath:
+		return struct{}{}, nil
 	case NoncePath:
 		return h.nonce(r)
 	case PreparePath:

@@ -101,8 +101,23 @@ func TestSignerApart(t *testing.T) {
 	}
 	w.AwaitConnected(time.Minute, units...)
 
+	healthy := func() bool {
+		for _, s := range world.Decode[admin.Status](t, w.MustCradle("status")).Services {
+			if s.Service == "signer" {
+				return s.Healthy
+			}
+		}
+		t.Fatal("the front end's status does not speak of the signer")
+		return false
+	}
+	if !healthy() {
+		t.Error("the front end's status has a running signer as away")
+	}
 	// Without the signer nothing is issued; what runs goes on, and devices renew when it is back.
 	s.Kill()
+	if healthy() {
+		t.Error("the front end's status has a dead signer as healthy")
+	}
 	count := func(u *world.Unit) int {
 		return len(world.Decode[admin.Device](t, w.MustCradle("device", "show", string(u.ID), "--account", world.Account)).Credentials)
 	}
