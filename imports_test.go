@@ -41,7 +41,8 @@ var layers = []struct {
 	{"provisioning", []string{"provisioning/allocate", "protocol", "internal"}},
 	{"provisioning/dpsserver", []string{"provisioning", "protocol", "internal"}},
 	{"provisioning/provisioningdb", []string{"provisioning", "protocol", "internal"}},
-	{"hub", []string{"protocol", "internal"}},
+	{"hub/query", []string{}}, // a pure decision
+	{"hub", []string{"hub/query", "protocol", "internal"}},
 	{"hub/hubserver", []string{"hub", "protocol", "internal"}},
 	{"hub/hubdb", []string{"hub", "protocol", "internal"}},
 	{"device", []string{"protocol", "keys", "internal"}},
