@@ -178,15 +178,3 @@ func (h *Hub) Follow(ctx context.Context, hub Name, after Cursor, fn func([]Even
 		t.Stop()
 	}
 }
-
-// Trim deletes the events of a hub that were enqueued before a time, a piece at a time, and returns how many.
-func (h *Hub) Trim(ctx context.Context, hub Name, before time.Time) (int, error) {
-	total := 0
-	for {
-		n, err := h.store.TrimEvents(ctx, hub, before, maxGroup)
-		total += n
-		if err != nil || n < maxGroup {
-			return total, h.storeError("trimming events", err)
-		}
-	}
-}

@@ -46,14 +46,15 @@ type Hub struct {
 	policies map[Name]cachedPolicies
 	intakes  map[Name]*intake
 	counts   map[Name]*counted
-	names    map[Name]bool // known hubs; hubs are never removed
-	namesAt  time.Time     // when names was read
+	trims    map[Name]Trimmed // since the start
+	names    map[Name]bool    // known hubs; hubs are never removed
+	namesAt  time.Time        // when names was read
 }
 
 // New makes it; nothing is started.
 func New(c Config) *Hub {
 	h := &Hub{store: c.Store, status: c.Status, now: c.Now, log: cmp.Or(c.Log, slog.Default()),
-		policies: map[Name]cachedPolicies{}, intakes: map[Name]*intake{}, counts: map[Name]*counted{}}
+		policies: map[Name]cachedPolicies{}, intakes: map[Name]*intake{}, counts: map[Name]*counted{}, trims: map[Name]Trimmed{}}
 	if h.now == nil {
 		h.now = time.Now
 	}

@@ -43,9 +43,8 @@ type Store interface {
 	AppendEvents(ctx context.Context, hub Name, events []Event) error
 	// Events lists up to limit events behind a cursor.
 	Events(ctx context.Context, hub Name, after Cursor, limit int) ([]Event, error)
-	// TrimEvents deletes up to limit of the oldest events that were enqueued before a time, and
-	// returns how many.
-	TrimEvents(ctx context.Context, hub Name, before time.Time, limit int) (int, error)
+
+	Stream
 }
 
 // Cursor is a place in a hub's event stream: that of its newest event read. 0 is the beginning.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"time"
 
 	"github.com/cradle-iot/cradle/hub"
 	"github.com/cradle-iot/cradle/internal/sqldb"
@@ -16,6 +15,9 @@ const cursorBits = 44
 
 const maxCursor = 1<<cursorBits - 1
 
+// eventOverhead is what an event takes up beside its body and properties, in hubs.event_bytes.
+const eventOverhead = 64
+
 func place(h int64, c hub.Cursor) int64 { return h<<cursorBits | int64(min(c, maxCursor)) }
 
 // AppendEvents implements hub.Store. The update of last_event comes first: its row lock is held until the
@@ -25,10 +27,15 @@ func (s *Store) AppendEvents(ctx context.Context, name hub.Name, events []hub.Ev
 	if err != nil || len(events) == 0 {
 		return err
 	}
+	bags, size := make([]string, len(events)), int64(0)
+	for i := range events {
+		bags[i] = events[i].Properties.Encode()
+		size += int64(len(events[i].Body)+len(bags[i])) + eventOverhead
+	}
 	return s.db.UpdateKey(ctx, string(name), func(ctx context.Context, tx *sqldb.Tx) error {
 		var last int64
-		err := tx.QueryRow(`UPDATE hubs SET last_event = last_event + ? WHERE id = ? RETURNING last_event`,
-			int64(len(events)), h).Scan(&last)
+		err := tx.QueryRow(`UPDATE hubs SET last_event = last_event + ?, event_bytes = event_bytes + ? WHERE id = ? RETURNING last_event`,
+			int64(len(events)), size, h).Scan(&last)
 		if err != nil {
 			return fmt.Errorf("reserving cursors: %w", err)
 		}
@@ -43,7 +50,7 @@ func (s *Store) AppendEvents(ctx context.Context, name hub.Name, events []hub.Ev
 				body = []byte{}
 			}
 			if err := tx.Queue(`INSERT INTO events (place, device, enqueued, properties, body) VALUES (?, ?, ?, ?, ?)`,
-				first+int64(i), string(e.Device), micros(e.Enqueued), e.Properties.Encode(), body); err != nil {
+				first+int64(i), string(e.Device), micros(e.Enqueued), bags[i], body); err != nil {
 				return err
 			}
 		}
@@ -86,43 +93,4 @@ func (s *Store) Events(ctx context.Context, name hub.Name, after hub.Cursor, lim
 		return rows.Err()
 	})
 	return out, err
-}
-
-// TrimEvents implements hub.Store. Enqueued times ascend with the cursor but for clock steps; it stops at
-// the first event that is young enough.
-func (s *Store) TrimEvents(ctx context.Context, name hub.Name, before time.Time, limit int) (int, error) {
-	h, err := s.hubID(ctx, name)
-	if err != nil {
-		return 0, err
-	}
-	var n int64
-	err = s.db.UpdateKey(ctx, string(name), func(ctx context.Context, tx *sqldb.Tx) error {
-		n = 0
-		rows, err := tx.Query(`SELECT place, enqueued FROM events WHERE place > ? AND place <= ? ORDER BY place LIMIT ?`,
-			place(h, 0), place(h, math.MaxInt64), int64(limit))
-		if err != nil {
-			return err
-		}
-		last := int64(-1)
-		for rows.Next() {
-			var at, enqueued int64
-			if err := rows.Scan(&at, &enqueued); err != nil {
-				rows.Close()
-				return err
-			}
-			if enqueued >= micros(before) {
-				break
-			}
-			last = at
-		}
-		if err := rows.Close(); err != nil {
-			return err
-		}
-		if last < 0 {
-			return nil
-		}
-		n, err = tx.Exec(`DELETE FROM events WHERE place > ? AND place <= ?`, place(h, 0), last)
-		return err
-	})
-	return int(n), err
 }

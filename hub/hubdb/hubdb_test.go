@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -206,14 +207,25 @@ func TestEvents(t *testing.T) {
 			}
 		}
 		// Trimming leaves the other hub alone, and cursors are never used again.
-		if n, err := s.TrimEvents(ctx, "hub-1", now.Add(time.Hour), 3); n != 3 || err != nil {
-			t.Errorf("trimmed %d %v", n, err)
+		all := hub.Trim{Before: now.Add(time.Hour), Held: math.MaxInt64}
+		for _, c := range []struct {
+			t    hub.Trim
+			want hub.Trimmed
+		}{
+			{hub.Trim{Before: now, Held: math.MaxInt64}, hub.Trimmed{}},
+			{hub.Trim{Held: math.MaxInt64, Size: 1 << 20}, hub.Trimmed{}},
+			{hub.Trim{Before: now.Add(time.Second), Held: math.MaxInt64}, hub.Trimmed{Events: 1}}, // up to the first that is young
+			{hub.Trim{Before: now.Add(time.Hour), Held: 2}, hub.Trimmed{Events: 1}},               // a relay waits for 3
+			{hub.Trim{Before: now.Add(time.Hour), Held: 2, Size: 100}, hub.Trimmed{Events: 1, Held: 1}},
+			{all, hub.Trimmed{Events: 1}},
+			{all, hub.Trimmed{}},
+		} {
+			if got, err := s.TrimEvents(ctx, "hub-1", c.t, 3); got != c.want || err != nil {
+				t.Errorf("%+v: trimmed %+v %v, want %+v", c.t, got, err, c.want)
+			}
 		}
-		if n, err := s.TrimEvents(ctx, "hub-1", now, 3); n != 0 || err != nil {
-			t.Errorf("trimmed young ones: %d %v", n, err)
-		}
-		if n, err := s.TrimEvents(ctx, "hub-1", now.Add(time.Hour), 3); n != 1 || err != nil {
-			t.Errorf("trimmed %d %v", n, err)
+		if st, err := s.Stream(ctx, "hub-1"); err != nil || *st != (hub.StreamState{Last: 4}) {
+			t.Errorf("emptied: %+v %v", st, err)
 		}
 		if err := s.AppendEvents(ctx, "hub-1", in[:1]); err != nil {
 			t.Fatal(err)
@@ -223,6 +235,41 @@ func TestEvents(t *testing.T) {
 		}
 		if got, err := s.Events(ctx, "hub-2", 0, 10); err != nil || len(got) != 2 {
 			t.Errorf("hub-2: got %+v %v", got, err)
+		}
+		size := int64(0)
+		for _, e := range in {
+			size += int64(len(e.Body)+len(e.Properties.Encode())) + 64
+		}
+		if st, err := s.Stream(ctx, "hub-2"); err != nil || *st != (hub.StreamState{First: 1, Last: 2, Oldest: now, Bytes: size}) {
+			t.Errorf("hub-2: %+v %v, want %d bytes", st, err, size)
+		}
+	})
+}
+
+func TestRelaysAndLeases(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		ctx := t.Context()
+		s := withHubs(t, url, "hub-1", "hub-2")
+		for _, c := range []hub.Cursor{5, 9, 7} { // it never goes back
+			if err := s.PutRelay(ctx, "hub-1", hub.Relay{Name: "nats", Cursor: c, Seen: now.Add(time.Duration(c))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := s.Relays(ctx, "hub-1"); err != nil || len(got) != 1 || got[0].Cursor != 9 || got[0].Name != "nats" {
+			t.Errorf("got %+v %v", got, err)
+		}
+		if got, err := s.Relays(ctx, "hub-2"); err != nil || got != nil {
+			t.Errorf("hub-2: %+v %v", got, err)
+		}
+		for i, c := range []struct {
+			holder string
+			at     time.Duration
+			want   bool
+		}{{"a", 0, true}, {"b", 5, false}, {"a", 6, true}, {"b", 15, false}, {"b", 17, true}, {"a", 18, false}} {
+			at := now.Add(c.at * time.Second)
+			if got, err := s.Lease(ctx, "work", c.holder, at, at.Add(10*time.Second)); err != nil || got != c.want {
+				t.Errorf("%d: %s at %d: %v %v", i, c.holder, c.at, got, err)
+			}
 		}
 	})
 }

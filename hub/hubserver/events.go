@@ -9,7 +9,6 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
-	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
 // signOfLife is how often a follower of the event stream gets at least an empty line.
@@ -49,8 +48,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		started, last = true, time.Now()
 		for i := range es {
 			e := &es[i]
-			line := iothub.NewEvent(iothub.Cursor(strconv.FormatInt(int64(e.Cursor), 10)), e.Device, e.Enqueued, e.Properties, e.Body)
-			if err := enc.Encode(line); err != nil {
+			if err := enc.Encode(e.Wire(req.hub)); err != nil {
 				return err
 			}
 			if left--; left == 0 {

@@ -22,6 +22,7 @@ type Cursor string
 // Event is one line of the event stream.
 type Event struct {
 	Cursor   Cursor            `json:"cursor"`
+	ID       string            `json:"id,omitempty"` // the same for good, in every stream that the event comes by
 	Device   cradle.DeviceID   `json:"device"`
 	Sequence *int64            `json:"sequence,omitempty"` // property PropSequence, when it is a whole number
 	Enqueued time.Time         `json:"enqueued"`           // the hub's clock
