@@ -43,7 +43,7 @@ var layers = []struct {
 	{"provisioning/provisioningdb", []string{"provisioning", "protocol", "internal"}},
 	{"hub/query", []string{}}, // a pure decision
 	{"hub", []string{"hub/query", "protocol", "internal"}},
-	{"hub/hubserver", []string{"hub", "protocol", "internal"}},
+	{"hub/hubserver", []string{"hub", "hub/query", "protocol", "internal"}},
 	{"hub/hubdb", []string{"hub", "protocol", "internal"}},
 	{"device", []string{"protocol", "keys", "internal"}},
 	{"oem", []string{"protocol", "keys", "internal"}},

@@ -48,6 +48,9 @@ func (h *Hub) Bulk(ctx context.Context, hub Name, in []iothub.BulkDevice) (*ioth
 		if hint != "" {
 			detail += ": " + hint
 		}
+		if cradle.KindOf(err) == cradle.Internal {
+			h.log.Error("bulk request", "hub", hub, "device", in[i].ID, "err", err)
+		}
 		out.Errors = append(out.Errors, iothub.BulkError{DeviceID: in[i].ID, ModuleID: in[i].ModuleID, ErrorCode: bulkCode(err, in[i].ModuleID != ""), ErrorStatus: detail})
 	}
 	out.IsSuccessful = len(out.Errors) == 0
@@ -88,12 +91,19 @@ func (h *Hub) bulkOne(ctx context.Context, hub Name, b *iothub.BulkDevice) error
 			return cradle.Errorf(cradle.Invalid, "importMode %s needs an eTag", mode)
 		}
 	}
+	twin := &iothub.TwinPatch{Tags: b.Tags}
+	twin.Properties.Desired = b.Properties.Desired
+	hasTwin := len(twin.Tags) > 0 || len(twin.Properties.Desired) > 0
 	put := func(ifMatch string) error {
+		var err error
 		if b.ModuleID != "" {
-			_, err := h.PutModule(ctx, hub, b.Module(), ifMatch)
-			return err
+			_, err = h.PutModule(ctx, hub, b.Module(), ifMatch)
+		} else {
+			_, err = h.PutDevice(ctx, hub, b.Device(), ifMatch)
 		}
-		_, err := h.PutDevice(ctx, hub, b.Device(), ifMatch)
+		if err == nil && hasTwin { // if we stop here the entry is there without its twin, and the caller hears of it
+			_, err = h.PatchTwin(ctx, hub, b.ID, b.ModuleID, twin, "", true)
+		}
 		return err
 	}
 	switch mode {
@@ -117,5 +127,13 @@ func (h *Hub) bulkOne(ctx context.Context, hub Name, b *iothub.BulkDevice) error
 		}
 		return err
 	}
-	return cradle.Errorf(cradle.Invalid, "importMode %s is not served", mode).WithHint("patch the twin by /twins/{id}")
+	// ImportUpdateTwin and its kin.
+	match = iothub.AnyETag
+	if mode == iothub.ImportUpdateTwinIfMatch {
+		if match = iothub.UnquoteETag(b.TwinETag); match == "" {
+			return cradle.Errorf(cradle.Invalid, "importMode %s needs a twinETag", mode)
+		}
+	}
+	_, err = h.PatchTwin(ctx, hub, b.ID, b.ModuleID, twin, match, false)
+	return err
 }

@@ -47,14 +47,16 @@ type Hub struct {
 	intakes  map[Name]*intake
 	counts   map[Name]*counted
 	trims    map[Name]Trimmed // since the start
-	names    map[Name]bool    // known hubs; hubs are never removed
-	namesAt  time.Time        // when names was read
+
+	counting chan struct{} // holds one of maxCounting places
+	names    map[Name]bool // known hubs; hubs are never removed
+	namesAt  time.Time     // when names was read
 }
 
 // New makes it; nothing is started.
 func New(c Config) *Hub {
 	h := &Hub{store: c.Store, status: c.Status, now: c.Now, log: cmp.Or(c.Log, slog.Default()),
-		policies: map[Name]cachedPolicies{}, intakes: map[Name]*intake{}, counts: map[Name]*counted{}, trims: map[Name]Trimmed{}}
+		policies: map[Name]cachedPolicies{}, intakes: map[Name]*intake{}, counts: map[Name]*counted{}, trims: map[Name]Trimmed{}, counting: make(chan struct{}, maxCounting)}
 	if h.now == nil {
 		h.now = time.Now
 	}

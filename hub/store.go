@@ -36,6 +36,7 @@ type Store interface {
 	DeleteDevice(ctx context.Context, hub Name, id cradle.DeviceID, etag string) error
 
 	Modules
+	Entries
 	Twins
 
 	// AppendEvents stores events, in order, behind all that are stored. Cursors become visible in

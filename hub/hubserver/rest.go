@@ -37,6 +37,7 @@ func (s *Server) routes() *http.ServeMux {
 	m.HandleFunc("GET /devices/{id}/modules/{module}", s.rest(hub.RegistryRead, s.getModule))
 	m.HandleFunc("PUT /devices/{id}/modules/{module}", s.rest(hub.RegistryWrite, s.putModule))
 	m.HandleFunc("DELETE /devices/{id}/modules/{module}", s.rest(hub.RegistryWrite, s.deleteModule))
+	s.queryRoutes(m)
 	m.HandleFunc("GET /statistics/devices", s.rest(hub.RegistryRead, s.registryStatistics))
 	m.HandleFunc("GET /statistics/service", s.rest(hub.RegistryRead, s.serviceStatistics))
 	s.unserved(m)

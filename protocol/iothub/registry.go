@@ -99,6 +99,12 @@ func (r *Registry) ListDevices(ctx context.Context, continuation string, limit i
 // ContinuationHeader carries the place where the next page of a list starts.
 const ContinuationHeader = "x-ms-continuation"
 
+// Further headers of queries.
+const (
+	MaxItemsHeader = "x-ms-max-item-count" // lines that a page may have
+	ItemTypeHeader = "x-ms-item-type"      // what the lines are: Twin or raw
+)
+
 func (r *Registry) do(ctx context.Context, method, path string, q url.Values, ifMatch string, in, out any) (http.Header, error) {
 	resp, err := r.request(ctx, method, path, q, ifMatch, in)
 	if err != nil {
