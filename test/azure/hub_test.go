@@ -31,7 +31,7 @@ func (p *place) events(t *testing.T, id string) (out []iothub.Event) {
 }
 
 func (s suite) TestTelemetry(t *testing.T) {
-	for _, transport := range []string{"mqtt"} {
+	for _, transport := range []string{"mqtt", "ws"} {
 		id := "telemetry-" + transport
 		d := s.assigned(t, id, transport)
 		d["body"] = with{"temperature": 21}

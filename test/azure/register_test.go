@@ -7,7 +7,7 @@ import (
 )
 
 // transports of registration.
-var transports = []string{"http", "mqtt"}
+var transports = []string{"http", "mqtt", "ws"}
 
 // registered is what a device learns.
 type registered struct {
