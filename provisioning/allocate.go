@@ -76,12 +76,10 @@ func named(by Enrolled) func(string, error) (string, error) {
 
 // facts for an expression: what was proved of the device, and, marked as such, what it says itself.
 func (a *admission) facts(by Enrolled, t *Terms, r *Registration, d allocate.Device) allocate.Facts {
-	var f allocate.Facts
-	if a.proved != "" {
-		_ = json.Unmarshal([]byte(a.proved), &f) // our own
-	}
-	f.RegistrationID, f.Account, f.Attestation = string(r.ID), string(a.account), string(a.kind)
-	f.Region, f.CurrentHub, f.Enrolment = d.Region, r.Hub, a.group
+	c := a.by
+	f := allocate.Facts{RegistrationID: string(r.ID), Account: string(c.Account), Attestation: c.Kind.Type(), Order: string(c.Facts.Order), Lot: string(c.Facts.Lot),
+		Tier: string(c.Facts.Tier), TPMMaker: string(c.Facts.Maker)}
+	f.Region, f.CurrentHub, f.Enrolment = d.Region, r.Hub, c.Group
 	if by.Individual != nil {
 		f.Enrolment = string(by.Individual.ID)
 	}

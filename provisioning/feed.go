@@ -22,7 +22,7 @@ func (s *Service) blocked(r Registration) (cradle.DeviceState, bool) {
 	if s.feed == nil {
 		return "", false
 	}
-	return s.feed.Blocked(r.Account, r.DeviceID())
+	return s.feed.Blocked(r.Account, r.Name())
 }
 
 type feedKey struct {
@@ -161,7 +161,7 @@ func (s *Service) reconcile(ctx context.Context) error {
 		}
 		for _, r := range rs {
 			if state, ok := s.blocked(r); !ok && r.Blocked == cradle.Suspended || ok && state != r.Blocked {
-				s.news.add(r.Account, r.DeviceID())
+				s.news.add(r.Account, r.Name())
 			}
 			after = r.ID
 		}

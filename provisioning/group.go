@@ -11,11 +11,9 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/cradle-iot/cradle"
-	"github.com/cradle-iot/cradle/internal/peerauth"
 )
 
 // Group is an enrolment group: devices that prove themselves in one way.
@@ -81,7 +79,12 @@ func (s *Service) PutGroup(ctx context.Context, r GroupRequest) (Group, error) {
 			return Group{}, errPrecondition("enrolment group %q does not exist", id)
 		case cur == nil:
 			return next, nil
-		case r.IfMatch == "" && same(*cur, want):
+		}
+		if r.Kind == SymmetricKey && cur.Kind == SymmetricKey {
+			next.Attestation = keepKeys(r.Attestation, cur.Attestation, next.Attestation)
+		}
+		switch {
+		case r.IfMatch == "" && same(*cur, next):
 			return *cur, nil
 		case r.IfMatch == "":
 			return Group{}, cradle.Errorf(cradle.Conflict, "enrolment group %q exists already", id).
@@ -110,14 +113,21 @@ func (s *Service) checkGroup(r GroupRequest) (Group, error) {
 	if g.Terms, err = s.checkTerms(r.Terms); err != nil {
 		return g, err
 	}
-	if r.Kind != X509CA {
+	switch r.Kind {
+	case X509CA:
+		g.Attestation, err = checkCAs(r.Attestation, s.now())
+	case SymmetricKey:
+		g.Attestation, err = checkKeys(r.Attestation)
+	case TPMUnits:
+		if s.units == nil {
+			return g, cradle.Errorf(cradle.Invalid, "TPM groups need a credential provider beside this service, which says what its units are")
+		}
+		g.Attestation, err = checkUnits(r.Attestation)
+	case TPM, X509Client:
+		return g, cradle.Errorf(cradle.Invalid, "attestation %q is for individual enrolments, not for a group", r.Kind).
+			WithHint("a group of TPMs is one of units: give the account, and an order or its lots")
+	default:
 		return g, cradle.Errorf(cradle.Invalid, "attestation %q is not supported in a group", r.Kind)
-	}
-	if err := checkCA(r.Primary, s.now()); err != nil {
-		return g, err
-	}
-	if len(r.Secondary) > 0 {
-		err = checkCA(r.Secondary, s.now())
 	}
 	return g, err
 }
@@ -183,90 +193,4 @@ func errPrecondition(format string, args ...any) error {
 	detail := fmt.Sprintf(format, args...)
 	e := &cradle.Error{Kind: cradle.Conflict, Detail: detail, Err: ErrETag}
 	return e.WithHint("read it again and repeat the change with the new etag")
-}
-
-const (
-	groupRefresh = 5 * time.Second // how long another replica's change of groups may go unnoticed
-	groupRecheck = time.Second     // how often an unknown issuer may cause a look into the store
-)
-
-// issuer is what a signing certificate stands for.
-type issuer struct {
-	cert       *x509.Certificate
-	thumbprint Thumbprint
-	group      string
-	account    cradle.AccountID
-}
-
-// groupCache holds the signing certificates of all groups, parsed, so that a registration parses only
-// the leaf. It may lag behind the store; what it admits is checked again in the registration's
-// transaction.
-type groupCache struct {
-	pool *peerauth.Pool[*issuer]
-
-	mu      sync.Mutex
-	pinned  map[Thumbprint]*issuer
-	checked time.Time // when the store was read last
-}
-
-// refreshGroups is reloadGroups where nobody can do anything about a failure: Run tries again soon.
-func (s *Service) refreshGroups(ctx context.Context) {
-	if err := s.reloadGroups(ctx); err != nil && ctx.Err() == nil {
-		s.log.Warn("enrolment groups are not refreshed", "err", err)
-	}
-}
-
-// reloadGroups brings the cache in line with the store.
-func (s *Service) reloadGroups(ctx context.Context) error {
-	s.groups.mu.Lock()
-	defer s.groups.mu.Unlock()
-	began := s.now()
-	groups, err := s.store.Groups(ctx)
-	if err != nil {
-		return fmt.Errorf("reading enrolment groups: %w", err)
-	}
-	found := map[Thumbprint]*issuer{}
-	for _, g := range groups {
-		for _, der := range [][]byte{g.Primary, g.Secondary} {
-			if len(der) == 0 {
-				continue
-			}
-			print := Thumbprint(sha256.Sum256(der))
-			if old := s.groups.pinned[print]; old != nil && old.group == g.ID {
-				found[print] = old
-				continue
-			}
-			c, err := x509.ParseCertificate(der)
-			if err != nil {
-				return fmt.Errorf("signing certificate of group %q does not parse: %w", g.ID, err)
-			}
-			i := &issuer{cert: c, thumbprint: print, group: g.ID}
-			if len(c.Subject.Organization) == 1 {
-				i.account = cradle.AccountID(c.Subject.Organization[0])
-			}
-			if err := s.groups.pool.Add(c, i); err != nil {
-				return fmt.Errorf("signing certificate of group %q: %w", g.ID, err)
-			}
-			found[print] = i
-		}
-	}
-	for print, i := range s.groups.pinned {
-		if found[print] == nil {
-			s.groups.pool.Remove(i.cert)
-		}
-	}
-	s.groups.pinned, s.groups.checked = found, began
-	return nil
-}
-
-// recheckGroups reads the store again for the sake of an unknown issuer, but not on every request; it
-// reports whether it did.
-func (s *Service) recheckGroups(ctx context.Context) (bool, error) {
-	s.groups.mu.Lock()
-	due := s.now().Sub(s.groups.checked) >= groupRecheck
-	s.groups.mu.Unlock()
-	if !due {
-		return false, nil
-	}
-	return true, s.reloadGroups(ctx)
 }

@@ -2,6 +2,7 @@ package provisioning
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"strings"
 
@@ -55,13 +56,19 @@ func bringInLine(ctx context.Context, hub HubRegistry, r Registration) error {
 
 func newEntry(r Registration) *iothub.Device {
 	return &iothub.Device{
-		DeviceID: r.DeviceID(),
-		Status:   iothub.Enabled,
-		Authentication: iothub.Authentication{
-			Type:           iothub.SelfSigned,
-			X509Thumbprint: iothub.X509Thumbprint{PrimaryThumbprint: r.Thumbprint.String()},
-		},
+		DeviceID:       r.DeviceID(),
+		Status:         iothub.Enabled,
+		Authentication: authentication(r),
 	}
+}
+
+// authentication of a new entry: the certificate's thumbprint, or the keys.
+func authentication(r Registration) iothub.Authentication {
+	if r.Primary != "" {
+		return iothub.Authentication{Type: iothub.SAS, SymmetricKey: iothub.SymmetricKey{
+			PrimaryKey: base64.StdEncoding.EncodeToString([]byte(r.Primary)), SecondaryKey: base64.StdEncoding.EncodeToString([]byte(r.Secondary))}}
+	}
+	return iothub.Authentication{Type: iothub.SelfSigned, X509Thumbprint: iothub.X509Thumbprint{PrimaryThumbprint: r.Thumbprint.String()}}
 }
 
 // mergeEntry applies a registration to the entry that the hub has: the two-slot rule (DESIGN §4.7) and
@@ -76,6 +83,16 @@ func mergeEntry(d iothub.Device, r Registration) (next iothub.Device, changed bo
 	}
 	if d.Status == iothub.Disabled && strings.HasPrefix(d.StatusReason, reasonPrefix) {
 		d.Status, d.StatusReason, changed = iothub.Enabled, "", true
+	}
+	switch {
+	case d.Authentication.Type == iothub.CertificateAuthority && r.Primary == "":
+		return d, changed, nil // the hub's operator has it so: the hub checks the chain, and no thumbprint
+	case r.Primary != "", d.Authentication.Type == iothub.SAS:
+		// Keys have no two slots here: which one is new is the enrolment's business.
+		if want := authentication(r); d.Authentication != want {
+			d.Authentication, changed = want, true
+		}
+		return d, changed, nil
 	}
 	want, have := r.Thumbprint.String(), &d.Authentication.X509Thumbprint
 	switch {

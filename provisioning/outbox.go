@@ -223,7 +223,7 @@ func (o *outbox) deliver(ctx context.Context, d Delivery) *Delivery {
 		state, blocked := s.blocked(r)
 		if blocked && r.Blocked == "" {
 			r.Blocked = state
-			s.news.add(r.Account, r.DeviceID()) // which also writes it down
+			s.news.add(r.Account, r.Name()) // which also writes it down
 		} else if r.Hub == d.Hub {
 			done = delivered(s.time(), nil)
 		}

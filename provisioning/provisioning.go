@@ -1,9 +1,10 @@
-// Package provisioning tells devices where they belong: it holds enrolment groups (which signing
-// certificates are believed), registrations (which device was assigned to which hub) and the rule by
+// Package provisioning tells devices where they belong: it holds individual enrolments and enrolment groups
+// (who is believed, and how), registrations (which device was assigned to which hub) and the rule by
 // which a device gets its hub. It knows no wire protocol; dpsserver speaks Azure's.
 //
-// A device that registers is authenticated by its certificate alone, against the signing certificates
-// that the groups pin (Authenticate). The registration and the order to tell the hub are committed in
+// A device proves itself by a certificate, a SAS token under a symmetric key, or its TPM (Authenticate; the
+// decision itself is a pure function, pending.decide). Its individual enrolment decides alone; without one a
+// group must admit it. The registration and the order to tell the hub are committed in
 // one transaction; a worker (Run) then brings the hub's device registry in line, again and again until
 // it has worked, so a hub that is down means "assigning" and a crash at any step is repeated, not lost.
 // Several replicas share one store: deliveries are leased.
@@ -14,8 +15,8 @@
 // A status feed blocks devices: checked on each request, persisted as a disabled registration, and
 // carried to the hub's registry by the same outbox.
 //
-// Symmetric keys, TPM attestation and individual enrolments are not built yet; they
-// join as further ways to make a Caller.
+// A TPM group admits the units that the credential provider made under an order, by their endorsement keys; a
+// unit whose lot is not accepted yet is registered and waits (Caller.Waits).
 package provisioning
 
 import (
@@ -60,6 +61,7 @@ type Config struct {
 	// Invalid. Nil: no hubs can be linked beside Hubs.
 	Open    func(Link) (Destination, error)
 	Feed    Feed             // nil: no status feed is followed, no device is ever blocked
+	Units   UnitSource       // nil: there are no TPM groups
 	Now     func() time.Time // nil: the real clock
 	Log     *slog.Logger     // nil: slog.Default()
 	Workers int              // deliveries under way at once; default 8
@@ -78,6 +80,7 @@ type Service struct {
 	linking  sync.Mutex // one reload at a time
 	table    atomic.Pointer[hubTable]
 	feed     Feed
+	units    UnitSource
 	now      func() time.Time
 	log      *slog.Logger
 	identity Identity
@@ -96,7 +99,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.Store == nil || len(c.Hubs) == 0 {
 		return nil, cradle.Errorf(cradle.Invalid, "provisioning needs a store and at least one hub")
 	}
-	s := &Service{store: c.Store, open: c.Open, feed: c.Feed, now: c.Now, log: c.Log}
+	s := &Service{store: c.Store, open: c.Open, feed: c.Feed, units: c.Units, now: c.Now, log: c.Log}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -121,7 +124,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err := s.reloadLinks(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.reloadGroups(ctx); err != nil {
+	if err := s.reloadGroups(ctx, nil); err != nil {
 		return nil, err
 	}
 	s.outbox = newOutbox(s, c.Replica, c.Workers, c.Lease)

@@ -18,20 +18,7 @@ func (s *Service) Register(ctx context.Context, c *Caller, ask Ask) (Registratio
 		return Registration{}, cradle.Errorf(cradle.Busy, "this service has not heard of revocations for too long to admit devices").
 			WithHint("try again; if it lasts, the operator must look at the credential provider's status feed")
 	}
-	a := &admission{
-		id: c.ID, group: c.Group, ca: c.ca, account: c.Account, thumbprint: c.Thumbprint, notBefore: c.notBefore.UTC(),
-		operation: newOperation(), kind: c.Kind, ask: ask, now: s.time(), hubs: s.table.Load().alloc,
-	}
-	r, ds, err := s.store.Change(ctx, c.ID, c.Group, a.register, s.outbox.lease())
-	for range askTries {
-		// A rule is asked outside of the transaction, which is then begun anew with its answer.
-		var u *unanswered
-		if !errors.As(err, &u) {
-			break
-		}
-		a.answer = s.ask(ctx, u)
-		r, ds, err = s.store.Change(ctx, c.ID, c.Group, a.register, s.outbox.lease())
-	}
+	r, ds, err := s.change(ctx, c, s.admission(ask), (*admission).register)
 	if err != nil {
 		return Registration{}, err
 	}
@@ -39,8 +26,52 @@ func (s *Service) Register(ctx context.Context, c *Caller, ask Ask) (Registratio
 	return r, nil
 }
 
-// askTries bounds how often a rule is asked again because the enrolment or the device's hub changed meanwhile.
-const askTries = 3
+// The bounds of change.
+const (
+	reconsiderations = 4 // how often a device is authenticated anew because its enrolment changed under our hands
+	askTries         = 3 // how often a rule is asked again because the enrolment or the device's hub changed meanwhile
+)
+
+func (s *Service) admission(ask Ask) admission {
+	return admission{operation: newOperation(), ask: ask, now: s.time(), hubs: s.table.Load().alloc}
+}
+
+// change applies a step that rests on what admitted a caller. When that has changed, who it is is decided anew.
+func (s *Service) change(ctx context.Context, c *Caller, a admission, step func(*admission, *Registration, Enrolled) (Outcome, error)) (Registration, []Delivery, error) {
+	asked := 0
+	for range reconsiderations + askTries {
+		a.by = c
+		r, ds, err := s.store.Change(ctx, c.ID, c.Group, func(cur *Registration, by Enrolled) (Outcome, error) { return step(&a, cur, by) }, s.outbox.lease())
+		var u *unanswered
+		switch {
+		case errors.As(err, &u) && asked < askTries:
+			// A rule is asked outside of the transaction, which is then begun anew with its answer.
+			a.answer = s.ask(ctx, u)
+			asked++
+		case !errors.Is(err, errReconsider):
+			return r, ds, err
+		default:
+			if err := s.reloadGroups(ctx, c.roll); err != nil {
+				return Registration{}, nil, err
+			}
+			if c, err = s.authenticate(ctx, c.ID, c.shown, s.groups.now()); err != nil {
+				return Registration{}, nil, err
+			}
+		}
+	}
+	return Registration{}, nil, cradle.Errorf(cradle.Busy, "the enrolment of device %q keeps changing", c.ID)
+}
+
+// approved lets a registration go on that waited for an approval which has been given meanwhile; else it is returned
+// as it is.
+func (s *Service) approved(ctx context.Context, c *Caller, r Registration) (Registration, error) {
+	if !r.Waits() || c.Waits != "" {
+		return r, nil
+	}
+	r, ds, err := s.change(ctx, c, s.admission(Ask{Payload: []byte(r.Payload)}), (*admission).approve)
+	s.outbox.offer(ds)
+	return r, err
+}
 
 // Operation answers a poll. While the registration is assigning and its hub has not failed, it waits up to hold
 // for a decision, so that a device needs one poll and not several. The store is not asked for what this process is
@@ -66,7 +97,10 @@ func (s *Service) Operation(ctx context.Context, c *Caller, operation string, ho
 		if err == nil && r.Blocked != "" {
 			err = refuseBlocked(r.ID, r.Blocked)
 		}
-		if err != nil || r.Status != Assigning || hold <= 0 || s.outbox.troubled(r.Hub) {
+		if err == nil {
+			r, err = s.approved(ctx, c, r)
+		}
+		if err != nil || r.Status != Assigning || hold <= 0 || c.Waits != "" || s.outbox.troubled(r.Hub) {
 			s.waiters.off(c.ID, news)
 			return r, err
 		}
@@ -93,9 +127,9 @@ func (s *Service) Operation(ctx context.Context, c *Caller, operation string, ho
 	}
 }
 
-// Troubled reports whether the registration waits for a hub that does not answer.
+// Troubled reports whether the registration waits for a hub that does not answer, or for an approval.
 func (s *Service) Troubled(r Registration) bool {
-	return r.Status == Assigning && s.outbox.troubled(r.Hub)
+	return r.Status == Assigning && (r.Hub == "" || s.outbox.troubled(r.Hub))
 }
 
 // Registration returns one registration.

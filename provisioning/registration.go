@@ -3,11 +3,14 @@ package provisioning
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/dps/tpmblob"
+	"github.com/cradle-iot/cradle/protocol/sas"
 	"github.com/cradle-iot/cradle/provisioning/allocate"
 )
 
@@ -117,62 +120,122 @@ func newOperation() string {
 
 // admission is what a proven device asks for.
 type admission struct {
-	id         RegistrationID
-	group      string
-	ca         Thumbprint
-	account    cradle.AccountID
-	thumbprint Thumbprint
-	notBefore  time.Time
-	operation  string
-	kind       AttestationKind
-	ask        Ask
-	now        time.Time
-	hubs       []allocate.Hub
-	proved     string  // see Registration.Facts
-	answer     *answer // of the rule that was asked; nil: none was
+	by        *Caller
+	operation string
+	ask       Ask
+	now       time.Time
+	hubs      []allocate.Hub
+	answer    *answer // of the rule that was asked; nil: none was
 }
 
-// register is the step of a register call. The checks on the group are made again here, in the
-// transaction: what authenticated the certificate may have come from a cache.
+// errReconsider says that what admitted a device is not what is enrolled now: who it is must be decided anew.
+var errReconsider = errors.New("the enrolment has changed")
+
+// register is the step of a register call. What authenticated the device may have come from a cache: it counts only
+// if the enrolment is still the same in this transaction.
 func (a *admission) register(cur *Registration, by Enrolled) (Outcome, error) {
-	g := by.Group
-	switch {
-	case g == nil || !g.holds(a.ca):
-		return Outcome{}, cradle.Errorf(cradle.Unauthorized, "the signing certificate of this device's certificate is not registered any more").
-			WithHint("register the CA certificate in an enrolment group again")
-	case !g.Enabled:
-		return Outcome{}, refuseDisabledGroup(g.ID)
+	c := a.by
+	if !c.current(by) {
+		return Outcome{}, errReconsider
 	}
 	if cur == nil {
-		cur = &Registration{ID: a.id, Status: Unassigned, Account: a.account, Group: g.ID, Created: a.now}
+		cur = &Registration{ID: c.ID, Status: Unassigned, Account: c.Account, Group: c.Group, Created: a.now}
 	}
-	if cur.Account != a.account || a.account == "" && cur.Group != g.ID {
-		return Outcome{}, cradle.Errorf(cradle.Conflict, "registration id %q already belongs to a device of another owner (enrolment group %q)", a.id, cur.Group).
+	account := c.Account
+	if by.Individual == nil && (cur.Account != account || account == "" && cur.Group != c.Group) {
+		return Outcome{}, cradle.Errorf(cradle.Conflict, "registration id %q already belongs to a device of another owner (enrolment group %q)", c.ID, cur.Group).
 			WithHint("give this device another name, or delete the registration if the other device is gone")
 	}
+	if account == "" { // an individual enrolment of no account does not take the device out of its owner's feed
+		account = cur.Account
+	}
 	if cur.Blocked != "" {
-		return Outcome{}, refuseBlocked(a.id, cur.Blocked)
+		return Outcome{}, refuseBlocked(c.ID, cur.Blocked)
+	}
+	token := tokenHash(c.shown.Token)
+	if token != "" && c.ek != nil && token == cur.Token && cur.Operation != "" {
+		return Outcome{}, nil // its answer was lost: a challenge is good for one registration
+	}
+	if c.Waits != "" && cur.Hub != "" {
+		return Outcome{}, cradle.Errorf(cradle.Unauthorized, "device %q is not accepted any more: %s", c.ID, c.Waits)
+	}
+	var hub string
+	if c.Waits == "" {
+		var err error
+		if hub, err = a.place(by, cur); err != nil {
+			return Outcome{}, err
+		}
+	}
+	if token == "" && cur.Status == Assigning && cur.Thumbprint == c.Thumbprint && cur.Group == c.Group && cur.Hub == hub {
+		return Outcome{}, nil // the same device asks twice at once: it joins the operation under way
+	}
+	next := *cur
+	next.Account, next.Group, next.Kind, next.Device = account, c.Group, c.Kind, ""
+	if by.Individual != nil {
+		next.Device = by.Individual.Device
+	}
+	next.Payload, next.Facts = string(a.ask.Payload), c.Facts.String()
+	next.Status, next.ErrorCode, next.ErrorMessage = Assigning, 0, ""
+	next.PrevOperation, next.Operation = cur.Operation, a.operation
+	if err := next.setKeys(cur, c); err != nil {
+		return Outcome{}, err
+	}
+	next.Token, next.PrevToken = token, cur.Token
+	next.Thumbprint, next.NotBefore = c.Thumbprint, c.notBefore.UTC()
+	if next.NotBefore.After(next.Newest) {
+		next.Newest = next.NotBefore
+	}
+	next.touch(a.now)
+	if c.Waits != "" {
+		return Outcome{Registration: &next}, nil
+	}
+	deliver := next.move(hub, by.Terms(), a.hubs)
+	return Outcome{Registration: &next, Deliver: deliver}, nil
+}
+
+// setKeys gives the registration the keys that its hub entry needs. A TPM keeps the key that it has already taken in.
+func (r *Registration) setKeys(cur *Registration, c *Caller) error {
+	r.Keys = c.keys
+	if c.ek == nil {
+		return nil
+	}
+	if cur.Thumbprint == c.Thumbprint && cur.Keys.TPM != "" {
+		r.Primary, r.Secondary = cur.Primary, cur.Secondary
+	} else {
+		r.Primary, r.Secondary = Secret(sas.NewKey()), Secret(sas.NewKey())
+	}
+	blob, err := tpmblob.Make(c.ek, c.srk, []byte(r.Primary))
+	if err != nil {
+		return unproved(cradle.Errorf(cradle.Invalid, "TPM keys: %v", err))
+	}
+	r.Keys.TPM = Secret(blob)
+	return nil
+}
+
+// approve is the step by which a poll lets a registration go on that waited for approval.
+func (a *admission) approve(cur *Registration, by Enrolled) (Outcome, error) {
+	c := a.by
+	if !c.current(by) {
+		return Outcome{}, errReconsider
+	}
+	if cur == nil || !cur.Waits() {
+		return Outcome{}, nil
 	}
 	hub, err := a.place(by, cur)
 	if err != nil {
 		return Outcome{}, err
 	}
-	if cur.Status == Assigning && cur.Thumbprint == a.thumbprint && cur.Group == g.ID && cur.Hub == hub {
-		return Outcome{}, nil // the same device asks twice at once: it joins the operation under way
-	}
 	next := *cur
 	deliver := next.move(hub, by.Terms(), a.hubs)
-	next.Group = g.ID
-	next.Kind, next.Payload = a.kind, string(a.ask.Payload)
-	next.Status, next.ErrorCode, next.ErrorMessage = Assigning, 0, ""
-	next.PrevOperation, next.Operation = cur.Operation, a.operation
-	next.Thumbprint, next.NotBefore = a.thumbprint, a.notBefore
-	if a.notBefore.After(next.Newest) {
-		next.Newest = a.notBefore
-	}
 	next.touch(a.now)
 	return Outcome{Registration: &next, Deliver: deliver}, nil
 }
+
+// Waits reports whether the registration waits for an approval: it has no hub yet, and none was told.
+func (r *Registration) Waits() bool { return r.Status == Assigning && r.Hub == "" }
+
+// Name of the device at the credential provider, by which a status feed knows it.
+func (r *Registration) Name() cradle.DeviceID { return cradle.DeviceID(r.ID) }
 
 // touch marks a change.
 func (r *Registration) touch(now time.Time) {
@@ -249,9 +312,4 @@ func refuseBlocked(id RegistrationID, state cradle.DeviceState) error {
 		return e.WithHint("its owner can release it")
 	}
 	return e.WithHint("this is final; the device needs a new identity from its owner")
-}
-
-func refuseDisabledGroup(id string) error {
-	return cradle.Errorf(cradle.Unauthorized, "enrolment group %q is disabled", id).
-		WithHint("the service's operator enables it by provisioningStatus \"enabled\"")
 }

@@ -23,8 +23,8 @@ type Identity struct {
 // cradle.NotFound; a store that is out of reach for the moment is cradle.Busy, and everything may be
 // tried again then. Functions passed in must be pure: they may run more than once.
 //
-// Who controls the store can admit certificates of its choice to hubs and hide a block; it holds no
-// private key but the service key.
+// Who controls the store can admit devices of its choice to hubs and hide a block. It holds the service key, and
+// symmetric keys, which provisioningdb seals where it is given a vault.
 type Store interface {
 	// Identity returns what is stored, after storing fresh if nothing was.
 	Identity(ctx context.Context, fresh Identity) (Identity, error)
@@ -40,6 +40,8 @@ type Store interface {
 	// revocation still finds its way to the hub.
 	DeleteGroup(ctx context.Context, id string, check func(Group) error) error
 
+	Enrollments
+
 	// Registration returns one registration.
 	Registration(ctx context.Context, id RegistrationID) (Registration, error)
 	// Registrations returns up to limit of a group's registrations in order of id, after the given id.
@@ -48,8 +50,8 @@ type Store interface {
 	BlockedRegistrations(ctx context.Context, after RegistrationID, limit int) ([]Registration, error)
 	// DeleteRegistration deletes a registration and what the outbox holds of it, after check has seen it.
 	DeleteRegistration(ctx context.Context, id RegistrationID, check func(Registration) error) error
-	// Change applies a step to one registration (see Step) and writes its deliveries into the outbox in
-	// the same transaction. Concurrent changes of one registration happen one after the other.
+	// Change applies a step to one registration (see Step), with its individual enrolment and the named group
+	// (empty: none), and writes its deliveries into the outbox in the same transaction. Concurrent changes of one registration happen one after the other.
 	Change(ctx context.Context, id RegistrationID, group string, step Step, lease Lease) (Registration, []Delivery, error)
 
 	// Links returns every stored link, in order of name.
@@ -60,6 +62,22 @@ type Store interface {
 	DeleteLink(ctx context.Context, name string, check func(l Link, inUse bool) error) error
 
 	Outbox
+}
+
+// Enrollments keeps individual enrolments.
+type Enrollments interface {
+	// Enrollment returns one enrolment.
+	Enrollment(ctx context.Context, id RegistrationID) (Enrollment, error)
+	// EnrollmentPage returns up to limit enrolments in order of id, after the given id.
+	EnrollmentPage(ctx context.Context, after RegistrationID, limit int) ([]Enrollment, error)
+	// AnyEnrollment reports whether there is one.
+	AnyEnrollment(ctx context.Context) (bool, error)
+	// PutEnrollment stores what change makes of the present enrolment (nil when there is none).
+	PutEnrollment(ctx context.Context, id RegistrationID, change func(present *Enrollment) (Enrollment, error)) (Enrollment, error)
+	// DeleteEnrollment deletes an enrolment after check has seen it. Its registration stays.
+	DeleteEnrollment(ctx context.Context, id RegistrationID, check func(Enrollment) error) error
+	// AddEnrollments stores those of es that do not exist yet and returns how many that were.
+	AddEnrollments(ctx context.Context, es []Enrollment) (added int, err error)
 }
 
 // Step is one move of the state machine: from what is stored (nil when there is nothing) to what

@@ -23,6 +23,17 @@ const (
 	TPMUnits     AttestationKind = "tpmUnits"     // the TPM of a unit of an order, or of accepted lots (not in Azure)
 )
 
+// Type of attestation in Azure's words: x509, symmetricKey or tpm.
+func (k AttestationKind) Type() string {
+	switch k {
+	case X509CA, X509Client:
+		return "x509"
+	case TPMUnits:
+		return string(TPM)
+	}
+	return string(k)
+}
+
 // Attestation says what a device must show. The fields that belong to another Kind are empty.
 type Attestation struct {
 	Kind                     AttestationKind

@@ -325,7 +325,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err != nil {
 		return nil, fmt.Errorf("provisioning's store: %w", err)
 	}
-	in.close = append(in.close, ddb.Close)
+	in.close = append(in.close, ddb.Seal(vault).Close)
 	in.watch.store("provisioning", ddb.Stats)
 
 	in.follow = status.NewFollower(in.prov, in.prov.FeedKey(), in.log, func(e status.Event) {

@@ -1,6 +1,7 @@
 package dps
 
 import (
+	"crypto/hmac"
 	"crypto/sha1" // the wire has a field for it; nothing is decided by it
 	"crypto/sha256"
 	"crypto/x509"
@@ -132,4 +133,14 @@ func PEM(c *x509.Certificate) string {
 // Query is the body of the query routes; only "*" is understood by ours.
 type Query struct {
 	Query string `json:"query"`
+}
+
+// DeviceKey derives a device's symmetric key from its group's: HMAC-SHA256 over the registration id in lower case.
+func DeviceKey(group []byte, registrationID string) []byte {
+	if len(group) == 0 {
+		return nil
+	}
+	h := hmac.New(sha256.New, group)
+	h.Write([]byte(strings.ToLower(registrationID)))
+	return h.Sum(nil)
 }

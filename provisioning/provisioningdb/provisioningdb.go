@@ -34,7 +34,10 @@ func Migrations() fs.FS {
 }
 
 // DB is a provisioning.Store.
-type DB struct{ db *sqldb.DB }
+type DB struct {
+	db    *sqldb.DB
+	vault Vault
+}
 
 var _ provisioning.Store = (*DB)(nil)
 
@@ -45,7 +48,13 @@ func Open(ctx context.Context, url string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the provisioning store: %w", err)
 	}
-	return &DB{db}, nil
+	return &DB{db, plain{}}, nil
+}
+
+// Seal makes the store seal symmetric keys with v. It is called before the store is used, always or never.
+func (d *DB) Seal(v Vault) *DB {
+	d.vault = v
+	return d
 }
 
 // Close ends the store.
@@ -113,7 +122,7 @@ func (d *DB) scanGroup(r row) (provisioning.Group, error) {
 			return g, fmt.Errorf("units of group %q: %w", g.ID, err)
 		}
 	}
-	return g, nil
+	return g, d.openKeys("group/"+g.ID, &g.Attestation)
 }
 
 func (d *DB) getGroup(tx *sqldb.Tx, id, lock string) (*provisioning.Group, error) {
@@ -211,7 +220,8 @@ func (d *DB) PutGroup(ctx context.Context, id string, change func(*provisioning.
 			if primary == nil {
 				primary = []byte{}
 			}
-			values := []any{out.ETag, string(out.Kind), primary, out.Secondary, out.PrimaryKey, out.SecondaryKey, units, string(terms), micros(out.Created), micros(out.Updated), id}
+			key1, key2 := d.sealKeys("group/"+id, &out.Attestation)
+			values := []any{out.ETag, string(out.Kind), primary, out.Secondary, key1, key2, units, string(terms), micros(out.Created), micros(out.Updated), id}
 			if cur == nil {
 				_, err = tx.Exec(`INSERT INTO enrollment_group (etag, kind, primary_der, secondary_der, primary_key, secondary_key, units, terms, created_at, updated_at, id)
 					VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/cradle-iot/cradle"
@@ -48,33 +47,6 @@ func (d *DB) scanRegistration(s row) (provisioning.Registration, error) {
 		err = json.Unmarshal([]byte(move), &r.Move)
 	}
 	return r, err
-}
-
-// secrets is the column of that name.
-type secrets struct {
-	Primary   []byte `json:"primary,omitempty"`
-	Secondary []byte `json:"secondary,omitempty"`
-	TPM       []byte `json:"tpm,omitempty"`
-}
-
-func (d *DB) openSecrets(r *provisioning.Registration, b []byte) error {
-	var s secrets
-	if err := json.Unmarshal(b, &s); err != nil {
-		return fmt.Errorf("keys of registration %q: %w", r.ID, err)
-	}
-	r.Primary, r.Secondary, r.Keys.TPM = provisioning.Secret(s.Primary), provisioning.Secret(s.Secondary), provisioning.Secret(s.TPM)
-	return nil
-}
-
-func (d *DB) sealSecrets(r *provisioning.Registration) any {
-	if r.Primary == "" {
-		return nil
-	}
-	b, err := json.Marshal(secrets{[]byte(r.Primary), []byte(r.Secondary), []byte(r.Keys.TPM)})
-	if err != nil {
-		panic("internal error: " + err.Error())
-	}
-	return b
 }
 
 // moveColumn is empty for nearly every registration.
@@ -199,6 +171,21 @@ func (d *DB) DeleteRegistration(ctx context.Context, id provisioning.Registratio
 	})
 }
 
+// enrolled is what the registrations of a commit that name one group share.
+type enrolled struct {
+	group *provisioning.Group // nil: there is no such group
+	any   bool                // there may be individual enrolments
+}
+
+func (d *DB) getEnrolled(tx *sqldb.Tx, group string) (enrolled, error) {
+	var n int
+	g, err := d.scanGroup(behind{tx.QueryRow(`SELECT `+groupColumns+`, CASE WHEN `+anyEnrollment+` THEN 1 ELSE 0 END FROM enrollment_group WHERE id = ?`, group), []any{&n}})
+	if errors.Is(err, sql.ErrNoRows) {
+		return enrolled{any: true}, nil
+	}
+	return enrolled{&g, n != 0}, err
+}
+
 // Change implements provisioning.Store.
 func (d *DB) Change(ctx context.Context, id provisioning.RegistrationID, group string, step provisioning.Step, lease provisioning.Lease) (provisioning.Registration, []provisioning.Delivery, error) {
 	var out provisioning.Registration
@@ -206,22 +193,29 @@ func (d *DB) Change(ctx context.Context, id provisioning.RegistrationID, group s
 	err := again(func() error {
 		return d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
 			out, ds = provisioning.Registration{}, nil
-			var g *provisioning.Group
+			by := enrolled{any: true}
 			if group != "" {
 				// Registrations that share a commit share the reading. A group that is changed in the same
 				// commit has answered nobody yet: they count as before that change.
-				v, err := tx.Carry("group "+group, func(tx *sqldb.Tx) (any, error) { return d.getGroup(tx, group, "") },
+				v, err := tx.Carry("group "+group, func(tx *sqldb.Tx) (any, error) { return d.getEnrolled(tx, group) },
 					func(*sqldb.Tx, any) error { return nil })
 				if err != nil {
 					return err
 				}
-				g = v.(*provisioning.Group)
+				by = v.(enrolled)
+			}
+			var individual *provisioning.Enrollment
+			if by.any {
+				var err error
+				if individual, err = d.getEnrollment(tx, id, ""); err != nil {
+					return err
+				}
 			}
 			cur, err := d.getRegistration(tx, id, " FOR UPDATE")
 			if err != nil {
 				return err
 			}
-			o, err := step(cur, provisioning.Enrolled{Group: g})
+			o, err := step(cur, provisioning.Enrolled{Individual: individual, Group: by.group})
 			if err != nil {
 				return err
 			}

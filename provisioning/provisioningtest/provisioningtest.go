@@ -165,11 +165,15 @@ func (h *Hub) PutDevice(_ context.Context, d *iothub.Device, ifMatch string) (*i
 	x := d.Authentication.X509Thumbprint
 	if cur != nil {
 		old := cur.Authentication.X509Thumbprint
-		if old.PrimaryThumbprint != "" && x.PrimaryThumbprint != old.PrimaryThumbprint {
+		if cur.Authentication.Type == d.Authentication.Type && old.PrimaryThumbprint != "" && x.PrimaryThumbprint != old.PrimaryThumbprint {
 			h.t.Errorf("two-slot rule: primary of %q changed from %s to %s", d.DeviceID, old.PrimaryThumbprint, x.PrimaryThumbprint)
 		}
 	}
-	if d.Authentication.Type != iothub.SelfSigned || len(x.PrimaryThumbprint) != 64 || x.PrimaryThumbprint != strings.ToUpper(x.PrimaryThumbprint) {
+	if k := d.Authentication.SymmetricKey; d.Authentication.Type == iothub.SAS {
+		if k.PrimaryKey == "" || k.SecondaryKey == "" || x.PrimaryThumbprint+x.SecondaryThumbprint != "" {
+			h.t.Errorf("device %q: a key is missing, or there is a thumbprint beside it", d.DeviceID)
+		}
+	} else if d.Authentication.Type != iothub.SelfSigned || len(x.PrimaryThumbprint) != 64 || x.PrimaryThumbprint != strings.ToUpper(x.PrimaryThumbprint) {
 		h.t.Errorf("device %q: authentication %+v is not what the hub expects", d.DeviceID, d.Authentication)
 	}
 	if cur == nil {
@@ -319,4 +323,22 @@ func (ca *CA) Leaf(name string, change func(*x509.Certificate)) tls.Certificate 
 		ca.t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
+// Intermediate makes a CA below ca; change may alter the template.
+func (ca *CA) Intermediate(name string, change func(*x509.Certificate)) *CA {
+	ca.t.Helper()
+	tls := ca.Leaf(name, func(c *x509.Certificate) {
+		c.BasicConstraintsValid, c.IsCA, c.KeyUsage, c.ExtKeyUsage = true, true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign, nil
+		c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(500*time.Hour)
+		if change != nil {
+			change(c)
+		}
+	})
+	return &CA{tls.Leaf, tls.PrivateKey.(*ecdsa.PrivateKey), ca.t}
+}
+
+// Device signs as if a device's certificate were a CA's.
+func Device(t testing.TB, cert tls.Certificate) *CA {
+	return &CA{cert.Leaf, cert.PrivateKey.(*ecdsa.PrivateKey), t}
 }
