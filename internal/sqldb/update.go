@@ -129,9 +129,10 @@ func (w *writer) poll() *job {
 // batches had several. A commit costs about as much as four jobs, so that under load it is the number of
 // commits that counts; who is alone does not wait.
 const (
-	linger  = 8 * time.Millisecond // at most
-	gap     = 2 * time.Millisecond // in which nobody comes ends it
-	patient = 8                    // batches
+	linger  = 16 * time.Millisecond // at most
+	gap     = 4 * time.Millisecond  // in which nobody comes ends it
+	enough  = 64                    // jobs are worth a commit: those that wait are still taken in, nobody is waited for
+	patient = 8                     // batches
 )
 
 // gather collects a batch that begins with first.
@@ -144,7 +145,7 @@ func (w *writer) gather(first *job) []*job {
 	if w.timer == nil {
 		w.timer = time.NewTimer(gap)
 	}
-	for start := time.Now(); len(jobs) < maxBatch; {
+	for start := time.Now(); len(jobs) < enough; {
 		left := linger - time.Since(start)
 		if left <= 0 {
 			break
