@@ -70,7 +70,7 @@ func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate
 // askedBy is authenticate for a request that gets no more than a challenge.
 func (p *Provider) askedBy(ctx context.Context, e Endpoint, peer *x509.Certificate) (*Credential, error) {
 	if peer != nil {
-		if c, ok := p.recent.get(ca.Digest(peer.Raw), p.now(), p.feed.changes.Load()); ok {
+		if c, ok := p.recall(ca.Digest(peer.Raw), recentAge); ok {
 			return p.admit(ctx, e, peer, c)
 		}
 	}

@@ -57,15 +57,27 @@ func (p *Provider) enroll(ctx context.Context, r Request) (*Issued, error) {
 	if p.apart && p.kindOf(r.Account, r.Profile).Birth() {
 		return p.signer.Birth(ctx, r)
 	}
-	d, err := p.judge(ctx, r)
-	if err != nil {
+	var m memory
+	d, err := p.judge(ctx, r, &m)
+	if err == nil {
+		var out *Issued
+		if out, err = p.issue(ctx, r, d); !errors.Is(err, ErrStale) {
+			return out, err
+		}
+	}
+	if !m.used {
+		return nil, err
+	}
+	// What was remembered has changed, or may have: judged anew by the record, nothing having been stored.
+	p.remembered.forget(r.Client.digestOf())
+	if d, err = p.judge(ctx, r, nil); err != nil {
 		return nil, err
 	}
 	return p.issue(ctx, r, d)
 }
 
 // judge is the first half of enroll: who asks, and whether what is asked for may be had.
-func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
+func (p *Provider) judge(ctx context.Context, r Request, m *memory) (d *decision, err error) {
 	if err := p.openLog(string(r.Account)); err != nil {
 		return nil, err
 	}
@@ -77,11 +89,18 @@ func (p *Provider) judge(ctx context.Context, r Request) (*decision, error) {
 		return nil, cradle.Errorf(cradle.Forbidden, "profile %s of account %s is closed", r.Profile, r.Account).
 			WithHint("the account's operator closed it; cradle account profile show %s", r.Account)
 	}
-	pt, err := p.identify(ctx, r.Endpoint, r.Client)
+	pt, err := p.identify(ctx, r.Endpoint, r.Client, m)
 	if err != nil {
 		return nil, err
 	}
 	c := &pt.Credential
+	if m != nil && m.used {
+		defer func() {
+			if d != nil {
+				d.rests = &Rests{c.Cert.Slot, c.Cert.Lineage}
+			}
+		}()
+	}
 	switch {
 	case pt.registrar:
 		if err := mayRegister(r, rules.Kind); err != nil {
@@ -180,7 +199,7 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 	_, spki := d.key()
 	in := &Intent{ID: newID(), Account: r.Account, Device: d.dev.ID, Profile: r.Profile, Operation: r.Operation, Authority: d.auth.ID,
 		AuthProfile: c.Cert.Profile, CSR: hexDigest(r.CSR), SPKI: hexDigest(spki),
-		Serial: ca.SerialString(d.draft.SerialNumber()), Epoch: d.dev.Epoch, Created: now, Replica: p.replica, Lineage: d.lineage}
+		Serial: ca.SerialString(d.draft.SerialNumber()), Epoch: d.dev.Epoch, Created: now, Replica: p.replica, Lineage: d.lineage, Rests: d.rests}
 	in.AuthCert, in.Challenge = d.spends(r, in.ID)
 	if !d.proved() && d.made == nil {
 		in.ReplayAfter = now.Add(-p.replayWindow(r.Endpoint))
@@ -190,6 +209,9 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 	}
 	var b *Birth
 	if d.birth {
+		if d.rests != nil {
+			return nil, ErrStale
+		}
 		b = &Birth{d.dev}
 	}
 	promote := ""
@@ -202,6 +224,9 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 	}
 	if d.birth {
 		d.dev = begun.Device // as it is on record
+	}
+	if promote != "" { // what is remembered says otherwise
+		p.remembered.forget(promote)
 	}
 	if begun.Replay != nil {
 		if d.proved() {

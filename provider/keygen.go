@@ -39,7 +39,7 @@ func (p *Provider) GenerateKey(ctx context.Context, r Request, strength int) (*G
 }
 
 func (p *Provider) generateKey(ctx context.Context, r Request, strength int) (*GeneratedKey, error) {
-	d, err := p.judge(ctx, r)
+	d, err := p.judge(ctx, r, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ func (p *Provider) authenticate(ctx context.Context, e Endpoint, peer *x509.Cert
 		return nil, cradle.Errorf(cradle.Unauthorized, "no TLS client certificate").
 			WithHint("authenticate with the certificate that %s asks for", e.Profile)
 	}
+	now, changes := p.now(), p.feed.changes.Load()
 	c, err := p.store.Credential(ctx, ca.Digest(peer.Raw))
 	if cradle.KindOf(err) == cradle.NotFound {
 		return nil, p.unknown(e, peer)
@@ -26,7 +27,11 @@ func (p *Provider) authenticate(ctx context.Context, e Endpoint, peer *x509.Cert
 	if err != nil {
 		return nil, err
 	}
-	return p.admit(ctx, e, peer, &c)
+	out, err := p.admit(ctx, e, peer, &c)
+	if err == nil && c.rememberable() {
+		p.remembered.put(c, now, changes)
+	}
+	return out, err
 }
 
 // admit is what authenticate does with the record.

@@ -79,7 +79,7 @@ type Provider struct {
 	ekCache     *attest.Cache
 	eks         ekVerdicts
 	verified    verifiedCerts
-	recent      issuedJustNow
+	remembered  remembered
 	dir         atomic.Pointer[directory]
 	dirMu       sync.Mutex // one reload at a time
 	orders      orderCache

@@ -208,6 +208,7 @@ type Intent struct {
 	Replica     string // which process is at it
 	Lineage     string // of the certificate to be
 	Approval    string // id; spent by this intent
+	Rests       *Rests // not stored; set when AuthCert's record was remembered and not read
 	// ReplayAfter: a request without a challenge is answered again when its certificate is younger.
 	ReplayAfter time.Time
 }

@@ -122,7 +122,7 @@ func (p *Provider) judgeAt(ctx context.Context, r Request) (*decision, error) {
 	if ep, err := p.Endpoint(r.Label); err != nil || ep != r.Endpoint {
 		return nil, notIntended("label")
 	}
-	return p.judge(ctx, r)
+	return p.judge(ctx, r, nil)
 }
 
 // madeElsewhere is the public half of a key that the front end has.

@@ -57,6 +57,7 @@ type decision struct {
 	made      crypto.Signer // serverkeygen: the key, made here
 	tpm       *TPMRequest   // tpmenroll
 	client    string        // without evidence: what the intent names as the authenticating party
+	rests     *Rests        // the client's record was remembered
 }
 
 // key is what is to be certified.
@@ -169,7 +170,11 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 	}
 	p.verified.add(row.Digest)                                       // x509.CreateCertificate verified what it signed
 	if !d.activated() && !p.kindOf(in.Account, in.Profile).Birth() { // usable from now on
-		p.recent.put(Credential{Cert: row, Device: d.dev}, now, changes)
+		row.Slot = Current // the first of its lineage is; of a later one the transaction that rests on it knows better
+		if in.AuthProfile == in.Profile {
+			row.Slot = Next
+		}
+		p.remembered.put(Credential{Cert: row, Device: d.dev}, now, changes)
 	}
 	return cert, nil
 }

@@ -124,6 +124,8 @@ type Issuance interface {
 	//   Forbidden the device is suspended, revoked or retired; birth: order not open, quantity used up, EK or
 	//             serial or device id of another unit; (profile LDevID, operational) state made; the key (i.SPKI) was
 	//             certified, or was to be, for another device of the installation
+	//   ErrStale  with i.Rests: the device's epoch is not i.Epoch or its state refuses the intent, or i.AuthCert is not in that
+	//             slot, is revoked or on hold, or its lineage is in quarantine
 	// and stores nothing then. A challenge spent by a voided intent of the very same request may be spent
 	// by it again. birth is set for the profiles IAK and IDevID alone; then the device's epoch is not
 	// compared but filled in.

@@ -46,7 +46,7 @@ func (p *Provider) TPMEnroll(ctx context.Context, q TPMRequest) (*TPMEnrolled, e
 }
 
 func (p *Provider) tpmEnroll(ctx context.Context, r Request, q TPMRequest) (*TPMEnrolled, error) {
-	d, err := p.judge(ctx, r)
+	d, err := p.judge(ctx, r, nil)
 	if err != nil {
 		return nil, err
 	}

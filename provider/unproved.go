@@ -38,10 +38,19 @@ func (pt *party) issued() bool { return pt.Cert.Digest != "" }
 
 // identify finds out who the client is. A certificate of ours decides; one of another CA is looked at where its CA
 // is registered for this very profile; a password where the client has no certificate that is known here.
-// Another CA's certificate lets a client in to enrol and no more (RFC 7030 §3.3.2).
-func (p *Provider) identify(ctx context.Context, e Endpoint, c Client) (*party, error) {
+// Another CA's certificate lets a client in to enrol and no more (RFC 7030 §3.3.2). With m the record may be a remembered one.
+func (p *Provider) identify(ctx context.Context, e Endpoint, c Client, m *memory) (*party, error) {
 	with := p.clients(e)
 	if c.Peer != nil {
+		if m != nil {
+			if cred, ok := p.recall(c.digestOf(), rememberedAge); ok {
+				m.used = true
+				if _, err := p.admit(ctx, e, c.Peer, cred); err != nil {
+					return nil, err
+				}
+				return &party{Credential: *cred, auth: cred.Cert.Digest}, nil
+			}
+		}
 		cred, err := p.authenticate(ctx, e, c.Peer)
 		if err == nil && cred.Cert.Profile == RegistrarProfile {
 			return registrarParty(e, cred, c.Peer)

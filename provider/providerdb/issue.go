@@ -82,20 +82,27 @@ func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
 }
 
 // standing reads, in the statement that locks a device, what its next intent rests on: whether a set of the account is
-// being changed, and of a request without evidence what would refuse it.
+// being changed, whether the client's certificate stands as it is remembered to, and of a request without evidence what
+// would refuse it.
 func standing(i *provider.Intent) (columns string, args []any) {
-	if i.Proved() {
-		return `d.state, d.epoch, ` + running + ` AS busy, 0 AS quarantined, 0 AS proved`, nil
+	stale := `0 AS stale`
+	if i.Rests != nil {
+		stale = `CASE WHEN EXISTS (SELECT 1 FROM certificates a WHERE a.digest = ? AND a.slot = ? AND a.revoked = 0)
+			AND NOT EXISTS (SELECT 1 FROM quarantines q WHERE q.account = d.account AND q.device = d.id AND q.lineage = ?) THEN 0 ELSE 1 END AS stale`
+		args = []any{i.AuthCert, i.Rests.Slot, i.Rests.Lineage}
 	}
-	return `d.state, d.epoch, ` + running + ` AS busy,
+	if i.Proved() {
+		return `d.state, d.epoch, ` + running + ` AS busy, ` + stale + `, 0 AS quarantined, 0 AS proved`, args
+	}
+	return `d.state, d.epoch, ` + running + ` AS busy, ` + stale + `,
 		CASE WHEN EXISTS (SELECT 1 FROM quarantines q WHERE q.account = d.account AND q.device = d.id AND q.lineage = ?) THEN 1 ELSE 0 END AS quarantined,
 		CASE WHEN EXISTS (SELECT 1 FROM certificates c WHERE c.account = d.account AND c.device = d.id AND c.lineage = ?) THEN 1 ELSE 0 END AS proved`,
-		[]any{i.Lineage, i.Profile}
+		append(args, i.Lineage, i.Profile)
 }
 
 // spendFor locks the intent's device, says how it stands and, if it may have certificates, spends the challenge.
 func spendFor(tx *sqldb.Tx, i *provider.Intent, dev *provider.Device) (fresh bool, err error) {
-	var busy, quarantined, proved, spent int64
+	var busy, stale, quarantined, proved, spent int64
 	columns, args := standing(i)
 	args = append(args, i.Account, i.Device)
 	owner := string(i.Account) + "/" + string(i.Device)
@@ -105,16 +112,19 @@ func spendFor(tx *sqldb.Tx, i *provider.Intent, dev *provider.Device) (fresh boo
 		err = tx.QueryRow(`WITH d AS (SELECT `+columns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE),
 			k (owner) AS (INSERT INTO device_keys (spki, account, device) SELECT ?, ?, ? FROM d`+insertKey+`),
 			i AS (`+insertIntent+` FROM d, k
-				WHERE d.epoch = ? AND d.busy = 0 AND d.quarantined = 0 AND d.proved = 0 AND d.state IN ('accepted', 'active') AND k.owner = ?
+				WHERE d.epoch = ? AND d.busy = 0 AND d.stale = 0 AND d.quarantined = 0 AND d.proved = 0 AND d.state IN ('accepted', 'active') AND k.owner = ?
 				ON CONFLICT (challenge) DO NOTHING RETURNING 1)
-			SELECT d.state, d.epoch, d.busy, d.quarantined, d.proved, (SELECT count(*) FROM i), k.owner FROM d, k`, args...).
-			Scan(&dev.State, &dev.Epoch, &busy, &quarantined, &proved, &spent, &owner)
+			SELECT d.state, d.epoch, d.busy, d.stale, d.quarantined, d.proved, (SELECT count(*) FROM i), k.owner FROM d, k`, args...).
+			Scan(&dev.State, &dev.Epoch, &busy, &stale, &quarantined, &proved, &spent, &owner)
 	} else {
 		err = tx.QueryRow(`SELECT `+columns+` FROM devices d WHERE d.account = ? AND d.id = ?`, args...).
-			Scan(&dev.State, &dev.Epoch, &busy, &quarantined, &proved)
+			Scan(&dev.State, &dev.Epoch, &busy, &stale, &quarantined, &proved)
 	}
 	if err == nil {
 		err = mayIssue(i, dev)
+		if i.Rests != nil && (err != nil || stale != 0) {
+			err = provider.ErrStale
+		}
 	}
 	if err == nil && busy != 0 {
 		err = deviceNotInSet(tx, i)
