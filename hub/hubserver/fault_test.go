@@ -89,6 +89,7 @@ func TestStoreFails(t *testing.T) {
 
 // TestPostgresGone kills the database under a connected device.
 func TestPostgresGone(t *testing.T) {
+	testenv.Long(t)
 	s := testenv.PostgresServer(t)
 	r := newRig(t, s.Database(t))
 	i := r.register("dev")
