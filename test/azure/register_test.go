@@ -2,6 +2,7 @@ package azure_test
 
 import (
 	"crypto/x509"
+	"encoding/pem"
 	"testing"
 	"time"
 )
@@ -54,5 +55,24 @@ func (s suite) TestRegisterX509Refused(t *testing.T) {
 				t.Errorf("%s over %s: %v", c.name, transport, e)
 			}
 		}
+	}
+}
+
+// Devices send their chain: a group may hold the root of it, or an intermediate.
+func (s suite) TestRegisterX509Chain(t *testing.T) {
+	root := newCA(t, "Tester root")
+	factory := root.below(t, "Tester factory")
+	s.group(t, "roots", "enabled", root.pem)
+	for _, transport := range transports {
+		id := "chain-" + transport
+		own := factory.leaf(t, id, nil)
+		s.registers(t, s.device(id, transport, own))
+		s.must(t, nil, "device.connect", s.device(id, "mqtt", own))
+	}
+	short := factory.leaf(t, "chain-short", nil)
+	block, _ := pem.Decode([]byte(short.cert))
+	short.cert = string(pem.EncodeToMemory(block))
+	if e := s.refused(t, "register", s.device("chain-short", "http", short)); e.Name != "UnauthorizedError" || !e.says("chain") {
+		t.Errorf("without the intermediate: %v", e)
 	}
 }
