@@ -91,6 +91,7 @@ type installation struct {
 	dps    *provisioning.Service
 	hubs   *hub.Hub
 	follow *status.Follower
+	ra     *ownRA
 	certs  http.Handler // CRLs and OCSP
 	gate   *shed.Gate
 	watch  watch
@@ -332,6 +333,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 		in.dps.OnBlock(e.Account, e.Device, e.State)
 		in.hubs.StatusChanged(e.Account, e.Device)
 	})
+	in.ra = &ownRA{prov: in.prov, dir: filepath.Join(in.cmd.Data, "ra"), url: in.url, client: in.loopback, now: time.Now, log: in.log}
 	in.hubs = hub.New(hub.Config{Store: hdb, Status: in.follow, Log: in.log})
 	if err := in.hubs.Ensure(ctx, firstHub); err != nil {
 		return nil, err
@@ -363,7 +365,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 // front puts every service behind the one port.
 func (in *installation) front(tokens []byte) (*front.Server, error) {
 	c := in.cmd
-	adm := adminserver.New(adminserver.Config{Provider: in.prov, Key: tokens, Log: in.log, Gate: in.gate, Count: in.watch.count(), Status: in.status, ServiceKey: in.serviceKey, Followed: in.followed,
+	adm := adminserver.New(adminserver.Config{Provider: in.prov, Key: tokens, Log: in.log, Gate: in.gate, Count: in.watch.count(), Status: in.status, ServiceKey: in.serviceKey, Followed: in.followed, OwnRegistrar: in.ra.add,
 		Public: adminserver.Public{URL: in.url, ESTHost: func(a cradle.AccountID) string { return estHost(c.Host, a) }}})
 	est := estserver.New(estserver.Config{Provider: estProvider{p: in.prov, host: c.Host, defaultAccount: c.ESTDefault}, Log: in.log, Count: in.watch.count(), Gate: in.gate})
 	devices := in.deviceRoutes()
@@ -431,7 +433,7 @@ func half(c *x509.Certificate) time.Time { return c.NotBefore.Add(c.NotAfter.Sub
 
 // loopback is the client with which services of this process call each other, as they would call another
 // vendor's. It dials our own port whatever the public name resolves to.
-func (in *installation) loopback() *http.Client {
+func (in *installation) loopback(cert ...tls.Certificate) *http.Client {
 	roots := x509.NewCertPool()
 	roots.AddCert(in.prov.Services())
 	h, _, _ := net.SplitHostPort(in.cmd.Listen)
@@ -441,7 +443,7 @@ func (in *installation) loopback() *http.Client {
 	own := net.JoinHostPort(h, in.port)
 	var d net.Dialer
 	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Certificates: cert},
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return d.DialContext(ctx, network, own)
 		},
