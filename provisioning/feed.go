@@ -17,12 +17,24 @@ func (s *Service) OnBlock(account cradle.AccountID, device cradle.DeviceID, _ cr
 	s.news.add(account, device)
 }
 
+// look has a registration's standing written down: by the word of each account whose word counts.
+func (s *Service) look(r Registration) {
+	s.news.add(r.Account, r.Name())
+	if a := r.Issuance.Account; a != "" && a != r.Account {
+		s.news.add(a, r.Name())
+	}
+}
+
 // blocked asks the feed.
 func (s *Service) blocked(r Registration) (cradle.DeviceState, bool) {
 	if s.feed == nil {
 		return "", false
 	}
-	return s.feed.Blocked(r.Account, r.Name())
+	state, ok := s.feed.Blocked(r.Account, r.Name())
+	if !ok && r.Issuance.Account != "" {
+		state, ok = s.feed.Blocked(r.Issuance.Account, r.Name())
+	}
+	return state, ok
 }
 
 type feedKey struct {
@@ -125,12 +137,15 @@ func (s *Service) follow(ctx context.Context, k feedKey) error {
 		}
 		state = cradle.Active
 	}
-	step := block(state, s.time())
+	now := s.time()
 	r, ds, err := s.store.Change(ctx, id, "", func(cur *Registration, by Enrolled) (Outcome, error) {
-		if cur == nil || cur.Account != k.account {
+		if cur == nil || !cur.of(k.account) {
 			return Outcome{}, nil
 		}
-		return step(cur, by)
+		if other, blocked := s.blocked(*cur); blocked { // perhaps by another account's word
+			return block(other, now)(cur, by)
+		}
+		return block(state, now)(cur, by)
 	}, s.outbox.lease())
 	if cradle.KindOf(err) == cradle.NotFound {
 		return nil
@@ -148,7 +163,12 @@ func (s *Service) mayRelease(ctx context.Context, id RegistrationID, account cra
 	if cradle.KindOf(err) == cradle.NotFound {
 		return false
 	}
-	return err != nil || r.Account == account && r.Blocked == cradle.Suspended
+	return err != nil || r.of(account) && r.Blocked == cradle.Suspended
+}
+
+// of reports whether an account's word on the device counts for its registration.
+func (r *Registration) of(account cradle.AccountID) bool {
+	return r.Account == account || account != "" && r.Issuance.Account == account
 }
 
 // reconcile compares the registrations that are written down as blocked with the feed.
@@ -161,7 +181,7 @@ func (s *Service) reconcile(ctx context.Context) error {
 		}
 		for _, r := range rs {
 			if state, ok := s.blocked(r); !ok && r.Blocked == cradle.Suspended || ok && state != r.Blocked {
-				s.news.add(r.Account, r.Name())
+				s.look(r)
 			}
 			after = r.ID
 		}

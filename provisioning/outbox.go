@@ -223,11 +223,21 @@ func (o *outbox) deliver(ctx context.Context, d Delivery) *Delivery {
 		state, blocked := s.blocked(r)
 		if blocked && r.Blocked == "" {
 			r.Blocked = state
-			s.news.add(r.Account, r.Name()) // which also writes it down
+			s.look(r) // which also writes it down
 		} else if r.Hub == d.Hub {
 			done = delivered(s.time(), nil)
 		}
-		if err = bringInLine(call, hub.Registry, r); err == nil && r.Blocked == "" {
+		if r.Hub == d.Hub && r.Blocked == "" && r.Issuance.waits() {
+			issued, ierr := s.issue(call, &r)
+			if ctx.Err() != nil {
+				return nil // as below
+			}
+			if ierr != nil {
+				return o.unissued(ctx, d, ierr)
+			}
+			r.Issuance, done = issued, issuedThen(issued, done)
+		}
+		if err = bringInLine(call, hub.Registry, r.entry()); err == nil && r.Blocked == "" {
 			err = s.furnish(call, hub, r)
 		}
 	}

@@ -62,6 +62,7 @@ type Config struct {
 	Open    func(Link) (Destination, error)
 	Feed    Feed             // nil: no status feed is followed, no device is ever blocked
 	Units   UnitSource       // nil: there are no TPM groups
+	Issuer  Issuer           // nil: no certificates are issued for CSRs
 	Now     func() time.Time // nil: the real clock
 	Log     *slog.Logger     // nil: slog.Default()
 	Workers int              // deliveries under way at once; default 8
@@ -81,6 +82,7 @@ type Service struct {
 	table    atomic.Pointer[hubTable]
 	feed     Feed
 	units    UnitSource
+	issuer   Issuer
 	now      func() time.Time
 	log      *slog.Logger
 	identity Identity
@@ -99,7 +101,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.Store == nil || len(c.Hubs) == 0 {
 		return nil, cradle.Errorf(cradle.Invalid, "provisioning needs a store and at least one hub")
 	}
-	s := &Service{store: c.Store, open: c.Open, feed: c.Feed, units: c.Units, now: c.Now, log: c.Log}
+	s := &Service{store: c.Store, open: c.Open, feed: c.Feed, units: c.Units, issuer: c.Issuer, now: c.Now, log: c.Log}
 	if s.now == nil {
 		s.now = time.Now
 	}

@@ -33,7 +33,7 @@ const (
 )
 
 func (s *Service) admission(ask Ask) admission {
-	return admission{operation: newOperation(), ask: ask, now: s.time(), hubs: s.table.Load().alloc}
+	return admission{operation: newOperation(), ask: ask, now: s.time(), hubs: s.table.Load().alloc, issues: s.issuer != nil}
 }
 
 // change applies a step that rests on what admitted a caller. When that has changed, who it is is decided anew.

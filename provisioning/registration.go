@@ -87,9 +87,10 @@ type Registration struct {
 	Delivered  bool       // the hub has been told at least once
 	Move                  // what is still to be done at hubs
 
-	Keys           // of a device without certificate
-	Payload string // JSON that the device sent with its newest register call; empty: none
-	Facts   string // JSON object of what its attestation proved, for allocation rules; empty: none
+	Keys            // of a device without certificate
+	Issuance        // the certificate that it asked for with its newest register call
+	Payload  string // JSON that the device sent with its newest register call; empty: none
+	Facts    string // JSON object of what its attestation proved, for allocation rules; empty: none
 
 	ErrorCode    int
 	ErrorMessage string
@@ -125,6 +126,7 @@ type admission struct {
 	ask       Ask
 	now       time.Time
 	hubs      []allocate.Hub
+	issues    bool    // this service can have certificates issued
 	answer    *answer // of the rule that was asked; nil: none was
 }
 
@@ -159,14 +161,17 @@ func (a *admission) register(cur *Registration, by Enrolled) (Outcome, error) {
 	if c.Waits != "" && cur.Hub != "" {
 		return Outcome{}, cradle.Errorf(cradle.Unauthorized, "device %q is not accepted any more: %s", c.ID, c.Waits)
 	}
+	wish, err := a.issuance(by.Terms(), account, cur.Issuance)
+	if err != nil {
+		return Outcome{}, err
+	}
 	var hub string
 	if c.Waits == "" {
-		var err error
 		if hub, err = a.place(by, cur); err != nil {
 			return Outcome{}, err
 		}
 	}
-	if token == "" && cur.Status == Assigning && cur.Thumbprint == c.Thumbprint && cur.Group == c.Group && cur.Hub == hub {
+	if token == "" && cur.Status == Assigning && cur.Thumbprint == c.Thumbprint && cur.Group == c.Group && cur.Hub == hub && sameWish(cur.Issuance, wish) {
 		return Outcome{}, nil // the same device asks twice at once: it joins the operation under way
 	}
 	next := *cur
@@ -174,6 +179,7 @@ func (a *admission) register(cur *Registration, by Enrolled) (Outcome, error) {
 	if by.Individual != nil {
 		next.Device = by.Individual.Device
 	}
+	next.Issuance = wish
 	next.Payload, next.Facts = string(a.ask.Payload), c.Facts.String()
 	next.Status, next.ErrorCode, next.ErrorMessage = Assigning, 0, ""
 	next.PrevOperation, next.Operation = cur.Operation, a.operation

@@ -49,7 +49,7 @@ type DeviceRegistration struct {
 	RegistrationID string          `json:"registrationId,omitempty"`
 	Payload        json.RawMessage `json:"payload,omitempty"`
 	TPM            json.RawMessage `json:"tpm,omitempty"`
-	CSR            string          `json:"csr,omitempty"`
+	CSR            string          `json:"csr,omitempty"` // base64 of PKCS#10 DER, no armour
 }
 
 // OperationStatus answers register and the polls.
@@ -73,6 +73,7 @@ type RegistrationState struct {
 	LastUpdatedDateTimeUTC Time            `json:"lastUpdatedDateTimeUtc,omitzero"`
 	ETag                   string          `json:"etag,omitempty"`
 	Payload                json.RawMessage `json:"payload,omitempty"`
+	IssuedCertificateChain [][]byte        `json:"issuedCertificateChain,omitempty"` // DER, leaf first; of a poll alone
 }
 
 // X509State says by which group a certificate was accepted.

@@ -3,6 +3,7 @@ package dpsserver
 import (
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 	"net/http"
 	"strconv"
 	"strings"
@@ -88,8 +89,14 @@ func checkBody(q *call) (*provisioning.Ask, error) {
 	if b.RegistrationID != "" && !strings.EqualFold(b.RegistrationID, q.id) {
 		return nil, cradle.Errorf(cradle.Invalid, "body is for registration id %.140q, the request for %.140q", b.RegistrationID, q.id)
 	}
+	if b.CSR != "" && q.operation == lookup {
+		return nil, cradle.Errorf(cradle.Invalid, "csr has no place in a status lookup").WithHint("send it when you register")
+	}
 	if b.CSR != "" {
-		return nil, cradle.Errorf(cradle.Invalid, "this service issues no certificates").WithHint("enrol with EST and leave csr out")
+		var err error
+		if ask.CSR, err = base64.StdEncoding.DecodeString(b.CSR); err != nil {
+			return nil, cradle.Errorf(cradle.Invalid, "csr is not base64").WithHint("send the DER of the request in base64, without PEM armour and line breaks")
+		}
 	}
 	if q.mqtt && given(b.TPM) {
 		return nil, cradle.Errorf(cradle.Invalid, "TPM attestation is not served over MQTT").WithHint("register over HTTPS")
@@ -129,6 +136,9 @@ func (h *Handler) poll(ctx context.Context, q *call, c *provisioning.Caller) (*r
 		return nil, err
 	}
 	out := dps.OperationStatus{OperationID: q.asked, Status: dps.Status(r.Status), RegistrationState: h.state(r)}
+	for _, c := range r.IssuedChain() {
+		out.RegistrationState.IssuedCertificateChain = append(out.RegistrationState.IssuedCertificateChain, c.Raw)
+	}
 	if r.Status == provisioning.Assigning {
 		pause := max(h.pause(r), 1) // it was held already
 		return &reply{status: http.StatusAccepted, body: out, retryAfter: strconv.Itoa(pause)}, nil

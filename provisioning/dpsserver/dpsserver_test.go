@@ -40,14 +40,22 @@ type server struct {
 
 func newServer(t *testing.T, change func(*dpsserver.Config)) *server {
 	t.Helper()
+	return newServerWith(t, nil, change)
+}
+
+// newServerWith is newServer with another domain.
+func newServerWith(t *testing.T, domain func(*provisioning.Config), change func(*dpsserver.Config)) *server {
+	t.Helper()
 	s := &server{t: t, hub: provisioningtest.NewHub(t), feed: provisioningtest.NewFeed(), ca: provisioningtest.NewCA(t, "acme", "acme operational"), log: new(bytes.Buffer)}
 	store, err := provisioningdb.Open(t.Context(), t.TempDir()+"/p.db")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.svc, err = provisioning.New(t.Context(), provisioning.Config{
-		Store: store, Feed: s.feed, Hubs: []provisioning.Hub{{Name: "hub-1", Host: "localhost:8443", Registry: s.hub}},
-	})
+	pc := provisioning.Config{Store: store, Feed: s.feed, Hubs: []provisioning.Hub{{Name: "hub-1", Host: "localhost:8443", Registry: s.hub}}}
+	if domain != nil {
+		domain(&pc)
+	}
+	s.svc, err = provisioning.New(t.Context(), pc)
 	if err != nil {
 		t.Fatal(err)
 	}

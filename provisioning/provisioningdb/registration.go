@@ -14,7 +14,7 @@ import (
 
 const registrationColumns = `id, group_id, account, hub, status, substatus, blocked, operation, prev_operation,
 	thumbprint, not_before, newest, delivered, error_code, error_message, version, created_at, updated_at,
-	kind, device, secrets, token, prev_token, payload, facts, move`
+	kind, device, secrets, token, prev_token, payload, facts, move, issuance`
 
 // joinedColumns are registrationColumns of a table named r.
 var joinedColumns = "r." + strings.Join(strings.Fields(registrationColumns), " r.")
@@ -32,16 +32,19 @@ func (d *DB) scanRegistration(s row) (provisioning.Registration, error) {
 	var thumbprint, secrets, token, prevToken []byte
 	var notBefore, newest, created, updated int64
 	var delivered int
-	var move string
+	var move, issuance string
 	err := s.Scan(&r.ID, &r.Group, &r.Account, &r.Hub, &r.Status, &r.Substatus, &r.Blocked, &r.Operation, &r.PrevOperation,
 		&thumbprint, &notBefore, &newest, &delivered, &r.ErrorCode, &r.ErrorMessage, &r.Version, &created, &updated,
-		&r.Kind, &r.Device, &secrets, &token, &prevToken, &r.Payload, &r.Facts, &move)
+		&r.Kind, &r.Device, &secrets, &token, &prevToken, &r.Payload, &r.Facts, &move, &issuance)
 	copy(r.Thumbprint[:], thumbprint)
 	r.NotBefore, r.Newest, r.Created, r.Updated = fromMicros(notBefore), fromMicros(newest), fromMicros(created), fromMicros(updated)
 	r.Delivered = delivered != 0
 	r.Token, r.PrevToken = string(token), string(prevToken)
 	if err == nil && len(secrets) > 0 {
 		err = d.openSecrets(&r, secrets)
+	}
+	if err == nil && issuance != "" {
+		err = openIssuance(&r, issuance)
 	}
 	if err == nil && move != "" {
 		err = json.Unmarshal([]byte(move), &r.Move)
@@ -85,21 +88,21 @@ func noRegistration(id provisioning.RegistrationID) error {
 }
 
 func (d *DB) insertRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
-	return tx.Queue(`INSERT INTO registration (`+registrationColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	return tx.Queue(`INSERT INTO registration (`+registrationColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		string(r.ID), r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation, r.PrevOperation,
 		r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Created), micros(r.Updated),
-		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts, moveColumn(r))
+		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts, moveColumn(r), issuanceText(r))
 }
 
 const changeRegistration = `UPDATE registration SET group_id = ?, account = ?, hub = ?, status = ?, substatus = ?, blocked = ?, operation = ?,
 	prev_operation = ?, thumbprint = ?, not_before = ?, newest = ?, delivered = ?, error_code = ?, error_message = ?, version = ?, updated_at = ?,
-	kind = ?, device = ?, secrets = ?, token = ?, prev_token = ?, payload = ?, facts = ?, move = ?
+	kind = ?, device = ?, secrets = ?, token = ?, prev_token = ?, payload = ?, facts = ?, move = ?, issuance = ?
 	WHERE id = ?`
 
 func (d *DB) changeValues(r *provisioning.Registration) []any {
 	return []any{r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation,
 		r.PrevOperation, r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Updated),
-		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts, moveColumn(r), string(r.ID)}
+		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts, moveColumn(r), issuanceText(r), string(r.ID)}
 }
 
 func (d *DB) updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {

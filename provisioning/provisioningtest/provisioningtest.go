@@ -306,6 +306,18 @@ func (ca *CA) Leaf(name string, change func(*x509.Certificate)) tls.Certificate 
 	if err != nil {
 		ca.t.Fatal(err)
 	}
+	leaf := ca.leaf(name, &key.PublicKey, change)
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
+// LeafFor makes a device's certificate for its key.
+func (ca *CA) LeafFor(name string, key *ecdsa.PublicKey) *x509.Certificate {
+	ca.t.Helper()
+	return ca.leaf(name, key, nil)
+}
+
+func (ca *CA) leaf(name string, key *ecdsa.PublicKey, change func(*x509.Certificate)) *x509.Certificate {
+	ca.t.Helper()
 	tmpl := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: name, Organization: ca.Cert.Subject.Organization},
 		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(24 * time.Hour),
@@ -314,7 +326,7 @@ func (ca *CA) Leaf(name string, change func(*x509.Certificate)) tls.Certificate 
 	if change != nil {
 		change(tmpl)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.Cert, &key.PublicKey, ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.Cert, key, ca.key)
 	if err != nil {
 		ca.t.Fatal(err)
 	}
@@ -322,7 +334,7 @@ func (ca *CA) Leaf(name string, change func(*x509.Certificate)) tls.Certificate 
 	if err != nil {
 		ca.t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	return leaf
 }
 
 // Intermediate makes a CA below ca; change may alter the template.

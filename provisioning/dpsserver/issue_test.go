@@ -1,0 +1,93 @@
+package dpsserver_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"testing"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/dps"
+	"github.com/cradle-iot/cradle/provisioning"
+	"github.com/cradle-iot/cradle/provisioning/provisioningtest"
+)
+
+// caIssuer answers each CSR with a certificate of its CA.
+type caIssuer struct{ *provisioningtest.CA }
+
+func (i caIssuer) IssueByCSR(_ context.Context, _ cradle.AccountID, _ string, id cradle.DeviceID, csr []byte) ([][]byte, error) {
+	req, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return nil, err
+	}
+	return [][]byte{i.LeafFor(string(id), req.PublicKey.(*ecdsa.PublicKey)).Raw, i.Cert.Raw}, nil
+}
+
+// TestCSROnTheWire: csr in the registration, issuedCertificateChain in the poll and nowhere else (2025-07-01-preview).
+func TestCSROnTheWire(t *testing.T) {
+	s := newServerWith(t, func(c *provisioning.Config) {
+		c.Issuer = caIssuer{provisioningtest.NewCA(t, "acme", "acme registration")}
+	}, nil)
+	g := s.group("acme-devices", s.ca)
+	g.CredentialPolicyName = "operational"
+	if _, err := s.service().PutGroup(t.Context(), g); err != nil {
+		t.Fatal(err)
+	}
+	const v = "?api-version=2025-07-01-preview"
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "dev-1"}}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.client(s.ca.Leaf("dev-1", nil))
+	body := `{"registrationId":"dev-1","csr":"` + base64.StdEncoding.EncodeToString(csr) + `"}`
+	resp, b := s.call(c, "PUT", s.path("dev-1")+"/register"+v, body)
+	var op dps.OperationStatus
+	if err := json.Unmarshal(b, &op); err != nil || resp.StatusCode != 202 {
+		t.Fatalf("register: %s %s, %v", resp.Status, b, err)
+	}
+	for resp.StatusCode == 202 {
+		resp, b = s.call(c, "GET", s.path("dev-1")+"/operations/"+op.OperationID+v, "")
+	}
+	var raw struct {
+		RegistrationState struct {
+			Status string
+			Chain  []string `json:"issuedCertificateChain"`
+		}
+	}
+	if err := json.Unmarshal(b, &raw); err != nil || len(raw.RegistrationState.Chain) != 2 {
+		t.Fatalf("poll: %s %s, %v", resp.Status, b, err)
+	}
+	der, err := base64.StdEncoding.DecodeString(raw.RegistrationState.Chain[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leaf, err := x509.ParseCertificate(der); err != nil || leaf.Subject.CommonName != "dev-1" || !key.PublicKey.Equal(leaf.PublicKey) {
+		t.Errorf("issued %v, %v", leaf, err)
+	}
+	// A status lookup neither takes a CSR nor shows the chain.
+	if resp, b := s.call(c, "POST", s.path("dev-1")+v, body); resp.StatusCode != 400 {
+		t.Errorf("csr in a lookup: %s %s", resp.Status, b)
+	}
+	raw.RegistrationState.Chain = nil
+	var state map[string]any
+	resp, b = s.call(c, "POST", s.path("dev-1")+v, "{}")
+	if err := json.Unmarshal(b, &state); err != nil || resp.StatusCode != 200 || state["issuedCertificateChain"] != nil {
+		t.Errorf("lookup: %s %s, %v", resp.Status, b, err)
+	}
+	for name, csr := range map[string]string{"armour": "-----BEGIN CERTIFICATE REQUEST-----", "another's name": base64.StdEncoding.EncodeToString(csr)} {
+		id := "dev-2"
+		c := s.client(s.ca.Leaf(id, nil))
+		if resp, b := s.call(c, "PUT", s.path(id)+"/register"+v, `{"registrationId":"dev-2","csr":"`+csr+`"}`); resp.StatusCode != 400 {
+			t.Errorf("%s: %s %s", name, resp.Status, b)
+		}
+	}
+}

@@ -1,0 +1,254 @@
+package provisioning_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/provisioning"
+	"github.com/cradle-iot/cradle/provisioning/provisioningtest"
+)
+
+// issuer is a credential provider with one CA, which answers the same request with the same certificate.
+type issuer struct {
+	ca *provisioningtest.CA
+
+	mu     sync.Mutex
+	asked  []string
+	fail   error
+	before func()
+	had    map[string][][]byte
+}
+
+func newIssuer(t *testing.T) *issuer {
+	return &issuer{ca: provisioningtest.NewCA(t, "acme", "acme registration"), had: map[string][][]byte{}}
+}
+
+func (i *issuer) IssueByCSR(_ context.Context, account cradle.AccountID, policy string, id cradle.DeviceID, csr []byte) ([][]byte, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.asked = append(i.asked, string(account)+"/"+policy+"/"+string(id))
+	if i.before != nil {
+		i.before()
+	}
+	if i.fail != nil {
+		return nil, i.fail
+	}
+	if had := i.had[string(csr)]; had != nil {
+		return had, nil
+	}
+	req, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return nil, err
+	}
+	leaf := i.ca.LeafFor(string(id), req.PublicKey.(*ecdsa.PublicKey))
+	i.had[string(csr)] = [][]byte{leaf.Raw, i.ca.Cert.Raw}
+	return i.had[string(csr)], nil
+}
+
+func (i *issuer) set(err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.fail = err
+}
+
+func (i *issuer) calls() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return append([]string{}, i.asked...)
+}
+
+func csrFor(t *testing.T, name string) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// policied is a service with an issuer and a group with a credential policy.
+func (w *world) policied(i *issuer, policy string) *replica {
+	w.t.Helper()
+	r := w.start(true, func(c *provisioning.Config) { c.Issuer = i })
+	r.policy(w, policy)
+	return r
+}
+
+func (r *replica) policy(w *world, name string) {
+	w.t.Helper()
+	if _, err := r.PutGroup(w.t.Context(), provisioning.GroupRequest{ID: "acme-devices", Attestation: provisioning.SignedBy(w.ca.Cert, nil),
+		Terms: provisioning.Terms{Enabled: true, CredentialPolicy: name}, IfMatch: "*"}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (r *replica) ask(id string, leaf *x509.Certificate, csr []byte) (provisioning.Registration, *provisioning.Caller, error) {
+	c, err := r.Authenticate(r.t.Context(), shown(id, leaf))
+	if err != nil {
+		return provisioning.Registration{}, nil, err
+	}
+	reg, err := r.Register(r.t.Context(), c, provisioning.Ask{CSR: csr})
+	return reg, c, err
+}
+
+func (r *replica) issued(id string, leaf *x509.Certificate, csr []byte) provisioning.Registration {
+	r.t.Helper()
+	reg, c, err := r.ask(id, leaf, csr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return r.await(c, reg.Operation)
+}
+
+// TestIssue: a CSR in the registration gets a certificate under the enrolment's policy; the hub's entry knows that one, by
+// the two-slot rule.
+func TestIssue(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		w, i := newWorld(t, url), newIssuer(t)
+		r := w.policied(i, "operational")
+		boot := w.ca.Leaf("dev-1", nil)
+		csr := csrFor(t, "DEV-1")
+		reg := r.issued("dev-1", boot.Leaf, csr)
+		chain := reg.IssuedChain()
+		if reg.Status != provisioning.Assigned || len(chain) != 2 || chain[0].Subject.CommonName != "dev-1" || !chain[1].Equal(i.ca.Cert) {
+			t.Fatalf("got %+v with %d certificates", reg, len(chain))
+		}
+		if got := i.calls(); len(got) != 1 || got[0] != "acme/operational/dev-1" {
+			t.Errorf("asked for %v", got)
+		}
+		if got := slots(w.hub.Device("dev-1")); got != [2]string{provisioning.Thumbprint(sha256.Sum256(chain[0].Raw)).String(), ""} {
+			t.Errorf("slots %v", got)
+		}
+		// The same again, and another one: the next slot.
+		if again := r.issued("dev-1", boot.Leaf, csr).IssuedChain(); !again[0].Equal(chain[0]) {
+			t.Error("the same CSR got another certificate")
+		}
+		next := r.issued("dev-1", boot.Leaf, csrFor(t, "dev-1")).IssuedChain()
+		if got := slots(w.hub.Device("dev-1")); got[1] != provisioning.Thumbprint(sha256.Sum256(next[0].Raw)).String() {
+			t.Errorf("after the second: slots %v", got)
+		}
+		// Without a CSR the device goes on with what it has.
+		reg = r.issued("dev-1", boot.Leaf, nil)
+		if reg.Status != provisioning.Assigned || len(reg.IssuedChain()) != 0 || len(i.calls()) != 3 {
+			t.Errorf("without a CSR: %+v, asked %v", reg, i.calls())
+		}
+		// So it does where the enrolment names no policy.
+		r.policy(w, "")
+		if reg = r.issued("dev-1", boot.Leaf, csrFor(t, "dev-1")); reg.Status != provisioning.Assigned || len(reg.IssuedChain()) != 0 || len(i.calls()) != 3 {
+			t.Errorf("without a policy: %+v", reg)
+		}
+		// A policy of another account is named with it, and what that account says of the device counts from then on.
+		r.policy(w, "other-edge")
+		r.issued("dev-1", boot.Leaf, csrFor(t, "dev-1"))
+		if got := i.calls(); got[len(got)-1] != "other/edge/dev-1" {
+			t.Errorf("asked for %v", got)
+		}
+		r.issued("dev-1", boot.Leaf, nil)
+		w.feed.Set("other", "dev-1", cradle.Revoked)
+		r.OnBlock("other", "dev-1", cradle.Revoked)
+		eventually(t, "the hub's entry is disabled", func() bool { return w.hub.Device("dev-1").Status == "disabled" })
+		if _, _, err := r.ask("dev-1", boot.Leaf, csrFor(t, "dev-1")); cradle.KindOf(err) != cradle.Unauthorized || !strings.Contains(err.Error(), "revoked") {
+			t.Errorf("revoked: %v", err)
+		}
+	})
+}
+
+// TestIssueRefused: what is refused at once, what fails, and what waits.
+func TestIssueRefused(t *testing.T) {
+	w, i := newWorld(t, t.TempDir()+"/p.db"), newIssuer(t)
+	r := w.policied(i, "operational")
+	boot := w.ca.Leaf("dev-1", nil)
+	tampered := csrFor(t, "dev-1")
+	tampered[len(tampered)-1] ^= 1
+	for _, c := range []struct {
+		name string
+		csr  []byte
+		part string
+	}{
+		{"for another name", csrFor(t, "dev-2"), "common name"},
+		{"without a name", csrFor(t, ""), "common name"},
+		{"not signed by its key", tampered, "not signed"},
+		{"no CSR", []byte("hello"), "does not parse"},
+		{"armoured", []byte("-----BEGIN CERTIFICATE REQUEST-----"), "does not parse"},
+		{"too long", make([]byte, provisioning.MaxCSR+1), "at most"},
+	} {
+		if _, _, err := r.ask("dev-1", boot.Leaf, c.csr); cradle.KindOf(err) != cradle.Invalid || !strings.Contains(err.Error(), c.part) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if len(i.calls()) != 0 || w.hub.Device("dev-1") != nil {
+		t.Error("a refused registration was heard of")
+	}
+	i.set(cradle.Errorf(cradle.Forbidden, "the name belongs to a device that did not come by this credential"))
+	if reg := r.issued("dev-1", boot.Leaf, csrFor(t, "dev-1")); reg.Status != provisioning.Failed || !strings.Contains(reg.ErrorMessage, "did not come") || w.hub.Device("dev-1") != nil {
+		t.Errorf("refused by the provider: %+v", reg)
+	}
+	for _, wait := range []error{cradle.Errorf(cradle.Busy, "the provider is away"), cradle.Errorf(cradle.Pending, "an operator has to approve").After(time.Millisecond)} {
+		i.set(wait)
+		before := len(i.calls())
+		reg, c, err := r.ask("dev-1", boot.Leaf, csrFor(t, "dev-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the provider was asked", func() bool { return len(i.calls()) > before })
+		if got, err := r.Operation(t.Context(), c, reg.Operation, time.Millisecond); err != nil || got.Status != provisioning.Assigning {
+			t.Errorf("%v: %+v, %v", wait, got, err)
+		}
+		if cradle.KindOf(wait) == cradle.Pending {
+			break // it rests for some seconds
+		}
+		i.set(nil)
+		if got := r.await(c, reg.Operation); got.Status != provisioning.Assigned || len(got.IssuedChain()) == 0 {
+			t.Errorf("after %v: %+v", wait, got)
+		}
+	}
+}
+
+// TestIssueCrash: the process dies between the provider's answer and the hub; the next one asks again and gets the same
+// certificate, so that none is in the world that nobody knows of.
+func TestIssueCrash(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		w, i := newWorld(t, url), newIssuer(t)
+		r := w.policied(i, "operational")
+		reached := make(chan struct{})
+		var once sync.Once
+		w.hub.Before(func(string, cradle.DeviceID) { once.Do(func() { close(reached); r.store.Close() }) })
+		boot := w.ca.Leaf("dev-1", nil)
+		csr := csrFor(t, "dev-1")
+		reg, _, err := r.ask("dev-1", boot.Leaf, csr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-reached
+		r.stop()
+		w.hub.Before(nil)
+		r = w.start(true, func(c *provisioning.Config) { c.Issuer = i })
+		c, err := r.Authenticate(t.Context(), shown("dev-1", boot.Leaf))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := r.await(c, reg.Operation)
+		if got.Status != provisioning.Assigned || !bytes.Equal(got.IssuedChain()[0].Raw, i.had[string(csr)][0]) {
+			t.Errorf("after the restart: %+v", got)
+		}
+		if n := len(i.calls()); n != 2 || len(i.had) != 1 {
+			t.Errorf("asked %d times for %d certificates", n, len(i.had))
+		}
+	})
+}
