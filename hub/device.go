@@ -34,6 +34,7 @@ type Device struct {
 	IoTEdge       bool
 	Scope         string // an IoT Edge device's own, or that of another device's parent
 	Parent        string // an IoT Edge device's parent's scope
+	Policy        string // "<account>-<profile>" under which its certificate is renewed; empty: it is not
 	Created       time.Time
 	Updated       time.Time
 }
@@ -82,6 +83,9 @@ func fromWire(w *iothub.Device) (*Device, error) {
 		return nil, cradle.Errorf(cradle.Invalid, "statusReason must have at most %d bytes and no zero", MaxReason)
 	}
 	if err := d.scopes(w); err != nil {
+		return nil, err
+	}
+	if err := d.setPolicy(w.CredentialPolicy); err != nil {
 		return nil, err
 	}
 	var err error
@@ -143,6 +147,9 @@ func (d *Device) wire(connected bool, since time.Time) *iothub.Device {
 	}
 	if d.Disabled {
 		w.Status = iothub.Disabled
+	}
+	if d.Policy != "" {
+		w.CredentialPolicy = &d.Policy
 	}
 	if connected {
 		w.ConnectionState = iothub.Connected

@@ -30,6 +30,7 @@ type Config struct {
 	Status Status           // nil: no feed is followed; only for hubs whose devices have foreign certificates
 	Now    func() time.Time // nil means time.Now
 	Log    *slog.Logger     // nil means slog.Default()
+	Issuer Issuer           // nil: certificates are not renewed here
 }
 
 // Hub is all hubs of one installation, as one process sees them. Its methods are safe for concurrent use.
@@ -38,6 +39,7 @@ type Hub struct {
 	status Status
 	now    func() time.Time
 	log    *slog.Logger
+	issuer Issuer
 
 	sessions  table
 	twinLocks keyLocks // order of what one device hears of its twin
@@ -55,7 +57,7 @@ type Hub struct {
 
 // New makes it; nothing is started.
 func New(c Config) *Hub {
-	h := &Hub{store: c.Store, status: c.Status, now: c.Now, log: cmp.Or(c.Log, slog.Default()),
+	h := &Hub{store: c.Store, status: c.Status, now: c.Now, log: cmp.Or(c.Log, slog.Default()), issuer: c.Issuer,
 		policies: map[Name]cachedPolicies{}, intakes: map[Name]*intake{}, counts: map[Name]*counted{}, trims: map[Name]Trimmed{}, counting: make(chan struct{}, maxCounting)}
 	if h.now == nil {
 		h.now = time.Now

@@ -82,6 +82,9 @@ func (h *Hub) PutDevice(ctx context.Context, hub Name, w *iothub.Device, ifMatch
 		}
 		d.Generation, d.Created, d.StatusChanged = old.Generation, old.Created, old.StatusChanged
 		d.Auth, d.Scope = given, scope
+		if w.CredentialPolicy == nil {
+			d.Policy = old.Policy
+		}
 		d.Auth.keys(old.Auth)
 		if old.IoTEdge {
 			d.ownScope(old.Scope)

@@ -37,6 +37,7 @@ type Store interface {
 
 	Modules
 	Entries
+	Credentials
 	Twins
 
 	// AppendEvents stores events, in order, behind all that are stored. Cursors become visible in

@@ -39,6 +39,9 @@ func bringInLine(ctx context.Context, hub HubRegistry, r Registration) error {
 			_, err = hub.PutDevice(ctx, newEntry(r), "")
 		} else if err == nil {
 			next, changed, mergeErr := mergeEntry(*cur, r)
+			if mergeErr == nil && r.Blocked == "" {
+				changed = r.credentialPolicy(&next) || changed
+			}
 			if mergeErr != nil || !changed {
 				return mergeErr
 			}
@@ -55,11 +58,13 @@ func bringInLine(ctx context.Context, hub HubRegistry, r Registration) error {
 }
 
 func newEntry(r Registration) *iothub.Device {
-	return &iothub.Device{
+	d := &iothub.Device{
 		DeviceID:       r.DeviceID(),
 		Status:         iothub.Enabled,
 		Authentication: authentication(r),
 	}
+	r.credentialPolicy(d)
+	return d
 }
 
 // authentication of a new entry: the certificate's thumbprint, or the keys.
@@ -97,6 +102,8 @@ func mergeEntry(d iothub.Device, r Registration) (next iothub.Device, changed bo
 	want, have := r.Thumbprint.String(), &d.Authentication.X509Thumbprint
 	switch {
 	case strings.EqualFold(have.PrimaryThumbprint, want), strings.EqualFold(have.SecondaryThumbprint, want):
+	case r.Issuance.Chain != "" && r.Status != Assigning:
+		// It had its turn when it was issued; the hub may have renewed it since.
 	case r.NotBefore.Before(r.Newest):
 		// An older certificate than one registered before, and no slot holds it: its turn is over, and
 		// it does not come back.

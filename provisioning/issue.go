@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
 // Issuer gets a certificate for a device's CSR from the credential provider. policy is one of the account's; the chain is
@@ -46,7 +47,7 @@ func (r Registration) entry() Registration {
 		return r
 	}
 	leaf := r.IssuedChain()[0]
-	r.Thumbprint, r.NotBefore = sha256.Sum256(leaf.Raw), leaf.NotBefore
+	r.Thumbprint, r.NotBefore, r.Newest = sha256.Sum256(leaf.Raw), leaf.NotBefore, time.Time{}
 	r.Primary, r.Secondary = "", ""
 	return r
 }
@@ -161,4 +162,18 @@ func (o *outbox) unissued(ctx context.Context, d Delivery, err error) *Delivery 
 	}
 	s.waiters.wake(r.ID, settled)
 	return again
+}
+
+// credentialPolicy tells a hub under which policy it renews the device's certificate; it reports whether that is news. Of a
+// device without one nothing is said.
+func (r *Registration) credentialPolicy(d *iothub.Device) bool {
+	if r.Policy == "" {
+		return false
+	}
+	name := cradle.Label(r.Issuance.Account, cradle.Profile(r.Policy))
+	if d.CredentialPolicy != nil && *d.CredentialPolicy == name {
+		return false
+	}
+	d.CredentialPolicy = &name
+	return true
 }

@@ -242,3 +242,19 @@ func chainOf(leaf *x509.Certificate, cas []*x509.Certificate, now time.Time) ([]
 	}
 	return out, nil
 }
+
+// renewals is the issuer of the hubs: they renew what a registration brought, and make no device of a name that is free.
+type renewals struct{ *ownRA }
+
+// IssueByCSR implements hub.Issuer.
+func (r renewals) IssueByCSR(ctx context.Context, account cradle.AccountID, policy string, id cradle.DeviceID, csr []byte) ([][]byte, error) {
+	d, err := r.prov.Device(ctx, account, id)
+	switch {
+	case cradle.KindOf(err) == cradle.NotFound, err == nil && !strings.HasPrefix(d.Origin, "ra/"):
+		return nil, cradle.Errorf(cradle.Forbidden, "the certificates of device %s did not come by a registration: they are not renewed here", id).
+			WithHint("renew by EST")
+	case err != nil:
+		return nil, err
+	}
+	return r.ownRA.IssueByCSR(ctx, account, policy, id, csr)
+}

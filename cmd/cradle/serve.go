@@ -334,7 +334,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 		in.hubs.StatusChanged(e.Account, e.Device)
 	})
 	in.ra = &ownRA{prov: in.prov, dir: filepath.Join(in.cmd.Data, "ra"), url: in.url, client: in.loopback, now: time.Now, log: in.log}
-	in.hubs = hub.New(hub.Config{Store: hdb, Status: in.follow, Log: in.log})
+	in.hubs = hub.New(hub.Config{Store: hdb, Status: in.follow, Issuer: renewals{in.ra}, Log: in.log})
 	if err := in.hubs.Ensure(ctx, firstHub); err != nil {
 		return nil, err
 	}

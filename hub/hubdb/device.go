@@ -11,11 +11,11 @@ import (
 )
 
 const deviceColumns = `id, generation, etag, disabled, reason, status_changed, primary_thumb, secondary_thumb, iot_edge, created, updated,
-	auth, primary_key, secondary_key, scope, parent`
+	auth, primary_key, secondary_key, scope, parent, policy`
 
 func deviceValues(d *hub.Device) []any {
 	return []any{string(d.ID), d.Generation, d.ETag, flag(d.Disabled), d.Reason, micros(d.StatusChanged), d.Primary, d.Secondary,
-		flag(d.IoTEdge), micros(d.Created), micros(d.Updated), d.Auth.Type, blob(d.Auth.Primary), blob(d.Auth.Secondary), d.Scope, d.Parent}
+		flag(d.IoTEdge), micros(d.Created), micros(d.Updated), d.Auth.Type, blob(d.Auth.Primary), blob(d.Auth.Secondary), d.Scope, d.Parent, d.Policy}
 }
 
 // blob is b for a column that is not null.
@@ -37,7 +37,7 @@ func scanDevice(scan func(...any) error) (*hub.Device, error) {
 	var d hub.Device
 	var disabled, changed, edge, created, updated int64
 	err := scan(&d.ID, &d.Generation, &d.ETag, &disabled, &d.Reason, &changed, &d.Primary, &d.Secondary, &edge, &created, &updated,
-		&d.Auth.Type, &d.Auth.Primary, &d.Auth.Secondary, &d.Scope, &d.Parent)
+		&d.Auth.Type, &d.Auth.Primary, &d.Auth.Secondary, &d.Scope, &d.Parent, &d.Policy)
 	unblob(&d.Auth.Primary)
 	unblob(&d.Auth.Secondary)
 	d.Disabled, d.IoTEdge = disabled != 0, edge != 0
@@ -115,7 +115,7 @@ func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device, 
 	var n int64
 	// All entries share a writer, hence commits.
 	err = s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
-		n, err = tx.Exec(`INSERT INTO devices (hub, `+deviceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		n, err = tx.Exec(`INSERT INTO devices (hub, `+deviceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (hub, id) DO NOTHING`, append([]any{h}, deviceValues(d)...)...)
 		for i := 0; i < len(modules) && n > 0 && err == nil; i++ {
 			err = tx.Queue(insertModule, append([]any{h}, moduleValues(&modules[i])...)...)
@@ -156,7 +156,7 @@ func (s *Store) UpdateDevice(ctx context.Context, name hub.Name, d *hub.Device, 
 	v := append(deviceValues(d)[1:], h, string(d.ID), etag)
 	return s.swap(ctx, h, d.ID, `UPDATE devices SET generation = ?, etag = ?, disabled = ?, reason = ?, status_changed = ?,
 		primary_thumb = ?, secondary_thumb = ?, iot_edge = ?, created = ?, updated = ?, auth = ?, primary_key = ?, secondary_key = ?,
-		scope = ?, parent = ? WHERE hub = ? AND id = ? AND etag = ?`, v...)
+		scope = ?, parent = ?, policy = ? WHERE hub = ? AND id = ? AND etag = ?`, v...)
 }
 
 // DeleteDevice implements hub.Store.

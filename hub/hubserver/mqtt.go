@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,6 +45,9 @@ type conn struct {
 	size  int      // of the batch's bodies
 	acks  []uint16 // PUBACKs owed when the batch is durable
 
+	creds   credentials
+	writing sync.Mutex
+
 	mu      sync.Mutex
 	dropped string // why somebody else ended it
 }
@@ -55,6 +59,8 @@ var errDisconnect = errors.New("disconnected")
 // returns nothing: how it ended is in the log.
 func (s *Server) ServeMQTT(ctx context.Context, mc *mqttserve.Conn, p *mqtt.Connect) {
 	c := &conn{Conn: mc, s: s, log: s.log.With("remote", mc.RemoteAddr().String())}
+	ctx, cancel := context.WithCancel(ctx) // what the connection has under way ends with it
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.drop("the hub is stopping") })
 	defer stop()
 	var cert *x509.Certificate
@@ -198,7 +204,7 @@ func (c *conn) serve(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := c.handle(p); err != nil {
+		if err := c.handle(ctx, p); err != nil {
 			return err
 		}
 	}
@@ -210,7 +216,7 @@ func (c *conn) isDropped() bool {
 	return c.dropped != ""
 }
 
-func (c *conn) handle(raw mqtt.Packet) error {
+func (c *conn) handle(ctx context.Context, raw mqtt.Packet) error {
 	switch raw.Type() {
 	case mqtt.PUBLISH:
 		p, err := mqtt.ParsePublish(raw)
@@ -219,6 +225,15 @@ func (c *conn) handle(raw mqtt.Packet) error {
 		}
 		if p.QoS == mqtt.ExactlyOnce {
 			return cradle.Errorf(cradle.Invalid, "PUBLISH with QoS 2 is not served")
+		}
+		if iothub.IsCredentialTopic(p.Topic) {
+			if err := c.flush(ctx); err != nil {
+				return err
+			}
+			if err := c.credential(ctx, &p); err != nil || p.QoS == mqtt.AtMostOnce {
+				return err
+			}
+			return c.answer(mqtt.AppendID(nil, mqtt.PUBACK, p.ID))
 		}
 		m, err := c.message(p.Topic, p.Payload)
 		if err != nil {
@@ -237,19 +252,26 @@ func (c *conn) handle(raw mqtt.Packet) error {
 		if err != nil {
 			return err
 		}
-		ack := mqtt.Suback{ID: p.ID}
+		ack, credentials := mqtt.Suback{ID: p.ID}, false
 		for _, sub := range p.Subscriptions {
 			q := mqtt.Refused
 			if c.mayHear(sub.Filter) {
 				q = min(sub.QoS, mqtt.AtLeastOnce)
 			}
 			ack.Granted = append(ack.Granted, q)
+			credentials = credentials || sub.Filter == iothub.CredentialFilter
 		}
-		return c.answer(ack.Append(nil))
+		if err := c.answer(ack.Append(nil)); err != nil || !credentials {
+			return err
+		}
+		return c.hearCredentials(ctx)
 	case mqtt.UNSUBSCRIBE:
 		p, err := mqtt.ParseUnsubscribe(raw)
 		if err != nil {
 			return err
+		}
+		if slices.Contains(p.Filters, iothub.CredentialFilter) {
+			c.unhearCredentials()
 		}
 		return c.answer(mqtt.AppendID(nil, mqtt.UNSUBACK, p.ID))
 	case mqtt.PUBACK:
@@ -262,7 +284,7 @@ func (c *conn) handle(raw mqtt.Packet) error {
 }
 
 func (c *conn) mayHear(filter string) bool {
-	return filter == "devices/"+string(c.id)+"/messages/devicebound/#" || filter == "$iothub/methods/POST/#"
+	return filter == "devices/"+string(c.id)+"/messages/devicebound/#" || filter == "$iothub/methods/POST/#" || filter == iothub.CredentialFilter
 }
 
 // message makes telemetry of a topic and a payload.
@@ -298,6 +320,8 @@ func (c *conn) flush(ctx context.Context) error {
 }
 
 func (c *conn) answer(b []byte) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	c.SetWriteDeadline(time.Now().Add(writeTime))
 	_, err := c.Write(b)
 	return err

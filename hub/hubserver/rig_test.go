@@ -101,6 +101,7 @@ type rig struct {
 	hub   *hub.Hub
 	feed  *feed
 	logs  *logs
+	ca    *issuer
 	skew  atomic.Int64 // added to the hub's clock
 	addr  string       // of the MQTT listener
 	roots *x509.CertPool
@@ -120,9 +121,9 @@ func newRigOver(t *testing.T, url string, over func(hub.Store) hub.Store) *rig {
 	}
 	t.Cleanup(func() { db.Close() })
 	store := over(db)
-	r := &rig{t: t, logs: &logs{}, feed: &feed{blocked: map[cradle.DeviceID]cradle.DeviceState{}, certs: map[[32]byte]bool{}}}
+	r := &rig{t: t, logs: &logs{}, ca: newIssuer(t), feed: &feed{blocked: map[cradle.DeviceID]cradle.DeviceState{}, certs: map[[32]byte]bool{}}}
 	log := slog.New(slog.NewTextHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	r.hub = hub.New(hub.Config{Store: store, Status: r.feed, Log: log,
+	r.hub = hub.New(hub.Config{Store: store, Status: r.feed, Log: log, Issuer: r.ca,
 		Now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) }})
 	if err := r.hub.Ensure(t.Context(), hub.DefaultName); err != nil {
 		t.Fatal(err)

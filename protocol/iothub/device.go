@@ -49,6 +49,9 @@ type Device struct {
 	DeviceScope string `json:"deviceScope,omitempty"`
 	// ParentScopes holds the scope of the parent, if there is one.
 	ParentScopes []string `json:"parentScopes,omitempty"`
+	// CredentialPolicy is that under which the hub renews the device's certificate, "<account>-<profile>"; empty: it does
+	// not. Nil leaves it as it is. Azure has no such field.
+	CredentialPolicy *string `json:"credentialPolicy,omitempty"`
 }
 
 // Count is a number that some clients send back as a string.

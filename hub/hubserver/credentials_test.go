@@ -1,0 +1,399 @@
+package hubserver_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"math/big"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/mqtt"
+	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/protocol/iothub"
+)
+
+// issuer is a credential provider with one CA, which answers the same request with the same certificate.
+type issuer struct {
+	t    *testing.T
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+
+	mu    sync.Mutex
+	asked []string
+	fail  error
+	wait  chan struct{} // not nil: answers wait for it
+	had   map[string][][]byte
+}
+
+func newIssuer(t *testing.T) *issuer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "registration CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &issuer{t: t, key: key, cert: cert, had: map[string][][]byte{}}
+}
+
+func (i *issuer) set(f func(*issuer)) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	f(i)
+}
+
+func (i *issuer) calls() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return append([]string{}, i.asked...)
+}
+
+func (i *issuer) IssueByCSR(ctx context.Context, account cradle.AccountID, policy string, id cradle.DeviceID, csr []byte) ([][]byte, error) {
+	i.mu.Lock()
+	wait, fail := i.wait, i.fail
+	i.asked = append(i.asked, string(account)+"/"+policy+"/"+string(id))
+	i.mu.Unlock()
+	if wait != nil {
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if fail != nil {
+		return nil, fail
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if had := i.had[string(csr)]; had != nil {
+		return had, nil
+	}
+	req, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return nil, err
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{Organization: []string{string(account)}, CommonName: string(id)},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, i.cert, req.PublicKey, i.key)
+	i.had[string(csr)] = [][]byte{der, i.cert.Raw}
+	return i.had[string(csr)], err
+}
+
+// renewal is a device at work on its certificate.
+type renewal struct {
+	*testing.T
+	r       *rig
+	c       *mqtt.Client
+	i       ident
+	answers chan mqtt.Publish
+}
+
+func (r *rig) renewal(i ident) *renewal {
+	r.t.Helper()
+	w := &renewal{T: r.t, r: r, i: i, answers: make(chan mqtt.Publish, 16)}
+	var err error
+	w.c, err = mqtt.Dial(r.t.Context(), r.dial(i), mqtt.Options{ClientID: string(i.id), Username: iothub.UserName("localhost:8443", i.id), KeepAlive: time.Minute,
+		OnMessage: func(topic string, payload []byte) error {
+			w.answers <- mqtt.Publish{Topic: topic, Payload: append([]byte{}, payload...)}
+			return nil
+		}})
+	if err != nil {
+		r.t.Fatalf("connecting %s: %v\n%s", i.id, err, r.logs)
+	}
+	go w.c.Run(context.Background())
+	r.t.Cleanup(func() { w.c.Close() })
+	return w
+}
+
+func (w *renewal) hear() {
+	w.Helper()
+	if err := w.c.Subscribe(w.Context(), iothub.CredentialFilter, mqtt.AtLeastOnce); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *renewal) say(rid, body string) {
+	w.Helper()
+	if err := w.c.Publish(w.Context(), iothub.CredentialTopic(rid), mqtt.AtLeastOnce, []byte(body)); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// next returns the next answer: its status and what it holds.
+func (w *renewal) next(status, rid string) map[string]any {
+	w.Helper()
+	select {
+	case p := <-w.answers:
+		if p.Topic != iothub.CredentialResponse(status, rid) {
+			w.Fatalf("answer on %s: %s\nwant %s for %s", p.Topic, p.Payload, status, rid)
+		}
+		var m map[string]any
+		if err := json.Unmarshal(p.Payload, &m); err != nil {
+			w.Fatalf("%s: %v", p.Payload, err)
+		}
+		return m
+	case <-time.After(20 * time.Second):
+		w.Fatalf("no answer; want %s for %s\n%s", status, rid, w.r.logs)
+	}
+	panic("unreachable")
+}
+
+// request is the body of a request for a new key.
+func request(t *testing.T, id cradle.DeviceID, more string) (body string, key *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: string(id)}}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return `{"id":"` + string(id) + `","csr":"` + base64.StdEncoding.EncodeToString(der) + `"` + more + `}`, key
+}
+
+func chainOf(t *testing.T, m map[string]any) [][]byte {
+	t.Helper()
+	var out [][]byte
+	list, _ := m["certificates"].([]any)
+	for _, c := range list {
+		der, err := base64.StdEncoding.DecodeString(c.(string))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, der)
+	}
+	if len(out) == 0 {
+		t.Fatalf("no certificates in %v", m)
+	}
+	return out
+}
+
+// policied registers a device whose certificate is renewed here.
+func (r *rig) policied(id cradle.DeviceID) ident {
+	r.t.Helper()
+	i := newIdent(r.t, id)
+	e := entry(id, i.sha256(), "")
+	policy := "acme-operational"
+	e.CredentialPolicy = &policy
+	r.put(e, "")
+	return i
+}
+
+// TestRenewal: a device gets its next certificate over MQTT; the one it connected with works until the new one is used.
+func TestRenewal(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		old := r.policied("dev-1")
+		w := r.renewal(old)
+		w.hear()
+		body, key := request(t, "dev-1", "")
+		w.say("1001", body)
+		if m := w.next("202", "1001"); m["correlationId"] == "" || m["operationExpires"] == nil {
+			t.Errorf("accepted: %v", m)
+		}
+		chain := chainOf(t, w.next("200", "1001"))
+		if len(chain) != 2 || string(chain[1]) != string(r.ca.cert.Raw) {
+			t.Errorf("%d certificates", len(chain))
+		}
+		if got := r.ca.calls(); len(got) != 1 || got[0] != "acme/operational/dev-1" {
+			t.Errorf("asked for %v", got)
+		}
+		// The same id again: the same answer, on this connection and on the next.
+		w.say("1001", body)
+		if again := chainOf(t, w.next("200", "1001")); string(again[0]) != string(chain[0]) {
+			t.Error("another certificate for the same request")
+		}
+		w = r.renewal(old)
+		w.hear()
+		w.say("1001", body)
+		if again := chainOf(t, w.next("200", "1001")); string(again[0]) != string(chain[0]) {
+			t.Error("another certificate after a reconnect")
+		}
+		next := ident{id: "dev-1", cert: tls.Certificate{Certificate: chain[:1], PrivateKey: key}}
+		d, err := r.reg.GetDevice(t.Context(), "dev-1")
+		if x := d.Authentication.X509Thumbprint; err != nil || !strings.EqualFold(x.PrimaryThumbprint, old.sha256()) || !strings.EqualFold(x.SecondaryThumbprint, next.sha256()) {
+			t.Errorf("slots %+v, %v", x, err)
+		}
+		w = r.renewal(next) // promotes it
+		if _, err := r.connect(old); err == nil {
+			t.Error("the certificate before still connects")
+		}
+		w.hear()
+		body, _ = request(t, "dev-1", "")
+		w.say("1002", body)
+		w.next("202", "1002")
+		w.next("200", "1002")
+		// Somebody who revokes the device ends it here.
+		r.feed.set(func(f *feed) { f.blocked["dev-1"] = cradle.Revoked })
+		body, _ = request(t, "dev-1", "")
+		w.say("1003", body)
+		if m := w.next("403", "1003"); m["errorCode"] != float64(iothub.CredentialForbidden) {
+			t.Errorf("revoked: %v", m)
+		}
+	})
+}
+
+// TestRenewalRefused: what is refused, and with which code.
+func TestRenewalRefused(t *testing.T) {
+	r := newRig(t, sqlite(t))
+	w := r.renewal(r.policied("dev-1"))
+	good, _ := request(t, "dev-1", "")
+	w.say("0000", good) // nobody hears: no answer
+	w.hear()
+	if p := <-w.answers; p.Topic == iothub.CredentialResponse("202", "0000") { // but then
+		w.next("200", "0000")
+	} else if p.Topic != iothub.CredentialResponse("200", "0000") {
+		t.Fatalf("after the subscription: %s %s", p.Topic, p.Payload)
+	}
+	r.ca.set(func(i *issuer) { i.asked = nil })
+	other, _ := request(t, "dev-2", "")
+	csr := good[strings.Index(good, `"csr":"`)+7 : len(good)-2]
+	flipped := csr[:len(csr)-8] + "AAAA" + csr[len(csr)-4:]
+	for _, c := range []struct {
+		name, body string
+		code       int
+	}{
+		{"empty", "", iothub.CredentialBadRequest},
+		{"no JSON", `{"id":"dev-1","csr":`, iothub.CredentialBadJSON},
+		{"an array", `["not","an","object"]`, iothub.CredentialBadRequest},
+		{"a field that is not known", `{"id":"dev-1","csr":"` + csr + `","x":"y"}`, iothub.CredentialBadRequest},
+		{"no id", `{"csr":"` + csr + `"}`, iothub.CredentialBadRequest},
+		{"another device", `{"id":"dev-2","csr":"` + csr + `"}`, iothub.CredentialBadRequest},
+		{"no CSR", `{"id":"dev-1","csr":""}`, iothub.CredentialBadRequest},
+		{"no base64", `{"id":"dev-1","csr":"not-valid-base64!!@@##"}`, iothub.CredentialBadRequest},
+		{"a CSR too long", `{"id":"dev-1","csr":"` + strings.Repeat("A", iothub.MaxCSR+4) + `"}`, iothub.CredentialBadRequest},
+		{"no PKCS#10", `{"id":"dev-1","csr":"AAAA"}`, iothub.CredentialBadCSR},
+		{"another device's CSR", strings.Replace(other, `"id":"dev-2"`, `"id":"dev-1"`, 1), iothub.CredentialBadCSR},
+		{"not signed by its key", `{"id":"dev-1","csr":"` + flipped + `"}`, iothub.CredentialBadCSR},
+		{"nothing to replace", good[:len(good)-1] + `,"replace":"db8c0f73-ac73-4b90-bba4-8a26ae2fcb27"}`, iothub.CredentialNothing},
+		{"replaces no id", good[:len(good)-1] + `,"replace":"-12-"}`, iothub.CredentialBadRequest},
+	} {
+		w.say("2000", c.body)
+		select {
+		case p := <-w.answers:
+			var e iothub.CredentialError
+			if err := json.Unmarshal(p.Payload, &e); err != nil || e.ErrorCode != c.code || e.Message == "" || e.TrackingID == "" ||
+				p.Topic != iothub.CredentialResponse(strconv.Itoa(c.code/1000), "2000") {
+				t.Errorf("%s: %s %s, want %d", c.name, p.Topic, p.Payload, c.code)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: no answer", c.name)
+		}
+	}
+	// The same id with another CSR.
+	another, _ := request(t, "dev-1", "")
+	w.say("0000", another)
+	w.next("400", "0000")
+	if n := len(r.ca.calls()); n != 0 {
+		t.Errorf("the provider was asked %d times", n)
+	}
+	// What the provider says.
+	r.ca.set(func(i *issuer) { i.fail = cradle.Errorf(cradle.Forbidden, "the name belongs to another") })
+	w.say("2001", another)
+	w.next("202", "2001")
+	if m := w.next("403", "2001"); !strings.Contains(m["message"].(string), "belongs to another") {
+		t.Errorf("refused: %v", m)
+	}
+	r.ca.set(func(i *issuer) { i.fail = cradle.Errorf(cradle.Busy, "away") })
+	third, _ := request(t, "dev-1", "")
+	w.say("2002", third)
+	w.next("202", "2002")
+	if m := w.next("503", "2002"); m["retryAfter"] == nil {
+		t.Errorf("busy: %v", m)
+	}
+	r.ca.set(func(i *issuer) { i.fail = nil })
+	w.say("2002", third) // it was not forgotten
+	w.next("202", "2002")
+	w.next("200", "2002")
+
+	// A device without a policy, and one whose account the policy is not of.
+	plain := r.renewal(r.register("dev-3"))
+	plain.hear()
+	body, _ := request(t, "dev-3", "")
+	plain.say("1", body)
+	plain.next("403", "1")
+	e := newIdent(t, "dev-4")
+	en := entry("dev-4", e.sha256(), "")
+	policy := "other-operational"
+	en.CredentialPolicy = &policy
+	r.put(en, "")
+	foreign := r.renewal(e)
+	foreign.hear()
+	body, _ = request(t, "dev-4", "")
+	foreign.say("1", body)
+	foreign.next("403", "1")
+	// What a registry client leaves out of an entry stays; what it writes must be a policy.
+	d, err := r.reg.GetDevice(t.Context(), "dev-4")
+	if err != nil || d.CredentialPolicy == nil || *d.CredentialPolicy != policy {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	d.CredentialPolicy = nil
+	if d = r.put(d, "*"); d.CredentialPolicy == nil || *d.CredentialPolicy != policy {
+		t.Errorf("after an update: %v", d.CredentialPolicy)
+	}
+	bad := "no policy"
+	d.CredentialPolicy = &bad
+	if _, err := r.reg.PutDevice(t.Context(), d, "*"); cradle.KindOf(err) != cradle.Invalid {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestRenewalOneAtATime: a second request is refused while one is active, unless it replaces it; a connection that ends in
+// between loses nothing.
+func TestRenewalOneAtATime(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		i := r.policied("dev-1")
+		w := r.renewal(i)
+		w.hear()
+		wait := make(chan struct{})
+		r.ca.set(func(i *issuer) { i.wait = wait })
+		first, _ := request(t, "dev-1", "")
+		w.say("first", first)
+		accepted := w.next("202", "first")
+		second, _ := request(t, "dev-1", "")
+		w.say("second", second)
+		m := w.next("409", "second")
+		info, _ := m["info"].(map[string]any)
+		if m["errorCode"] != float64(iothub.CredentialActive) || info["requestId"] != "first" || info["correlationId"] != accepted["correlationId"] {
+			t.Errorf("a second one: %v", m)
+		}
+		w.c.Close()
+		w = r.renewal(i)
+		w.hear()
+		w.next("202", "first") // taken up again
+		w.say("second", second[:len(second)-1]+`,"replace":"first"}`)
+		w.next("202", "second")
+		third, _ := request(t, "dev-1", `,"replace":"*"`)
+		w.say("third", third)
+		w.next("202", "third")
+		close(wait)
+		for p := range w.answers { // what was replaced is told so
+			if p.Topic == iothub.CredentialResponse("200", "third") {
+				break
+			}
+			if p.Topic != iothub.CredentialResponse("409", "first") && p.Topic != iothub.CredentialResponse("409", "second") {
+				t.Fatalf("%s %s", p.Topic, p.Payload)
+			}
+		}
+	})
+}
