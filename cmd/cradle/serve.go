@@ -95,6 +95,7 @@ type installation struct {
 	certs  http.Handler // CRLs and OCSP
 	gate   *shed.Gate
 	watch  watch
+	within *within // to the hub
 	close  []func() error
 }
 
@@ -123,7 +124,7 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	if c.LogFormat == "json" {
 		lines = slog.NewJSONHandler(out.Err, &slog.HandlerOptions{Level: level})
 	}
-	in := &installation{cmd: c, log: slog.New(lines), gate: shed.New(limits, nil)}
+	in := &installation{cmd: c, log: slog.New(lines), gate: shed.New(limits, nil), within: newWithin()}
 	if c.Metrics != "" {
 		in.watch.meter = meter.New()
 	}
@@ -343,7 +344,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 		return nil, err
 	}
 	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Issuer: in.ra, Log: in.log, Replica: replica, Hubs: []provisioning.Hub{
-		{Name: string(firstHub), Host: in.hub, Registry: iothub.NewRegistry(in.loopback(), cs)}}}); err != nil {
+		{Name: string(firstHub), Host: in.hub, Registry: iothub.NewRegistry(in.within.client(), cs)}}}); err != nil {
 		return nil, err
 	}
 	tokens, err := in.prov.Token(ctx, "admin")
@@ -369,6 +370,7 @@ func (in *installation) front(tokens []byte) (*front.Server, error) {
 		Public: adminserver.Public{URL: in.url, ESTHost: func(a cradle.AccountID) string { return estHost(c.Host, a) }}})
 	est := estserver.New(estserver.Config{Provider: estProvider{p: in.prov, host: c.Host, defaultAccount: c.ESTDefault}, Log: in.log, Count: in.watch.count(), Gate: in.gate})
 	devices := in.deviceRoutes()
+	in.within.serve(devices.hub.HTTP)
 	estRoute := front.Route{HTTP: est}
 	paths := front.Paths{{Pattern: "/.well-known/est/", Handler: est}, {Pattern: "/admin/v1/", Handler: adm}, {Pattern: "/oem/v1/", Handler: adm},
 		{Pattern: "/status/v1/", Handler: adm}, {Pattern: "/time/v1", Handler: adm}, {Pattern: admin.TilesPrefix + "/", Handler: adm}}
@@ -431,8 +433,8 @@ func (in *installation) certificate() (func(*tls.ClientHelloInfo) (*tls.Certific
 
 func half(c *x509.Certificate) time.Time { return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2) }
 
-// loopback is the client with which services of this process call each other, as they would call another
-// vendor's. It dials our own port whatever the public name resolves to.
+// loopback is the client with which services of this process call each other with a certificate, as they would call
+// another vendor's. It dials our own port whatever the public name resolves to.
 func (in *installation) loopback(cert ...tls.Certificate) *http.Client {
 	roots := x509.NewCertPool()
 	roots.AddCert(in.prov.Services())
