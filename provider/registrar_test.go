@@ -267,3 +267,38 @@ func TestRegistrarAudit(t *testing.T) {
 		r.check()
 	})
 }
+
+// TestRegistrarApart: with the issuing keys in another process, that one alone makes credentials of registration
+// authorities, and judges what they ask for once more.
+func TestRegistrarApart(t *testing.T) {
+	a := newApart(t, filepath.Join(t.TempDir(), "provider.db"))
+	key := newKey(t)
+	ask := ca.Registrar{Account: "acme", Profile: cradle.Operational, Name: "dps"}
+	_, err := a.p.AddRegistrar(t.Context(), ask, plainCSR(t, "", key, false), year)
+	refused(t, err, cradle.Conflict, "signer apart")
+	made := must[*provider.Registrar](t)(a.signer.AddRegistrar(t.Context(), ask, plainCSR(t, "", key, false), year))
+	by := byRegistrar(t, made)
+	first := plainCSR(t, "gw-1", newKey(t), false)
+	c := must[*x509.Certificate](t)(a.plain(cradle.Operational, provider.Enroll, by, first))
+	if c.Issuer.CommonName != "acme evaluation registration CA" {
+		t.Errorf("issued by %s", c.Issuer)
+	}
+	if again := must[*x509.Certificate](t)(a.plain(cradle.Operational, provider.Enroll, by, first)); !again.Equal(c) {
+		t.Error("the same request again got another certificate")
+	}
+	// A front end that lies about the client gets nothing by it.
+	lie := func(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) {
+		pm.Request.Client = byCert(c)
+		return a.door.Sign(ctx, pm)
+	}
+	a.attack.Store(&lie)
+	_, err = a.plain(cradle.Operational, provider.Enroll, by, plainCSR(t, "gw-2", newKey(t), false))
+	refused(t, err, cradle.Forbidden, "renewed there")
+	a.attack.Store(nil)
+	if _, err := a.p.EndRegistrar(t.Context(), "acme", cradle.Operational, "dps", "", "gone"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = a.plain(cradle.Operational, provider.Enroll, by, plainCSR(t, "gw-3", newKey(t), false))
+	refused(t, err, cradle.Forbidden, "revoked")
+	a.check()
+}

@@ -144,6 +144,7 @@ func TestVerbs(t *testing.T) {
 	}
 	v.bad(1, "other", "cradle account show other")
 	v.clients()
+	v.registrars()
 	v.profiles()
 
 	v.one("cradle-oem init --dir @/oem", "dir", "public")
