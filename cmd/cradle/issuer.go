@@ -204,14 +204,14 @@ func (o *ownRA) IssueByCSR(ctx context.Context, account cradle.AccountID, policy
 	if leaf.Subject.CommonName != string(id) {
 		return nil, cradle.Errorf(cradle.Internal, "a certificate for %q came for the CSR of %q", leaf.Subject.CommonName, id)
 	}
-	return c.chain(ctx, leaf, o.now())
+	return c.chain(ctx, leaf)
 }
 
 // chain finds the CAs above a certificate, by cacerts, which is asked again when it does not have them.
-func (c *raClient) chain(ctx context.Context, leaf *x509.Certificate, now time.Time) ([][]byte, error) {
+func (c *raClient) chain(ctx context.Context, leaf *x509.Certificate) ([][]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out, err := chainOf(leaf, c.cas, now)
+	out, err := chainOf(leaf, c.cas)
 	if err == nil {
 		return out, nil
 	}
@@ -220,10 +220,10 @@ func (c *raClient) chain(ctx context.Context, leaf *x509.Certificate, now time.T
 		return nil, err
 	}
 	c.cas = cas
-	return chainOf(leaf, cas, now)
+	return chainOf(leaf, cas)
 }
 
-func chainOf(leaf *x509.Certificate, cas []*x509.Certificate, now time.Time) ([][]byte, error) {
+func chainOf(leaf *x509.Certificate, cas []*x509.Certificate) ([][]byte, error) {
 	roots, between := x509.NewCertPool(), x509.NewCertPool()
 	for _, c := range cas {
 		if bytes.Equal(c.RawSubject, c.RawIssuer) {
@@ -232,7 +232,7 @@ func chainOf(leaf *x509.Certificate, cas []*x509.Certificate, now time.Time) ([]
 			between.AddCert(c)
 		}
 	}
-	chains, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: leaf.NotBefore.Add(ca.Backdate), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err != nil {
 		return nil, err
 	}
