@@ -16,6 +16,9 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/protocol/dps"
+	"github.com/cradle-iot/cradle/protocol/iothub"
+	"github.com/cradle-iot/cradle/protocol/sas"
 	"github.com/cradle-iot/cradle/provisioning"
 	"github.com/cradle-iot/cradle/provisioning/provisioningtest"
 )
@@ -251,4 +254,47 @@ func TestIssueCrash(t *testing.T) {
 			t.Errorf("asked %d times for %d certificates", n, len(i.had))
 		}
 	})
+}
+
+// TestIssueByOtherProofs: a device that proves itself by a symmetric key gets a certificate too; its hub entry then knows
+// it by that, and by its key again when it registers without a CSR.
+func TestIssueByOtherProofs(t *testing.T) {
+	w, i := newWorld(t, t.TempDir()+"/p.db"), newIssuer(t)
+	r := w.start(true, func(c *provisioning.Config) { c.Issuer = i })
+	key := bytes.Repeat([]byte{7}, 32)
+	if _, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: "keys", Attestation: provisioning.Attestation{Kind: provisioning.SymmetricKey, PrimaryKey: key, SecondaryKey: bytes.Repeat([]byte{8}, 32)},
+		Terms: provisioning.Terms{Enabled: true, CredentialPolicy: "acme-operational"}}); err != nil {
+		t.Fatal(err)
+	}
+	arrive := func(csr []byte) provisioning.Registration {
+		t.Helper()
+		token := sas.Sign(r.Identity().IDScope+"/registrations/dev-1", "registration", dps.DeviceKey(key, "dev-1"), time.Now().Add(time.Hour))
+		c, err := r.Authenticate(t.Context(), provisioning.Credentials{RegistrationID: "dev-1", Token: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reg, err := r.Register(t.Context(), c, provisioning.Ask{CSR: csr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.await(c, reg.Operation)
+	}
+	if reg := arrive(nil); reg.Status != provisioning.Assigned || w.hub.Device("dev-1").Authentication.Type != iothub.SAS {
+		t.Errorf("by its key: %+v", reg)
+	}
+	reg := arrive(csrFor(t, "dev-1"))
+	if got := w.hub.Device("dev-1"); reg.Status != provisioning.Assigned || got.Authentication.Type != iothub.SelfSigned || got.CredentialPolicy == nil || *got.CredentialPolicy != "acme-operational" ||
+		slots(got) != [2]string{provisioning.Thumbprint(sha256.Sum256(reg.IssuedChain()[0].Raw)).String(), ""} {
+		t.Errorf("with a CSR: %+v, entry %+v", reg, got)
+	}
+	if got := i.calls(); len(got) != 1 || got[0] != "acme/operational/dev-1" {
+		t.Errorf("asked for %v", got)
+	}
+	if arrive(nil); w.hub.Device("dev-1").Authentication.Type != iothub.SAS {
+		t.Errorf("by its key again: %+v", w.hub.Device("dev-1"))
+	}
+	// What the policy's account says of it counts.
+	w.feed.Set("acme", "dev-1", cradle.Revoked)
+	r.OnBlock("acme", "dev-1", cradle.Revoked)
+	eventually(t, "the hub's entry is disabled", func() bool { return w.hub.Device("dev-1").Status == iothub.Disabled })
 }

@@ -10,10 +10,13 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/mqtt"
 	"github.com/cradle-iot/cradle/protocol/dps"
 	"github.com/cradle-iot/cradle/provisioning"
+	"github.com/cradle-iot/cradle/provisioning/dpsserver"
 	"github.com/cradle-iot/cradle/provisioning/provisioningtest"
 )
 
@@ -30,9 +33,10 @@ func (i caIssuer) IssueByCSR(_ context.Context, _ cradle.AccountID, _ string, id
 
 // TestCSROnTheWire: csr in the registration, issuedCertificateChain in the poll and nowhere else (2025-07-01-preview).
 func TestCSROnTheWire(t *testing.T) {
+	var h *dpsserver.Handler
 	s := newServerWith(t, func(c *provisioning.Config) {
 		c.Issuer = caIssuer{provisioningtest.NewCA(t, "acme", "acme registration")}
-	}, nil)
+	}, func(c *dpsserver.Config) { h = dpsserver.New(*c) })
 	g := s.group("acme-devices", s.ca)
 	g.CredentialPolicyName = "operational"
 	if _, err := s.service().PutGroup(t.Context(), g); err != nil {
@@ -89,5 +93,22 @@ func TestCSROnTheWire(t *testing.T) {
 		if resp, b := s.call(c, "PUT", s.path(id)+"/register"+v, `{"registrationId":"dev-2","csr":"`+csr+`"}`); resp.StatusCode != 400 {
 			t.Errorf("%s: %s %s", name, resp.Status, b)
 		}
+	}
+	// The same over MQTT.
+	user := dps.UserName(s.svc.Identity().IDScope, "dev-1", "2025-07-01-preview")
+	d := s.dial(mqttPort(t, s, h), mqtt.Options{ClientID: "dev-1", Username: user, KeepAlive: time.Minute}, s.ca.Leaf("dev-1", nil))
+	d.subscribe()
+	status, _, b := d.ask(put+"1", body)
+	if err := json.Unmarshal(b, &op); err != nil || status != "202" {
+		t.Fatalf("register over MQTT: %s %s", status, b)
+	}
+	for status == "202" {
+		status, _, b = d.ask(get("2", op.OperationID), " ")
+	}
+	if err := json.Unmarshal(b, &raw); err != nil || status != "200" || len(raw.RegistrationState.Chain) != 2 {
+		t.Errorf("poll over MQTT: %s %s", status, b)
+	}
+	if status, _, b = d.ask(put+"3", `{"registrationId":"dev-1","csr":"!"}`); status != "400" {
+		t.Errorf("no base64 over MQTT: %s %s", status, b)
 	}
 }
