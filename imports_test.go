@@ -44,6 +44,7 @@ var layers = []struct {
 	{"hub/query", []string{}}, // a pure decision
 	{"hub", []string{"hub/query", "protocol", "internal"}},
 	{"hub/hubserver", []string{"hub", "hub/query", "protocol", "internal"}},
+	{"hub/natsrelay", []string{"hub", "protocol", "internal"}},
 	{"hub/hubdb", []string{"hub", "protocol", "internal"}},
 	{"device", []string{"protocol", "keys", "internal"}},
 	{"oem", []string{"protocol", "keys", "internal"}},
@@ -65,6 +66,7 @@ var agentBanned = map[string]string{
 	"github.com/eclipse/paho.mqtt.golang": "internal/mqtt has the client that the agent needs",
 	"modernc.org/sqlite":                  "the agent's journal is a file",
 	"github.com/jackc/pgx/v5":             "no database in a device",
+	"github.com/nats-io/nats.go":          "a hub's matter",
 	"cel.dev/cel-go":                      "7 MB; rules are evaluated by services",
 }
 
