@@ -27,6 +27,8 @@ type HubEventsCmd struct {
 	From   string `help:"Cursor of the last event that you have; default: from the beginning." placeholder:"CURSOR"`
 	Follow bool   `help:"Wait for more."`
 	Limit  int    `help:"At most so many; 0: all." default:"0"`
+	Device string `help:"Of this device alone." placeholder:"ID"`
+	Module string `help:"Of modules of this name alone." placeholder:"ID"`
 }
 
 // Run prints JSON lines, with and without --json.
@@ -53,7 +55,8 @@ func (c *HubEventsCmd) Run(ctx context.Context, out *cli.Out) error {
 	hc := *a.HTTP
 	hc.Timeout = 0
 	lines := &cli.Out{W: out.W, Err: out.Err, JSON: true}
-	err = iothub.NewRegistry(&hc, cs).Events(ctx, iothub.EventQuery{From: iothub.Cursor(c.From), Follow: c.Follow, Limit: c.Limit},
+	err = iothub.NewRegistry(&hc, cs).Events(ctx, iothub.EventQuery{From: iothub.Cursor(c.From), Follow: c.Follow, Limit: c.Limit,
+		Device: cradle.DeviceID(c.Device), Module: iothub.ModuleID(c.Module)},
 		func(e *iothub.Event) error { return lines.Print(e, nil) })
 	if c.Follow && errors.Is(err, context.Canceled) {
 		return nil

@@ -92,9 +92,11 @@ func (e *Event) Bytes() ([]byte, error) {
 
 // EventQuery says what to read.
 type EventQuery struct {
-	From   Cursor // events behind this one
-	Limit  int    // stop after so many; 0 means all there are
-	Follow bool   // then go on with what comes, until ctx ends
+	From   Cursor          // events behind this one
+	Limit  int             // stop after so many; 0 means all there are
+	Follow bool            // then go on with what comes, until ctx ends
+	Device cradle.DeviceID // of this device alone; empty: of all
+	Module ModuleID        // of a module of this name alone
 }
 
 // maxLine bounds one line of the event stream: the largest body in base64, and its properties.
@@ -109,6 +111,12 @@ func (r *Registry) Events(ctx context.Context, q EventQuery, fn func(*Event) err
 	}
 	if q.Limit > 0 {
 		v.Set("limit", strconv.Itoa(q.Limit))
+	}
+	if q.Device != "" {
+		v.Set("device", string(q.Device))
+	}
+	if q.Module != "" {
+		v.Set("module", string(q.Module))
 	}
 	if q.Follow {
 		v.Set("follow", "1")
