@@ -66,6 +66,7 @@ type ServeCmd struct {
 	Keystores
 	SignerServe
 	StatusServe
+	EventsServe
 	ESTDefault cradle.AccountID  `name:"est-default-account" help:"Account whose EST answers paths without a label under this installation's own name, for clients that know neither labels nor server names." placeholder:"NAME"`
 	Limits     map[string]string `name:"limit" help:"Rate of requests that is taken: address, certificate, line, account, registration or operator, as certificate=0.5:30 (each second, and at once) or address=off." placeholder:"NAME=RATE"`
 	LogLevel   string            `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
@@ -359,6 +360,9 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	in.watch.feed(in.follow.Newest, in.follow.Fresh)
 	run.Go(func() error { return in.prov.Run(ctx) })
 	run.Go(func() error { return in.follow.Run(ctx) })
+	if err := in.cmd.EventsServe.run(ctx, in, replica, run); err != nil {
+		return nil, err
+	}
 	run.Go(func() error { return in.dps.Run(ctx) })
 	return in.front(tokens)
 }
