@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/cradle-iot/cradle"
@@ -32,6 +33,15 @@ type unanswered struct {
 }
 
 func (*unanswered) Error() string { return "internal error: an allocation rule was not asked" }
+
+// target is place, or says that a webhook must be asked; then hub is where the device is now.
+func (a *admission) target(by Enrolled, r *Registration) (hub string, asks bool, err error) {
+	if t := by.Terms(); t.asksWebhook() && !stays(a.hubs, t, r.Hub) {
+		return r.Hub, true, nil
+	}
+	hub, err = a.place(by, r)
+	return hub, false, err
+}
 
 // place names the hub of a device that registers, under what is enrolled now.
 func (a *admission) place(by Enrolled, r *Registration) (string, error) {
@@ -79,6 +89,16 @@ func (a *admission) facts(by Enrolled, t *Terms, r *Registration, d allocate.Dev
 	c := a.by
 	f := allocate.Facts{RegistrationID: string(r.ID), Account: string(c.Account), Attestation: c.Kind.Type(), Order: string(c.Facts.Order), Lot: string(c.Facts.Lot),
 		Tier: string(c.Facts.Tier), TPMMaker: string(c.Facts.Maker)}
+	if len(c.shown.Chain) > 0 {
+		// The word of the CA that the operator enrolled, by policy OIDs (DESIGN §2).
+		policies := c.shown.Chain[0].Policies
+		for _, tier := range cradle.Tiers {
+			if slices.ContainsFunc(policies, cradle.TierPolicy(tier).Equal) {
+				f.Tier = string(tier)
+			}
+		}
+		f.Proved = slices.ContainsFunc(policies, cradle.PolicyKeyProved.Equal)
+	}
 	f.Region, f.CurrentHub, f.Enrolment = d.Region, r.Hub, c.Group
 	if by.Individual != nil {
 		f.Enrolment = string(by.Individual.ID)

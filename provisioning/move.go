@@ -16,6 +16,9 @@ type Move struct {
 	From string `json:"from,omitempty"` // name of the hub that the device leaves; its entry goes when the new one stands
 	Data Data   `json:"data,omitempty"`
 	Twin string `json:"twin,omitempty"` // JSON of the initial twin
+	Asks bool   `json:"asks,omitempty"` // a webhook must still say which hub it is; Hub is where it was
+	// Answer is the payload that a webhook has for the device; unlike the rest it stays.
+	Answer string `json:"answer,omitempty"`
 }
 
 // Data is what becomes of a device's twin.
@@ -39,6 +42,18 @@ func stays(hubs []allocate.Hub, t *Terms, present string) bool {
 	return present != "" && !t.Reprovision.UpdateHub && allocate.Linked(hubs, present) != nil
 }
 
+// done is what is left of a Move that was carried out.
+func (m Move) done() Move { return Move{Answer: m.Answer} }
+
+// send is move, or leaves the decision to a webhook; it says which targets of the outbox must hear of it.
+func (r *Registration) send(hub string, asks bool, t *Terms, linked []allocate.Hub) []string {
+	if r.Asks = asks; asks {
+		return []string{decisions}
+	}
+	r.Answer = ""
+	return r.move(hub, t, linked)
+}
+
 // move sends a registration to a hub and says which hubs must hear of it. Azure's rules of re-provisioning decide about the
 // data. The order is: the new hub gets the entry and the twin, then the device is assigned, and only then the
 // old hub's entry goes (delivered).
@@ -48,7 +63,7 @@ func (r *Registration) move(hub string, t *Terms, linked []allocate.Hub) (delive
 	switch {
 	case r.Hub == hub && r.Delivered:
 		// Data is neither moved nor lost; only a reset asks for the beginning again.
-		if r.Move = (Move{}); reset {
+		if r.Move = r.done(); reset {
 			r.Data, r.Twin = DataResets, string(t.InitialTwin)
 		}
 	case r.Hub == hub: // what was to be done is still to be done, perhaps with another twin
@@ -59,7 +74,7 @@ func (r *Registration) move(hub string, t *Terms, linked []allocate.Hub) (delive
 			}
 		}
 	case r.Hub == "":
-		if r.Move = (Move{}); len(t.InitialTwin) > 0 {
+		if r.Move = r.done(); len(t.InitialTwin) > 0 {
 			r.Data, r.Twin = DataInitial, string(t.InitialTwin)
 		}
 	default:
@@ -68,7 +83,7 @@ func (r *Registration) move(hub string, t *Terms, linked []allocate.Hub) (delive
 			deliver, from = append(deliver, r.Hub), r.From
 		}
 		back := from == hub
-		r.Move, r.Delivered = Move{}, back // it stands at the hub that it has not left yet
+		r.Move, r.Delivered = r.done(), back // it stands at the hub that it has not left yet
 		switch {
 		case back && !reset:
 		case from == "" || allocate.Linked(linked, from) == nil:

@@ -24,7 +24,7 @@ type outbox struct {
 	owner   string
 	term    time.Duration
 	workers int
-	queue   chan Delivery
+	queues  map[lane]chan Delivery
 	kick    chan struct{} // a scan is worth while
 
 	mu     sync.Mutex
@@ -64,10 +64,37 @@ func newOutbox(s *Service, owner string, workers int, term time.Duration) *outbo
 	}
 	o := &outbox{
 		s: s, owner: owner, term: max(term, time.Second), workers: workers,
-		queue: make(chan Delivery, 4096), kick: make(chan struct{}, 1),
+		queues: map[lane]chan Delivery{}, kick: make(chan struct{}, 1),
 		flying: map[flight]*Delivery{}, health: map[string]*health{},
 	}
+	for _, l := range []lane{own, foreign, asking} {
+		o.queues[l] = make(chan Delivery, 4096)
+	}
 	return o
+}
+
+// lane is a set of workers: what is slow elsewhere must not hold up this installation's hubs.
+type lane int
+
+const (
+	own lane = iota
+	foreign
+	asking
+)
+
+// laneOf says who delivers to a target; ok is false for a hub that is not linked.
+func (o *outbox) laneOf(target string) (l lane, ok bool) {
+	if target == decisions {
+		return asking, o.s.webhook != nil
+	}
+	h := o.s.hub(target)
+	switch {
+	case h == nil:
+		return 0, false
+	case h.link.Kind == LinkBuiltin:
+		return own, true
+	}
+	return foreign, true
 }
 
 func (o *outbox) lease() Lease {
@@ -78,7 +105,8 @@ func (o *outbox) lease() Lease {
 // offer hands leased deliveries to the workers. One that finds no room waits for its lease to end.
 func (o *outbox) offer(ds []Delivery) {
 	for _, d := range ds {
-		if o.s.hub(d.Hub) == nil {
+		lane, ok := o.laneOf(d.Hub)
+		if !ok {
 			continue // a hub that is not linked any more; the row waits for its return
 		}
 		o.mu.Lock()
@@ -91,7 +119,7 @@ func (o *outbox) offer(ds []Delivery) {
 		o.flying[f] = nil
 		o.mu.Unlock()
 		select {
-		case o.queue <- d:
+		case o.queues[lane] <- d:
 		default:
 			o.next(f, d.Version)
 		}
@@ -118,17 +146,19 @@ func (o *outbox) troubled(hub string) bool {
 
 func (o *outbox) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	for range o.workers {
-		wg.Go(func() {
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case d := <-o.queue:
-					o.fly(ctx, d)
+	for _, queue := range o.queues {
+		for range o.workers {
+			wg.Go(func() {
+				for {
+					select {
+					case <-ctx.Done():
+						return
+					case d := <-queue:
+						o.fly(ctx, d)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 	t := time.NewTicker(scanInterval)
 	defer t.Stop()
@@ -146,10 +176,18 @@ func (o *outbox) run(ctx context.Context) {
 
 // scan leases what is due, hub by hub.
 func (o *outbox) scan(ctx context.Context) {
-	for _, hub := range o.s.table.Load().order {
-		limit := min(scanBatch, cap(o.queue)-len(o.queue))
+	targets := o.s.hubNames()
+	if o.s.webhook != nil {
+		targets = append(targets, decisions)
+	}
+	for _, hub := range targets {
+		lane, ok := o.laneOf(hub)
+		if !ok {
+			continue
+		}
+		limit := min(scanBatch, cap(o.queues[lane])-len(o.queues[lane]))
 		o.mu.Lock()
-		if h := o.of(hub.Name); h.failures > 0 {
+		if h := o.of(hub); h.failures > 0 {
 			limit = min(limit, 1) // a probe
 			if o.s.now().Before(h.until) {
 				limit = 0
@@ -159,10 +197,10 @@ func (o *outbox) scan(ctx context.Context) {
 		if limit == 0 {
 			continue
 		}
-		ds, err := o.s.store.Due(ctx, hub.Name, o.lease(), limit)
+		ds, err := o.s.store.Due(ctx, hub, o.lease(), limit)
 		if err != nil {
 			if ctx.Err() == nil {
-				o.s.log.Warn("outbox is not read", "hub", hub.Name, "err", err)
+				o.s.log.Warn("outbox is not read", "hub", hub, "err", err)
 			}
 			continue
 		}
@@ -198,6 +236,9 @@ func (o *outbox) fly(ctx context.Context, d Delivery) {
 
 // deliver makes one try; it returns the delivery to be made next when the registration has changed meanwhile.
 func (o *outbox) deliver(ctx context.Context, d Delivery) *Delivery {
+	if d.Hub == decisions {
+		return o.decide(ctx, d)
+	}
 	s, hub := o.s, o.s.hub(d.Hub)
 	if hub == nil { // unlinked on another replica since the row was read
 		o.postpone(ctx, d, s.now().Add(retryMax), "hub is not linked")
@@ -274,6 +315,9 @@ func (o *outbox) deliver(ctx context.Context, d Delivery) *Delivery {
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("delivery is not settled; it is made again", "registration", r.ID, "hub", d.Hub, "err", err)
 	}
+	if settled != nil && settled.Version == d.Registration.Version {
+		settled = nil // unchanged, and so not read again: it may be older than what is stored
+	}
 	s.waiters.wake(r.ID, settled)
 	return again
 }
@@ -289,6 +333,9 @@ func (o *outbox) postpone(ctx context.Context, d Delivery, due time.Time, reason
 func (o *outbox) underWay(id RegistrationID) (hub string, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if _, ok := o.flying[flight{decisions, id}]; ok {
+		return "", true
+	}
 	for _, h := range o.s.table.Load().order {
 		if _, ok := o.flying[flight{h.Name, id}]; ok && o.of(h.Name).failures == 0 {
 			return h.Name, true
@@ -322,7 +369,7 @@ func (o *outbox) well(hub string) {
 	*h = health{}
 	o.mu.Unlock()
 	if was > 0 {
-		o.s.log.Info("hub takes registrations again", "hub", hub)
+		o.s.log.Info("hub answers again", "hub", hub)
 		o.wake()
 	}
 }

@@ -60,6 +60,7 @@ type Config struct {
 	// Open makes what a hub is spoken to by of the link that an operator stored; it does not call the hub. An error is
 	// Invalid. Nil: no hubs can be linked beside Hubs.
 	Open    func(Link) (Destination, error)
+	Webhook Webhook          // nil: custom allocation is by expressions only
 	Feed    Feed             // nil: no status feed is followed, no device is ever blocked
 	Units   UnitSource       // nil: there are no TPM groups
 	Issuer  Issuer           // nil: no certificates are issued for CSRs
@@ -78,6 +79,7 @@ type Service struct {
 	store    Store
 	builtin  []Hub // as configured
 	open     func(Link) (Destination, error)
+	webhook  Webhook
 	linking  sync.Mutex // one reload at a time
 	table    atomic.Pointer[hubTable]
 	feed     Feed
@@ -101,7 +103,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.Store == nil || len(c.Hubs) == 0 {
 		return nil, cradle.Errorf(cradle.Invalid, "provisioning needs a store and at least one hub")
 	}
-	s := &Service{store: c.Store, open: c.Open, feed: c.Feed, units: c.Units, issuer: c.Issuer, now: c.Now, log: c.Log}
+	s := &Service{store: c.Store, open: c.Open, webhook: c.Webhook, feed: c.Feed, units: c.Units, issuer: c.Issuer, now: c.Now, log: c.Log}
 	if s.now == nil {
 		s.now = time.Now
 	}

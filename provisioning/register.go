@@ -86,7 +86,7 @@ func (s *Service) Operation(ctx context.Context, c *Caller, operation string, ho
 		if hub, ok := s.outbox.underWay(c.ID); settled != nil {
 			r, settled = *settled, nil
 		} else if ok && timeout == nil && hold > 0 {
-			r = Registration{ID: c.ID, Status: Assigning, Operation: operation, Hub: hub}
+			r = Registration{ID: c.ID, Status: Assigning, Operation: operation, Hub: hub, Move: Move{Asks: hub == ""}}
 		} else {
 			r, err = s.Registration(ctx, c.ID)
 		}
@@ -129,7 +129,7 @@ func (s *Service) Operation(ctx context.Context, c *Caller, operation string, ho
 
 // Troubled reports whether the registration waits for a hub that does not answer, or for an approval.
 func (s *Service) Troubled(r Registration) bool {
-	return r.Status == Assigning && (r.Hub == "" || s.outbox.troubled(r.Hub))
+	return r.Status == Assigning && (r.Waits() || s.outbox.troubled(r.Hub))
 }
 
 // Registration returns one registration.

@@ -166,12 +166,13 @@ func (a *admission) register(cur *Registration, by Enrolled) (Outcome, error) {
 		return Outcome{}, err
 	}
 	var hub string
+	var asks bool
 	if c.Waits == "" {
-		if hub, err = a.place(by, cur); err != nil {
+		if hub, asks, err = a.target(by, cur); err != nil {
 			return Outcome{}, err
 		}
 	}
-	if token == "" && cur.Status == Assigning && cur.Thumbprint == c.Thumbprint && cur.Group == c.Group && cur.Hub == hub && sameWish(cur.Issuance, wish) {
+	if token == "" && asks == cur.Asks && cur.Status == Assigning && cur.Thumbprint == c.Thumbprint && cur.Group == c.Group && cur.Hub == hub && sameWish(cur.Issuance, wish) {
 		return Outcome{}, nil // the same device asks twice at once: it joins the operation under way
 	}
 	next := *cur
@@ -195,8 +196,7 @@ func (a *admission) register(cur *Registration, by Enrolled) (Outcome, error) {
 	if c.Waits != "" {
 		return Outcome{Registration: &next}, nil
 	}
-	deliver := next.move(hub, by.Terms(), a.hubs)
-	return Outcome{Registration: &next, Deliver: deliver}, nil
+	return Outcome{Registration: &next, Deliver: next.send(hub, asks, by.Terms(), a.hubs)}, nil
 }
 
 // setKeys gives the registration the keys that its hub entry needs. A TPM keeps the key that it has already taken in.
@@ -227,18 +227,18 @@ func (a *admission) approve(cur *Registration, by Enrolled) (Outcome, error) {
 	if cur == nil || !cur.Waits() {
 		return Outcome{}, nil
 	}
-	hub, err := a.place(by, cur)
+	hub, asks, err := a.target(by, cur)
 	if err != nil {
 		return Outcome{}, err
 	}
 	next := *cur
-	deliver := next.move(hub, by.Terms(), a.hubs)
+	deliver := next.send(hub, asks, by.Terms(), a.hubs)
 	next.touch(a.now)
 	return Outcome{Registration: &next, Deliver: deliver}, nil
 }
 
-// Waits reports whether the registration waits for an approval: it has no hub yet, and none was told.
-func (r *Registration) Waits() bool { return r.Status == Assigning && r.Hub == "" }
+// Waits reports whether the registration waits for an approval: it has no hub yet, and nobody is asked for one.
+func (r *Registration) Waits() bool { return r.Status == Assigning && r.Hub == "" && !r.Asks }
 
 // Name of the device at the credential provider, by which a status feed knows it.
 func (r *Registration) Name() cradle.DeviceID { return cradle.DeviceID(r.ID) }
@@ -254,6 +254,9 @@ func (r *Registration) touch(now time.Time) {
 func delivered(now time.Time, refused error) Settled {
 	return func(r Registration) (Registration, []string) {
 		var next []string
+		if r.Asks { // it is not decided that this is its hub
+			return r, nil
+		}
 		r.touch(now)
 		if refused != nil {
 			if r.Blocked == "" {
@@ -271,7 +274,7 @@ func delivered(now time.Time, refused error) Settled {
 			if r.From != "" {
 				next = append(next, r.From)
 			}
-			r.Delivered, r.Move = true, Move{}
+			r.Delivered, r.Move = true, r.done()
 		}
 		return r, next
 	}
@@ -293,7 +296,7 @@ func block(state cradle.DeviceState, now time.Time) Step {
 		case cur.Blocked != cradle.Suspended:
 			return Outcome{}, nil // not blocked, or for good
 		default:
-			next.Blocked, next.Status = "", Unassigned
+			next.Blocked, next.Status, next.Asks = "", Unassigned, false
 			switch {
 			case cur.Delivered:
 				next.Status = Assigned

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/dps"
+	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/provisioning/allocate"
 )
 
@@ -167,19 +169,29 @@ func (s *Service) checkTerms(t Terms) (Terms, error) {
 		return t, err
 	}
 	if len(t.InitialTwin) > 0 {
-		var twin struct {
-			Tags       map[string]json.RawMessage `json:"tags"`
-			Properties struct {
-				Desired map[string]json.RawMessage `json:"desired"`
-			} `json:"properties"`
+		if t.InitialTwin, err = checkInitialTwin(t.InitialTwin); err != nil {
+			return t, err
 		}
-		var b bytes.Buffer
-		if json.Unmarshal(t.InitialTwin, &twin) != nil || json.Compact(&b, t.InitialTwin) != nil {
-			return t, cradle.Errorf(cradle.Invalid, `initialTwin is not an object {"tags":{…},"properties":{"desired":{…}}}`)
-		}
-		t.InitialTwin = b.Bytes()
 	}
 	return t, nil
+}
+
+// checkInitialTwin returns an initial twin as it is stored; what a hub would refuse for its size is refused at once.
+func checkInitialTwin(raw json.RawMessage) (json.RawMessage, error) {
+	var twin struct {
+		Tags       map[string]json.RawMessage `json:"tags"`
+		Properties struct {
+			Desired map[string]json.RawMessage `json:"desired"`
+		} `json:"properties"`
+	}
+	var b bytes.Buffer
+	if json.Unmarshal(raw, &twin) != nil || json.Compact(&b, raw) != nil {
+		return nil, cradle.Errorf(cradle.Invalid, `initialTwin is not an object {"tags":{…},"properties":{"desired":{…}}}`)
+	}
+	if b.Len() > 2*(iothub.MaxTags+iothub.MaxSection) {
+		return nil, cradle.Errorf(cradle.Invalid, "initialTwin has %d bytes: more than a hub takes", b.Len())
+	}
+	return b.Bytes(), nil
 }
 
 // checkCustom holds a custom rule to what can be carried out.
@@ -198,7 +210,10 @@ func (s *Service) checkCustom(t Terms) error {
 		_, err := s.expressions.get(c.CEL)
 		return err
 	}
-	return cradle.Errorf(cradle.Invalid, "custom allocation by webhook is not supported yet")
+	if s.webhook == nil {
+		return cradle.Errorf(cradle.Invalid, "this service calls no webhooks")
+	}
+	return dps.CheckWebhookURL(c.WebhookURL)
 }
 
 func (s *Service) linkedHub(name string) (*Hub, error) {
