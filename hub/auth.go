@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/base64"
 	"encoding/hex"
@@ -24,11 +23,6 @@ func (a Auth) String() string { return a.Type }
 
 // GoString keeps the keys out of logs.
 func (a Auth) GoString() string { return a.Type }
-
-// same reports whether both admit the same tokens.
-func (a Auth) same(b Auth) bool {
-	return a.Type == b.Type && bytes.Equal(a.Primary, b.Primary) && bytes.Equal(a.Secondary, b.Secondary)
-}
 
 // keys makes the keys that were not given: those of the entry before, if it had some, else new ones.
 func (a *Auth) keys(before Auth) {

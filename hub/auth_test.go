@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -50,7 +51,7 @@ func TestAuthFromWire(t *testing.T) {
 		// What a client reads and sends back means the same.
 		w := authWire(a, primary, secondary)
 		b, p2, s2, err := authFromWire(&w)
-		if err != nil || !a.same(b) || p2 != primary || s2 != secondary {
+		if err != nil || !reflect.DeepEqual(a, b) || p2 != primary || s2 != secondary {
 			t.Errorf("%s: back again: %v", name, err)
 		}
 	}

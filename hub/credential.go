@@ -184,9 +184,10 @@ func (h *Hub) credentialError(what string, err error) error {
 	return h.storeError(what, err)
 }
 
-// proof is the certificate that the session began with: its account and SHA-256.
+// proof is the certificate that the session began with, if it was the registry's: its account and SHA-256. (What a CA that the
+// hub trusts writes into a certificate says nothing about an account.)
 func (s *Session) proof() (account cradle.AccountID, sum [32]byte, byCertificate bool) {
-	return s.account, s.sum, s.cred.sha256 != ""
+	return s.grant.account, s.grant.sum, s.grant.slot != 0
 }
 
 // mayRenew returns the policy under which this very session may ask: it has shown a certificate of the policy's account, and

@@ -52,12 +52,12 @@ func credentialOf(c *x509.Certificate) credential {
 
 func (c credential) is(slot string) bool { return slot != "" && (slot == c.sha256 || slot == c.sha1) }
 
-// slot says where the device has the credential: 1 primary, 2 secondary, 0 nowhere.
-func (d *Device) slot(c credential) int {
+// slot says where the credential is: 1 primary, 2 secondary, 0 nowhere.
+func (c credential) slot(primary, secondary string) int {
 	switch {
-	case c.is(d.Primary):
+	case c.is(primary):
 		return 1
-	case c.is(d.Secondary):
+	case c.is(secondary):
 		return 2
 	}
 	return 0

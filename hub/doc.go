@@ -1,17 +1,22 @@
-// Package hub is the cloud application's front door: which devices exist and with which certificates
-// (the registry), which of them are connected (sessions), and what they said (events). It knows no
-// protocol; hub/hubserver speaks MQTT and REST for it, hub/hubdb keeps its tables.
+// Package hub is the cloud application's front door: which devices and modules exist and how they prove themselves
+// (the registry), which of them are connected (sessions), what they said (events), what both sides keep of each other
+// (twins), and what is said to them (methods, messages). It knows no protocol; hub/hubserver speaks MQTT and REST
+// for it, hub/hubdb keeps its tables.
 //
 // One installation holds several hubs by name, each with its own devices, keys and event stream.
 //
-// A device is admitted by the thumbprint of its certificate alone: whoever writes the registry has
-// judged the certificate's chain. At each connection, resumed TLS ones too, Connect checks validity at
-// the hub's clock, the common name, the registry entry and the status feed (DESIGN §4.8), which knows a
-// device by organization (account) and common name. A feed that has gone stale admits nobody.
-// What changes while a device is connected ends the connection: StatusChanged and every registry write
-// look at the session again. The order of checks and of entering a session is such that a change is
-// seen by one or the other; see table.enter.
+// Who logs in is judged by judge, a pure function: a SAS token of one of the identity's keys, the thumbprint of its
+// certificate (whoever writes the registry has judged the chain), or a certificate of a CA that the hub trusts. At each
+// connection, resumed TLS ones too, Connect reads the registry anew and asks the status feed (DESIGN §4.8), which knows
+// a device by its certificate's organization (account) and common name. A feed that has gone stale admits nobody.
+// What changes while a device is connected ends the connection: StatusChanged, every registry write and the removal of a
+// CA look at the session again. The order of checks and of entering a session is such that a change is seen by one or
+// the other; see table.enter.
 //
 // Two thumbprint slots carry a certificate renewal (DESIGN §4.7): the registry's writer adds the next
 // one as secondary, the first Connect accepted with it makes it the primary, and the old one ends.
+//
+// What a device hears goes to its session's Sink, which never blocks. Changes of a twin are handed over in their order:
+// whoever changes or reads one for the device holds the key's lock until it is in the sink. Messages are locked in the
+// store while they are out, and removed by the device's acknowledgement; a new connection voids the locks of the one before.
 package hub

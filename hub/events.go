@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,18 +30,36 @@ func (s *Session) Append(ctx context.Context, ms ...Message) error {
 	if s.gone.Load() {
 		return refuse("session was dropped")
 	}
-	now := s.hub.now().UTC().Truncate(time.Microsecond)
+	return s.hub.append(ctx, s.intake, s.key, ms)
+}
+
+// Append stores messages of a device or module that has no session, as Session.Append does.
+func (h *Hub) Append(ctx context.Context, hub Name, device cradle.DeviceID, module iothub.ModuleID, ms ...Message) error {
+	return h.append(ctx, h.intake(hub), key{hub, device, module}, ms)
+}
+
+func (h *Hub) append(ctx context.Context, in *intake, k key, ms []Message) error {
+	now := h.now().UTC().Truncate(time.Microsecond)
 	events := make([]Event, len(ms))
 	for i, m := range ms {
 		if len(m.Body) > MaxBody {
 			return cradle.Errorf(cradle.TooLarge, "message of %d bytes, at most %d", len(m.Body), MaxBody)
 		}
-		events[i] = Event{Device: s.key.device, Enqueued: now, Properties: m.Properties, Body: m.Body}
+		events[i] = Event{Device: k.device, Enqueued: now, Properties: sentBy(m.Properties, k.module), Body: m.Body}
 	}
-	if err := s.intake.append(ctx, events); err != nil {
-		return s.hub.storeError("appending events", err)
+	if err := in.append(ctx, events); err != nil {
+		return h.storeError("appending events", err)
 	}
 	return nil
+}
+
+// sentBy puts the module that sent a message into its properties, where no sender can put it.
+func sentBy(b iothub.Bag, module iothub.ModuleID) iothub.Bag {
+	b = slices.DeleteFunc(b, func(p iothub.Property) bool { return p.Name == iothub.PropModule || p.Name == iothub.PropSender })
+	if module != "" {
+		b = append(b, iothub.Property{Name: iothub.PropModule, Value: string(module)})
+	}
+	return b
 }
 
 // intake groups the events of one hub's connections into few transactions: while one is being

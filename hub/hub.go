@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -41,8 +43,9 @@ type Hub struct {
 	log    *slog.Logger
 	issuer Issuer
 
-	sessions  table
-	twinLocks keyLocks // order of what one device hears of its twin
+	sessions table
+	locks    keyLocks      // of a device's twin and kept session, so that it hears of changes in their order
+	rid      atomic.Uint64 // the last method call's id
 
 	mu       sync.Mutex
 	policies map[Name]cachedPolicies
@@ -53,16 +56,19 @@ type Hub struct {
 	counting chan struct{} // holds one of maxCounting places
 	names    map[Name]bool // known hubs; hubs are never removed
 	namesAt  time.Time     // when names was read
+	cas      map[Name]cachedCAs
+	casRead  int // grows when CAs change
 }
 
 // New makes it; nothing is started.
 func New(c Config) *Hub {
 	h := &Hub{store: c.Store, status: c.Status, now: c.Now, log: cmp.Or(c.Log, slog.Default()), issuer: c.Issuer,
-		policies: map[Name]cachedPolicies{}, intakes: map[Name]*intake{}, counts: map[Name]*counted{}, trims: map[Name]Trimmed{}, counting: make(chan struct{}, maxCounting)}
+		policies: map[Name]cachedPolicies{}, intakes: map[Name]*intake{}, cas: map[Name]cachedCAs{}, counts: map[Name]*counted{}, trims: map[Name]Trimmed{}, counting: make(chan struct{}, maxCounting)}
 	if h.now == nil {
 		h.now = time.Now
 	}
 	h.sessions.init()
+	h.rid.Store(rand.Uint64() >> 16) // a late answer to a call before a restart meets none
 	return h
 }
 

@@ -157,11 +157,7 @@ func (h *Hub) PutModule(ctx context.Context, hub Name, w *iothub.Module, ifMatch
 		if err != nil {
 			return nil, h.storeError("updating a module", err)
 		}
-		reason := ""
-		if !m.Auth.same(old.Auth) || m.Primary != old.Primary || m.Secondary != old.Secondary {
-			reason = "credentials of the module were replaced in the registry"
-		}
-		h.sessions.moduleChanged(key{hub, m.Device, m.ID}, reason)
+		h.sessions.moduleChanged(key{hub, m.Device, m.ID}, m)
 		return h.wireModule(hub, m), nil
 	}
 	return nil, errETag
@@ -184,7 +180,7 @@ func (h *Hub) DeleteModule(ctx context.Context, hub Name, device cradle.DeviceID
 		if err != nil {
 			return h.storeError("deleting a module", err)
 		}
-		h.sessions.moduleChanged(key{hub, device, id}, "module was removed from the registry")
+		h.sessions.moduleChanged(key{hub, device, id}, nil)
 		return nil
 	}
 	return errETag

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,99 +13,257 @@ import (
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
-// Session is one connected device.
+// Sink is the connection of a session, as the hub uses it. Its methods may be called from any goroutine and
+// must not block; those that hand something over return false when the connection cannot take more.
+type Sink interface {
+	// Drop ends the connection. It is called at most once, and not by Session.End.
+	Drop(reason string)
+	// Method hands over a call; the answer comes by Session.Respond with the same rid.
+	Method(rid, name string, payload []byte) bool
+	// Desired hands over a change of the desired properties: a merge patch with $version.
+	Desired(version int64, patch []byte) bool
+	// Message hands over a message to the device. With id 0 it is at most once, else at least once, and
+	// Session.Acknowledge tells of its arrival; again says that it may have been handed over before.
+	Message(id uint16, again bool, properties iothub.Bag, body []byte) bool
+}
+
+// Subscriptions are what a device wants to hear, as bits.
+type Subscriptions uint32
+
+// The subscriptions. Their values are stored.
+const (
+	HearMessages       Subscriptions = 1 << iota // cloud to device, at least once
+	HearMessagesAtMost                           // the same, at most once
+	HearMethods
+	HearTwin    // answers to twin requests
+	HearDesired // changes of the desired properties
+	HearCredentials
+)
+
+// Session is one connected device or module.
 type Session struct {
-	hub      *Hub
-	intake   *intake
-	key      key
-	account  cradle.AccountID
-	cred     credential
-	sum      [32]byte // SHA-256 of the certificate
-	notAfter time.Time
-	since    time.Time
-	drop     func(reason string)
-	gone     atomic.Bool // dropped; takes nothing more
+	hub        *Hub
+	intake     *intake
+	key        key
+	generation string
+	grant      grant
+	since      time.Time
+	sink       Sink
+	kept       bool // MQTT's clean = 0
+	present    bool
+	gone       atomic.Bool // dropped; takes nothing more
+
+	mu    sync.Mutex
+	ready bool // the connection takes what Sink hands over
+	hears Subscriptions
+	calls map[string]chan methodAnswer // method calls that wait for the device; nil when there are none
+	mail  mail
 }
 
 // Device returns who is connected.
 func (s *Session) Device() cradle.DeviceID { return s.key.device }
 
-// Left is the time until the certificate ends, and with it the session: whoever holds the connection
+// Module returns which module is connected; empty is the device itself.
+func (s *Session) Module() iothub.ModuleID { return s.key.module }
+
+// Left is the time until the certificate or token ends, and with it the session: whoever holds the connection
 // closes it then.
-func (s *Session) Left() time.Duration { return s.notAfter.Sub(s.hub.now()) }
+func (s *Session) Left() time.Duration { return s.grant.ends.Sub(s.hub.now()) }
+
+// Expired is the reason to close it with then.
+func (s *Session) Expired() error {
+	return cradle.Errorf(cradle.Unauthorized, "%s has expired", s.grant.by)
+}
+
+// Present reports whether subscriptions of an earlier connection are kept (MQTT §3.2.2.2).
+func (s *Session) Present() bool { return s.present }
 
 // connectRetries bounds how often a connect starts over because the registry moved under it.
 const connectRetries = 10
 
-// Connect admits a device to a hub, or says why not: Unauthorized (the device or its certificate may not),
-// Busy (the status feed is stale, or the store does not answer). An older session of the same device is
-// dropped. drop is called at most once, from any goroutine, and must not block; it is not called by End.
-// A refusal changes nothing.
-func (h *Hub) Connect(ctx context.Context, hub Name, id cradle.DeviceID, cert *x509.Certificate, drop func(reason string)) (*Session, error) {
-	now := h.now()
-	if cert == nil {
-		return nil, refuse("no client certificate").WithHint("the device connects with its operational certificate")
-	}
-	if cert.Subject.CommonName != string(id) {
-		return nil, refuse("certificate is for %.100q, not for device %.100q", cert.Subject.CommonName, id)
-	}
-	if now.Before(cert.NotBefore) || now.After(cert.NotAfter) {
-		return nil, refuse("certificate is valid from %s to %s, now is %s",
-			cert.NotBefore.UTC().Format(time.RFC3339), cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
-	}
-	s := &Session{hub: h, key: key{hub: hub, device: id}, cred: credentialOf(cert), sum: sha256.Sum256(cert.Raw), notAfter: cert.NotAfter, since: now, drop: drop}
-	if o := cert.Subject.Organization; len(o) == 1 {
-		s.account = cradle.AccountID(o[0])
-	}
-	blocked := func() error { return h.blocked(s.account, id, s.sum) }
-	if err := blocked(); err != nil {
-		return nil, err
-	}
+// Connect admits a device, or with a module a module of it, to a hub, or says why not: Unauthorized (it may not, or
+// could not prove itself), Busy (the status feed is stale, or the store does not answer). An older session of the same
+// identity is dropped. clean discards what earlier connections subscribed to; else that is taken up, and kept in
+// turn. The sink is handed nothing before Start. A refusal changes nothing.
+func (h *Hub) Connect(ctx context.Context, hub Name, id cradle.DeviceID, module iothub.ModuleID, login *Login, clean bool, sink Sink) (*Session, error) {
+	s := &Session{hub: h, key: key{hub, id, module}, since: h.now(), sink: sink, kept: !clean}
 	s.intake = h.intake(hub)
 	for range connectRetries {
 		version := h.sessions.version(s.key)
-		d, err := h.store.Device(ctx, hub, id)
-		if cradle.KindOf(err) == cradle.NotFound {
-			return nil, refuse("device is not registered in hub %s", hub)
-		} else if err != nil {
-			return nil, h.storeError("reading a device", err)
+		d, m, err := h.admit(ctx, s.key, login, &s.grant)
+		if err != nil {
+			return nil, err
 		}
-		if d.Disabled {
-			return nil, refuse("device is disabled: %s", d.Reason)
-		}
-		switch d.slot(s.cred) {
-		case 0:
-			return nil, refuse("certificate %.16s… is not the device's", s.cred.sha256).
-				WithHint("the registry knows %.16s… and %.16s…", d.Primary, d.Secondary)
-		case 2:
-			err := h.promote(ctx, hub, d)
+		s.generation = owner{d, m}.generation()
+		if s.grant.slot == 2 {
+			err := h.promote(ctx, hub, d, m)
 			if cradle.KindOf(err) == cradle.Conflict || cradle.KindOf(err) == cradle.NotFound {
 				continue
 			} else if err != nil {
 				return nil, h.storeError("promoting a certificate", err)
 			}
-			version = h.sessions.changed(s.key, d) // ends the session of the certificate before
+			if m != nil { // ends the session of the certificate before
+				version = h.sessions.moduleChanged(s.key, m)
+			} else {
+				version = h.sessions.changed(s.key, d)
+			}
 		}
-		ok, err := h.sessions.enter(s, version, blocked)
+		ok, err := h.sessions.enter(s, version, func() error { return h.blocked(s.grant.account, id, s.grant.sum) })
 		if err != nil {
 			return nil, err
 		}
-		if ok {
-			return s, nil
+		if !ok {
+			continue
 		}
+		if err := s.resume(ctx); err != nil {
+			s.End()
+			return nil, err
+		}
+		return s, nil
 	}
 	return nil, cradle.Errorf(cradle.Busy, "the registry entry of the device keeps changing")
 }
 
+// Authenticate judges a login that begins no session, as Connect does; it promotes no certificate.
+func (h *Hub) Authenticate(ctx context.Context, hub Name, id cradle.DeviceID, module iothub.ModuleID, login *Login) error {
+	var g grant
+	_, _, err := h.admit(ctx, key{hub, id, module}, login, &g)
+	return err
+}
+
+// admit reads the registry and judges; the module is nil when the device itself logs in.
+func (h *Hub) admit(ctx context.Context, k key, login *Login, g *grant) (*Device, *Module, error) {
+	var account cradle.AccountID
+	var sum [32]byte
+	if len(login.Chain) > 0 && login.Token == "" {
+		leaf := login.Chain[0]
+		account, sum = accountOf(leaf), sha256.Sum256(leaf.Raw)
+	}
+	// First, so that who is revoked learns nothing about the registry.
+	if err := h.blocked(account, k.device, sum); err != nil {
+		return nil, nil, err
+	}
+	d, err := h.store.Device(ctx, k.hub, k.device)
+	if cradle.KindOf(err) == cradle.NotFound {
+		return nil, nil, refuse("device is not registered in hub %s", k.hub)
+	} else if err != nil {
+		return nil, nil, h.storeError("reading a device", err)
+	}
+	if d.Disabled {
+		return nil, nil, refuse("device is disabled: %s", d.Reason)
+	}
+	who, m := d.identity(), (*Module)(nil)
+	if k.module != "" {
+		m, err = h.store.Module(ctx, k.hub, k.device, k.module)
+		if cradle.KindOf(err) == cradle.NotFound {
+			return nil, nil, refuse("device has no module %.128q in hub %s", k.module, k.hub)
+		} else if err != nil {
+			return nil, nil, h.storeError("reading a module", err)
+		}
+		who = m.identity()
+	}
+	var cas []*x509.Certificate
+	if who.auth.Type == iothub.CertificateAuthority {
+		if cas, err = h.trustedCAs(ctx, k.hub); err != nil {
+			return nil, nil, err
+		}
+	}
+	if *g, err = judge(who, login, []string{string(k.hub)}, cas, h.now()); err != nil {
+		return nil, nil, err
+	}
+	// Again, with what was proved: a token may have come beside a certificate.
+	return d, m, h.blocked(g.account, k.device, g.sum)
+}
+
+// resume takes up or discards what is kept of earlier connections. The session is in the table already, and the one
+// before it was told to go; it may still be writing, but not after this.
+func (s *Session) resume(ctx context.Context) error {
+	unlock := s.hub.locks.lock(s.key)
+	defer unlock()
+	kept, there, err := s.hub.store.KeptSession(ctx, s.key.hub, s.key.device, s.key.module)
+	if err == nil && there && !s.kept {
+		err = s.hub.store.ForgetSession(ctx, s.key.hub, s.key.device, s.key.module)
+	}
+	if err != nil {
+		return s.hub.storeError("reading a kept session", err)
+	}
+	if s.kept {
+		s.hears, s.present = kept, there
+	}
+	return nil
+}
+
+// Start says that the connection has told the device of its session, and takes what the sink is handed from now on.
+// It returns what was subscribed to before; that takes effect by Listen, as new subscriptions do.
+func (s *Session) Start() Subscriptions {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready = true
+	return s.hears
+}
+
+// Listen lets subscriptions that were added take effect.
+func (s *Session) Listen(news Subscriptions) {
+	if news&HearMethods != 0 {
+		s.hub.sessions.came(s.key)
+	}
+	if news&(HearMessages|HearMessagesAtMost) != 0 {
+		s.wake()
+	}
+}
+
+// Hears reports whether the device has subscribed, and the connection is ready.
+func (s *Session) Hears(what Subscriptions) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready && s.hears&what != 0
+}
+
+// Subscribe adds and removes subscriptions. With a kept session they are durable when it returns nil. What is new
+// takes effect by Listen, when the device has been told.
+func (s *Session) Subscribe(ctx context.Context, add, remove Subscriptions) error {
+	unlock := s.hub.locks.lock(s.key)
+	defer unlock()
+	s.mu.Lock()
+	hears := s.hears&^remove | add
+	same := hears == s.hears
+	s.mu.Unlock()
+	if same && (s.present || !s.kept) {
+		return nil
+	}
+	if s.gone.Load() { // the next session has what was kept already
+		return refuse("session was dropped")
+	}
+	if s.kept {
+		if err := s.hub.store.KeepSession(ctx, s.key.hub, s.key.device, s.key.module, s.generation, hears); err != nil {
+			return s.hub.storeError("keeping a session", err)
+		}
+		s.present = true
+	}
+	s.mu.Lock()
+	s.hears = hears
+	s.mu.Unlock()
+	return nil
+}
+
 // promote makes the secondary thumbprint the primary (DESIGN §4.7).
-func (h *Hub) promote(ctx context.Context, hub Name, d *Device) error {
-	was := d.ETag
-	d.Primary, d.Secondary = d.Secondary, ""
-	d.ETag, d.Updated = rand.Text(), h.now()
-	if err := h.store.UpdateDevice(ctx, hub, d, was); err != nil {
+func (h *Hub) promote(ctx context.Context, hub Name, d *Device, m *Module) error {
+	var err error
+	if m != nil {
+		was := m.ETag
+		m.Primary, m.Secondary = m.Secondary, ""
+		m.ETag, m.Updated = rand.Text(), h.now()
+		err = h.store.UpdateModule(ctx, hub, m, was)
+	} else {
+		was := d.ETag
+		d.Primary, d.Secondary = d.Secondary, ""
+		d.ETag, d.Updated = rand.Text(), h.now()
+		err = h.store.UpdateDevice(ctx, hub, d, was)
+	}
+	if err != nil {
 		return err
 	}
-	h.log.Info("certificate promoted", "hub", hub, "device", d.ID, "thumbprint", d.Primary)
+	h.log.Info("certificate promoted", "hub", hub, "device", d.ID)
 	return nil
 }
 
@@ -137,168 +294,37 @@ func (h *Hub) StatusChanged(account cradle.AccountID, id cradle.DeviceID) {
 		h.sessions.dropDevice(account, id, "device is "+string(state), func(*Session) bool { return true })
 		return
 	}
-	h.sessions.dropDevice(account, id, "certificate is revoked", func(s *Session) bool { return h.status.CertBlocked(s.sum) })
+	h.sessions.dropDevice(account, id, "certificate is revoked", func(s *Session) bool { return h.status.CertBlocked(s.grant.sum) })
 }
 
 // Connected counts this process's sessions.
 func (h *Hub) Connected() int { return h.sessions.len() }
 
-// End takes the session out; nothing happens when it was dropped before.
-func (s *Session) End() { s.hub.sessions.leave(s) }
+// End takes the session out; nothing happens to the connection.
+func (s *Session) End() {
+	s.hub.sessions.leave(s)
+	s.gone.Store(true)
+	s.close()
+}
 
 func (s *Session) end(reason string) {
 	if !s.gone.Swap(true) {
-		s.drop(reason)
+		s.sink.Drop(reason)
+		s.close()
+	}
+}
+
+// close fails who waits for the device.
+func (s *Session) close() {
+	s.mu.Lock()
+	calls := s.calls
+	s.calls, s.ready = nil, false
+	s.mu.Unlock()
+	for _, c := range calls {
+		close(c)
 	}
 }
 
 func refuse(format string, args ...any) *cradle.Error {
 	return cradle.Errorf(cradle.Unauthorized, format, args...)
-}
-
-// key names who is connected.
-type key struct {
-	hub    Name
-	device cradle.DeviceID
-	module iothub.ModuleID // empty: the device itself
-}
-
-// shards of the session table: by device, so that dropDevice finds one device's sessions of all hubs in one.
-const shards = 64
-
-type table struct {
-	seed   maphash.Seed
-	shards [shards]shard
-}
-
-type shard struct {
-	mu       sync.Mutex
-	version  uint64 // counts registry changes of this shard's devices
-	sessions map[key]*Session
-}
-
-func (t *table) init() {
-	t.seed = maphash.MakeSeed()
-	for i := range t.shards {
-		t.shards[i].sessions = map[key]*Session{}
-	}
-}
-
-func (t *table) shard(id cradle.DeviceID) *shard {
-	return &t.shards[maphash.String(t.seed, string(id))%shards]
-}
-
-func (t *table) version(k key) uint64 {
-	sh := t.shard(k.device)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return sh.version
-}
-
-// enter puts s in the place of an older session, unless the registry changed since version was read
-// (false: start over) or the feed blocks the device. Whoever changes the registry or the feed does so
-// first and looks into the table afterwards; so either he finds s here, or s finds the change.
-func (t *table) enter(s *Session, version uint64, blocked func() error) (bool, error) {
-	sh := t.shard(s.key.device)
-	sh.mu.Lock()
-	if sh.version != version {
-		sh.mu.Unlock()
-		return false, nil
-	}
-	if err := blocked(); err != nil {
-		sh.mu.Unlock()
-		return false, err
-	}
-	old := sh.sessions[s.key]
-	sh.sessions[s.key] = s
-	sh.mu.Unlock()
-	if old != nil {
-		old.end("a newer connection of the device took its place")
-	}
-	return true, nil
-}
-
-// changed notes that the entry is d now (nil: deleted), drops a session that d does not admit, and
-// returns the new version.
-func (t *table) changed(k key, d *Device) uint64 {
-	sh := t.shard(k.device)
-	sh.mu.Lock()
-	sh.version++
-	version := sh.version
-	s, reason := sh.sessions[k], ""
-	switch {
-	case s == nil:
-	case d == nil:
-		reason = "device was removed from the registry"
-	case d.Disabled:
-		reason = "device was disabled: " + d.Reason
-	case d.slot(s.cred) == 0:
-		reason = "certificate was replaced in the registry"
-	}
-	if reason != "" {
-		delete(sh.sessions, k)
-	}
-	sh.mu.Unlock()
-	if reason != "" {
-		s.end(reason)
-	}
-	return version
-}
-
-// moduleChanged notes that a module's entry was written, and drops its session if there is a reason to.
-func (t *table) moduleChanged(k key, reason string) {
-	sh := t.shard(k.device)
-	sh.mu.Lock()
-	sh.version++
-	s := sh.sessions[k]
-	if reason != "" {
-		delete(sh.sessions, k)
-	}
-	sh.mu.Unlock()
-	if s != nil && reason != "" {
-		s.end(reason)
-	}
-}
-
-func (t *table) dropDevice(account cradle.AccountID, id cradle.DeviceID, reason string, which func(*Session) bool) {
-	sh := t.shard(id)
-	var out []*Session
-	sh.mu.Lock()
-	for k, s := range sh.sessions {
-		if k.device == id && s.account == account && which(s) {
-			out = append(out, s)
-			delete(sh.sessions, k)
-		}
-	}
-	sh.mu.Unlock()
-	for _, s := range out {
-		s.end(reason)
-	}
-}
-
-func (t *table) get(k key) *Session {
-	sh := t.shard(k.device)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return sh.sessions[k]
-}
-
-func (t *table) leave(s *Session) {
-	sh := t.shard(s.key.device)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if sh.sessions[s.key] == s {
-		delete(sh.sessions, s.key)
-	}
-}
-
-func (t *table) len() int {
-	n := 0
-	for i := range t.shards {
-		sh := &t.shards[i]
-		sh.mu.Lock()
-		n += len(sh.sessions)
-		sh.mu.Unlock()
-	}
-	return n
 }

@@ -39,6 +39,9 @@ type Store interface {
 	Entries
 	Credentials
 	Twins
+	Sessions
+	Mailbox
+	Authorities
 
 	// AppendEvents stores events, in order, behind all that are stored. Cursors become visible in
 	// ascending order: a reader that has seen one will never find a smaller one appear later.

@@ -125,9 +125,10 @@ func (h *Hub) PatchTwin(ctx context.Context, hub Name, device cradle.DeviceID, m
 	}
 	k := key{hub, device, module}
 	// Held until the device was told, so that it hears of changes in their order.
-	unlock := h.twinLocks.lock(k)
+	unlock := h.locks.lock(k)
 	defer unlock()
 	var o owner
+	var news map[string]any
 	t, err := h.changeTwin(ctx, k, func(t *Twin) (generation string, err error) {
 		if o, err = h.owner(ctx, hub, device, module); err != nil {
 			return "", err
@@ -142,8 +143,13 @@ func (h *Hub) PatchTwin(ctx context.Context, hub Name, device cradle.DeviceID, m
 			}
 		}
 		if desired != nil {
+			news = desired.values
+			before := t.Desired.Values
 			if err := t.Desired.apply("desired properties", desired.values, desired.replace, iothub.MaxSection, now, true); err != nil {
 				return "", err
+			}
+			if desired.replace { // a device only knows how to merge
+				news = change(before, t.Desired.Values)
 			}
 		}
 		t.Writes++
@@ -151,6 +157,9 @@ func (h *Hub) PatchTwin(ctx context.Context, hub Name, device cradle.DeviceID, m
 	})
 	if err != nil {
 		return nil, err
+	}
+	if news != nil {
+		h.tellDesired(k, t.Desired.Version, news)
 	}
 	return h.wireTwin(hub, o, t), nil
 }
@@ -180,7 +189,7 @@ func (h *Hub) report(ctx context.Context, k key, generation string, patch []byte
 	if err != nil {
 		return 0, err
 	}
-	unlock := h.twinLocks.lock(k)
+	unlock := h.locks.lock(k)
 	defer unlock()
 	t, err := h.changeTwin(ctx, k, func(t *Twin) (string, error) {
 		return generation, t.Report.apply("reported properties", m, false, iothub.MaxSection, h.now(), false)

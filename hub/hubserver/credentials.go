@@ -19,17 +19,16 @@ import (
 // way at a time, in a goroutine that ends with the connection; what it came to is in the store.
 type credentials struct {
 	mu      sync.Mutex
-	heard   bool   // the device has subscribed
 	working string // request that a goroutine is at
 }
 
 // credential takes a request for a certificate. It returns when the request is on record; an error ends the connection.
-func (c *conn) credential(ctx context.Context, p *mqtt.Publish) error {
-	id, err := iothub.ParseCredentialTopic(p.Topic)
+func (c *conn) credential(ctx context.Context, topic string, payload []byte) error {
+	id, err := iothub.ParseCredentialTopic(topic)
 	if err != nil {
 		return err // it cannot be answered
 	}
-	q, code, err := iothub.ParseCredentialRequest(p.Payload)
+	q, code, err := iothub.ParseCredentialRequest(payload)
 	if err != nil {
 		c.refuseCredential(id, &hub.CredentialError{Code: code, Message: err.Error()})
 		return nil
@@ -45,20 +44,11 @@ func (c *conn) credential(ctx context.Context, p *mqtt.Publish) error {
 
 // hearCredentials is for the device's subscription: what was not answered yet is answered now.
 func (c *conn) hearCredentials(ctx context.Context) error {
-	c.creds.mu.Lock()
-	c.creds.heard = true
-	c.creds.mu.Unlock()
 	r, err := c.sess.OpenCredential(ctx)
 	if err == nil && r != nil {
 		c.finishCredential(ctx, r)
 	}
 	return err
-}
-
-func (c *conn) unhearCredentials() {
-	c.creds.mu.Lock()
-	defer c.creds.mu.Unlock()
-	c.creds.heard = false
 }
 
 // finishCredential answers a request: 202 while it is active, then what becomes of it.
@@ -99,7 +89,7 @@ func (c *conn) tellCredential(ctx context.Context, r *hub.CredentialRequest) {
 	}
 	if sent && !r.Told {
 		if err := c.sess.Told(ctx, r); err != nil {
-			c.log.Warn("answer to a request for a certificate is not noted", "device", c.id, "reason", reason(err))
+			c.log.Warn("answer to a request for a certificate is not noted", "device", c.name(), "reason", reason(err))
 		}
 	}
 }
@@ -117,17 +107,14 @@ func (c *conn) refuseCredential(id string, err error) bool {
 			e.Info.OperationExpires = &r.Expires
 		}
 	}
-	c.log.Warn("hub refused a request for a certificate", "hub", c.hub, "device", c.id, "request", id, "code", e.ErrorCode, "reason", reason(err), "tracking_id", e.TrackingID)
+	c.log.Warn("hub refused a request for a certificate", "hub", c.hub, "device", c.name(), "request", id, "code", e.ErrorCode, "reason", reason(err), "tracking_id", e.TrackingID)
 	return c.publishCredential(strconv.Itoa(refused.Code/1000), id, e)
 }
 
 // publishCredential sends an answer to a device that has subscribed, at most once: one that misses it sends its request
 // again, or subscribes again.
 func (c *conn) publishCredential(status, request string, body any) bool {
-	c.creds.mu.Lock()
-	heard := c.creds.heard
-	c.creds.mu.Unlock()
-	if !heard {
+	if !c.sess.Hears(hub.HearCredentials) {
 		return false
 	}
 	b, err := json.Marshal(body)

@@ -2,13 +2,11 @@ package hubserver
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -28,28 +26,37 @@ const (
 	batchSize = 256 << 10                // and bytes from which it takes no more
 )
 
-// conn is one device's connection. One goroutine reads and answers; others only drop.
+// conn is one device's or module's connection. One goroutine reads and answers; what others have for the device
+// goes through outgoing.
 type conn struct {
 	*mqttserve.Conn
-	s    *Server
-	log  *slog.Logger
-	sess *hub.Session
-	hub  hub.Name
-	id   cradle.DeviceID
-	will *hub.Message
+	s      *Server
+	log    *slog.Logger
+	sess   *hub.Session
+	hub    hub.Name
+	device cradle.DeviceID
+	module iothub.ModuleID
+	will   *hub.Message
 
 	idle time.Duration // longest silence
 
-	out   []byte // answers to write
 	batch []hub.Message
 	size  int      // of the batch's bodies
 	acks  []uint16 // PUBACKs owed when the batch is durable
 
-	creds   credentials
-	writing sync.Mutex
+	creds credentials
+	out   outgoing
 
 	mu      sync.Mutex
 	dropped string // why somebody else ended it
+}
+
+// name is who is connected, for the log.
+func (c *conn) name() string {
+	if c.module != "" {
+		return string(c.device) + "/" + string(c.module)
+	}
+	return string(c.device)
 }
 
 // errDisconnect says that the device took its leave.
@@ -63,33 +70,30 @@ func (s *Server) ServeMQTT(ctx context.Context, mc *mqttserve.Conn, p *mqtt.Conn
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.drop("the hub is stopping") })
 	defer stop()
-	var cert *x509.Certificate
-	if len(mc.State.PeerCertificates) > 0 {
-		cert = mc.State.PeerCertificates[0]
-	}
-	if err := c.accept(ctx, p, cert); err != nil {
-		c.log.Warn("hub refused a connection", "hub", c.hub, "device", c.id, "reason", reason(err))
+	defer c.endOutgoing()
+	if err := c.accept(ctx, p); err != nil {
+		c.log.Warn("hub refused a connection", "hub", c.hub, "device", c.name(), "reason", reason(err))
 		return
 	}
 	defer c.sess.End()
 	c.Authenticated()
-	c.log.Debug("device connected", "hub", c.hub, "device", c.id)
+	c.log.Debug("device connected", "hub", c.hub, "device", c.name())
 	err := c.serve(ctx)
 	c.mu.Lock()
 	dropped := c.dropped
 	c.mu.Unlock()
 	switch {
 	case err == errDisconnect:
-		c.log.Debug("device disconnected", "hub", c.hub, "device", c.id)
+		c.log.Debug("device disconnected", "hub", c.hub, "device", c.name())
 		return
 	case dropped != "":
-		c.log.Info("hub dropped a device", "hub", c.hub, "device", c.id, "reason", dropped)
+		c.log.Info("hub dropped a device", "hub", c.hub, "device", c.name(), "reason", dropped)
 	default:
-		c.log.Info("hub closed a connection", "hub", c.hub, "device", c.id, "reason", reason(err))
+		c.log.Info("hub closed a connection", "hub", c.hub, "device", c.name(), "reason", reason(err))
 	}
 	if c.will != nil && dropped == "" {
 		if err := c.sess.Append(context.WithoutCancel(ctx), *c.will); err != nil {
-			c.log.Warn("will message lost", "hub", c.hub, "device", c.id, "reason", reason(err))
+			c.log.Warn("will message lost", "hub", c.hub, "device", c.name(), "reason", reason(err))
 		}
 	}
 }
@@ -119,8 +123,8 @@ func (c *conn) drop(reason string) {
 }
 
 // accept answers CONNECT.
-func (c *conn) accept(ctx context.Context, p *mqtt.Connect, cert *x509.Certificate) error {
-	code, err := c.admit(ctx, p, cert)
+func (c *conn) accept(ctx context.Context, p *mqtt.Connect) error {
+	code, err := c.admit(ctx, p)
 	if err != nil {
 		c.answer(mqtt.Connack{Code: code}.Append(nil))
 		return err
@@ -130,17 +134,20 @@ func (c *conn) accept(ctx context.Context, p *mqtt.Connect, cert *x509.Certifica
 		idle = min(idle, time.Duration(p.KeepAlive)*1500*time.Millisecond)
 	}
 	c.idle = idle
-	// SessionPresent is always 0: nothing is kept for a device between connections yet (§3.2.2.2).
-	if err := c.answer(mqtt.Connack{}.Append(nil)); err != nil {
+	if err := c.answer(mqtt.Connack{SessionPresent: c.sess.Present()}.Append(nil)); err != nil {
+		c.sess.End()
+		return err
+	}
+	if err := c.listen(ctx, c.sess.Start()); err != nil {
 		c.sess.End()
 		return err
 	}
 	return nil
 }
 
-func (c *conn) admit(ctx context.Context, p *mqtt.Connect, cert *x509.Certificate) (mqtt.Code, error) {
-	c.id = cradle.DeviceID(p.ClientID)
-	if err := iothub.CheckDeviceID(c.id); err != nil {
+func (c *conn) admit(ctx context.Context, p *mqtt.Connect) (mqtt.Code, error) {
+	var err error
+	if c.device, c.module, err = iothub.ParseClientID(p.ClientID); err != nil {
 		return mqtt.BadIdentifier, err
 	}
 	if p.Username == nil {
@@ -150,8 +157,8 @@ func (c *conn) admit(ctx context.Context, p *mqtt.Connect, cert *x509.Certificat
 	if err != nil {
 		return mqtt.BadUserOrPassword, err
 	}
-	if user != c.id {
-		return mqtt.BadUserOrPassword, cradle.Errorf(cradle.Invalid, "user name is of device %.100q, client id is %q", user, c.id)
+	if string(user) != p.ClientID {
+		return mqtt.BadUserOrPassword, cradle.Errorf(cradle.Invalid, "user name is of device %.100q, client id is %q", user, p.ClientID)
 	}
 	if w := p.Will; w != nil {
 		m, err := c.message(w.Topic, w.Message)
@@ -162,7 +169,8 @@ func (c *conn) admit(ctx context.Context, p *mqtt.Connect, cert *x509.Certificat
 		c.will = &m
 	}
 	if c.hub, err = c.s.hub.Resolve(ctx, host, c.s.def); err == nil {
-		c.sess, err = c.s.hub.Connect(ctx, c.hub, c.id, cert, c.drop)
+		login := &hub.Login{Chain: c.State.PeerCertificates, Token: string(p.Password), Host: host}
+		c.sess, err = c.s.hub.Connect(ctx, c.hub, c.device, c.module, login, p.Clean, c)
 	}
 	switch cradle.KindOf(err) {
 	case cradle.Unauthorized, cradle.Forbidden, cradle.NotFound:
@@ -195,14 +203,12 @@ func (c *conn) serve(ctx context.Context) error {
 		p, err := c.ReadPacket(maxPacket)
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) && c.sess.Left() <= 0 {
-				return cradle.Errorf(cradle.Unauthorized, "certificate has expired")
+				return c.sess.Expired()
 			}
 			return err
 		}
-		if p.Type() != mqtt.PUBLISH {
-			if err := c.flush(ctx); err != nil {
-				return err
-			}
+		if c.sess.Left() <= 0 { // a device that is never silent
+			return c.sess.Expired()
 		}
 		if err := c.handle(ctx, p); err != nil {
 			return err
@@ -217,86 +223,58 @@ func (c *conn) isDropped() bool {
 }
 
 func (c *conn) handle(ctx context.Context, raw mqtt.Packet) error {
+	if raw.Type() == mqtt.PUBLISH {
+		return c.published(ctx, raw)
+	}
+	if err := c.flush(ctx); err != nil {
+		return err
+	}
 	switch raw.Type() {
-	case mqtt.PUBLISH:
-		p, err := mqtt.ParsePublish(raw)
-		if err != nil {
-			return err
-		}
-		if p.QoS == mqtt.ExactlyOnce {
-			return cradle.Errorf(cradle.Invalid, "PUBLISH with QoS 2 is not served")
-		}
-		if iothub.IsCredentialTopic(p.Topic) {
-			if err := c.flush(ctx); err != nil {
-				return err
-			}
-			if err := c.credential(ctx, &p); err != nil || p.QoS == mqtt.AtMostOnce {
-				return err
-			}
-			return c.answer(mqtt.AppendID(nil, mqtt.PUBACK, p.ID))
-		}
-		m, err := c.message(p.Topic, p.Payload)
-		if err != nil {
-			return err
-		}
-		c.batch = append(c.batch, m)
-		c.size += len(m.Body)
-		if p.QoS == mqtt.AtLeastOnce {
-			c.acks = append(c.acks, p.ID)
-		}
-		return nil
 	case mqtt.PINGREQ:
 		return c.answer(mqtt.AppendEmpty(nil, mqtt.PINGRESP))
 	case mqtt.SUBSCRIBE:
-		p, err := mqtt.ParseSubscribe(raw)
-		if err != nil {
-			return err
-		}
-		ack, credentials := mqtt.Suback{ID: p.ID}, false
-		for _, sub := range p.Subscriptions {
-			q := mqtt.Refused
-			if c.mayHear(sub.Filter) {
-				q = min(sub.QoS, mqtt.AtLeastOnce)
-			}
-			ack.Granted = append(ack.Granted, q)
-			credentials = credentials || sub.Filter == iothub.CredentialFilter
-		}
-		if err := c.answer(ack.Append(nil)); err != nil || !credentials {
-			return err
-		}
-		return c.hearCredentials(ctx)
+		return c.subscribe(ctx, raw)
 	case mqtt.UNSUBSCRIBE:
-		p, err := mqtt.ParseUnsubscribe(raw)
+		return c.unsubscribe(ctx, raw)
+	case mqtt.PUBACK:
+		id, err := mqtt.ParseID(raw)
 		if err != nil {
 			return err
 		}
-		if slices.Contains(p.Filters, iothub.CredentialFilter) {
-			c.unhearCredentials()
-		}
-		return c.answer(mqtt.AppendID(nil, mqtt.UNSUBACK, p.ID))
-	case mqtt.PUBACK:
-		_, err := mqtt.ParseID(raw)
-		return err
+		return c.sess.Acknowledge(ctx, id)
 	case mqtt.DISCONNECT:
 		return errDisconnect
 	}
 	return cradle.Errorf(cradle.Invalid, "unexpected %v", raw.Type())
 }
 
-func (c *conn) mayHear(filter string) bool {
-	return filter == "devices/"+string(c.id)+"/messages/devicebound/#" || filter == "$iothub/methods/POST/#" || filter == iothub.CredentialFilter
-}
-
-// message makes telemetry of a topic and a payload.
-func (c *conn) message(topic string, payload []byte) (hub.Message, error) {
-	id, bag, err := iothub.ParseTelemetryTopic(topic)
+func (c *conn) published(ctx context.Context, raw mqtt.Packet) error {
+	p, err := mqtt.ParsePublish(raw)
 	if err != nil {
-		return hub.Message{}, err
+		return err
 	}
-	if id != c.id {
-		return hub.Message{}, cradle.Errorf(cradle.Forbidden, "topic %.200q is another device's", topic)
+	if p.QoS == mqtt.ExactlyOnce {
+		return cradle.Errorf(cradle.Invalid, "PUBLISH with QoS 2 is not served")
 	}
-	return hub.Message{Properties: bag, Body: payload}, nil
+	if iothub.IsRequest(p.Topic) {
+		if err := c.flush(ctx); err != nil {
+			return err
+		}
+		if err := c.request(ctx, p.Topic, p.Payload); err != nil || p.QoS == mqtt.AtMostOnce {
+			return err
+		}
+		return c.answer(mqtt.AppendID(nil, mqtt.PUBACK, p.ID))
+	}
+	m, err := c.message(p.Topic, p.Payload)
+	if err != nil {
+		return err
+	}
+	c.batch = append(c.batch, m)
+	c.size += len(m.Body)
+	if p.QoS == mqtt.AtLeastOnce {
+		c.acks = append(c.acks, p.ID)
+	}
+	return nil
 }
 
 // flush makes the batch durable, then acknowledges it.
@@ -307,22 +285,14 @@ func (c *conn) flush(ctx context.Context) error {
 	if err := c.sess.Append(ctx, c.batch...); err != nil {
 		return err // no PUBACK: the device sends it again
 	}
+	var acks []byte
 	for _, id := range c.acks {
-		c.out = mqtt.AppendID(c.out, mqtt.PUBACK, id)
+		acks = mqtt.AppendID(acks, mqtt.PUBACK, id)
 	}
-	out := c.out
 	// An idle connection keeps no buffers.
-	c.batch, c.acks, c.out, c.size = nil, nil, nil, 0
-	if len(out) == 0 {
+	c.batch, c.acks, c.size = nil, nil, 0
+	if len(acks) == 0 {
 		return nil
 	}
-	return c.answer(out)
-}
-
-func (c *conn) answer(b []byte) error {
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	c.SetWriteDeadline(time.Now().Add(writeTime))
-	_, err := c.Write(b)
-	return err
+	return c.answer(acks)
 }

@@ -121,7 +121,8 @@ func TestRefusals(t *testing.T) {
 		"no user name":              {ok, connectPacket(ok, func(p *mqtt.Connect) { p.Username = nil }), mqtt.BadUserOrPassword, "no user name"},
 		"strange user name":         {ok, connectPacket(ok, user("dev")), mqtt.BadUserOrPassword, "is not {hub}"},
 		"no client id":              {ok, connectPacket(ok, func(p *mqtt.Connect) { p.ClientID = ""; p.Clean = true }), mqtt.BadIdentifier, "device id must have"},
-		"a module":                  {ok, connectPacket(ok, func(p *mqtt.Connect) { p.ClientID = "dev/mod" }), mqtt.BadIdentifier, "is not allowed"},
+		"a module that is none":     {ok, connectPacket(ok, func(p *mqtt.Connect) { p.ClientID = "dev/mod"; u := iothub.UserName("h", "dev/mod"); p.Username = &u }), mqtt.NotAuthorized, "device has no module"},
+		"a module's odd name":       {ok, connectPacket(ok, func(p *mqtt.Connect) { p.ClientID = "dev/mod/x" }), mqtt.BadIdentifier, "is not allowed"},
 		"MQTT 3.1":                  {ok, (&mqtt.Connect{Protocol: "MQIsdp", Level: 3}).Append(nil), mqtt.BadProtocol, "is not MQTT 3.1.1"},
 		"will on another's topic":   {ok, connectPacket(ok, func(p *mqtt.Connect) { p.Will = &mqtt.Will{Topic: iothub.EventsTopic("other")} }), mqtt.NotAuthorized, "is another device's"},
 		"oversized before CONNECT":  {ok, connectPacket(ok, user(strings.Repeat("x", 9000))), mqtt.Accepted, "packet too large"},
@@ -211,12 +212,14 @@ func TestSubscribe(t *testing.T) {
 	r := newRig(t, sqlite(t))
 	c := r.mustConnect(r.register("dev"))
 	for filter, ok := range map[string]bool{
-		"devices/dev/messages/devicebound/#":   true,
-		"$iothub/methods/POST/#":               true,
-		"devices/other/messages/devicebound/#": false,
-		"devices/+/messages/devicebound/#":     false,
-		"#":                                    false,
-		"$iothub/twin/res/#":                   false,
+		"devices/dev/messages/devicebound/#":      true,
+		"$iothub/methods/POST/#":                  true,
+		"devices/other/messages/devicebound/#":    false,
+		"devices/+/messages/devicebound/#":        false,
+		"#":                                       false,
+		"$iothub/twin/res/#":                      true,
+		"$iothub/twin/PATCH/properties/desired/#": true,
+		"$iothub/methods/res/#":                   false,
 	} {
 		if err := c.Subscribe(t.Context(), filter, 1); (err == nil) != ok || err != nil && !errors.Is(err, mqtt.ErrSubscription) {
 			t.Errorf("%s: got %v", filter, err)

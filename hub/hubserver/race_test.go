@@ -15,6 +15,14 @@ import (
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
+// onDrop is a hub.Sink that only learns of its end.
+type onDrop func(reason string)
+
+func (f onDrop) Drop(reason string)                            { f(reason) }
+func (f onDrop) Method(string, string, []byte) bool            { return true }
+func (f onDrop) Desired(int64, []byte) bool                    { return true }
+func (f onDrop) Message(uint16, bool, iothub.Bag, []byte) bool { return true }
+
 // TestSessionsUnderChange lets connects race with promotions, registry writes and the status feed.
 // However they interleave, nobody stays connected whom the final state does not admit.
 func TestSessionsUnderChange(t *testing.T) {
@@ -40,11 +48,11 @@ func TestSessionsUnderChange(t *testing.T) {
 			alive := map[*ident]int{} // sessions by certificate that were not dropped
 			connect := func(i *ident) func() {
 				return func() {
-					_, err := r.hub.Connect(ctx, hub.DefaultName, id, i.leaf, func(string) {
+					_, err := r.hub.Connect(ctx, hub.DefaultName, id, "", &hub.Login{Chain: []*x509.Certificate{i.leaf}}, false, onDrop(func(string) {
 						mu.Lock()
 						defer mu.Unlock()
 						alive[i]--
-					})
+					}))
 					if err == nil {
 						mu.Lock()
 						alive[i]++
@@ -147,7 +155,7 @@ func TestChangeBetween(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.do = do
-		_, err = r.hub.Connect(t.Context(), hub.DefaultName, id, cert, func(string) {})
+		_, err = r.hub.Connect(t.Context(), hub.DefaultName, id, "", &hub.Login{Chain: []*x509.Certificate{cert}}, false, onDrop(func(string) {}))
 		if cradle.KindOf(err) != cradle.Unauthorized {
 			t.Errorf("%s: got %v", id, err)
 		}

@@ -33,16 +33,19 @@ func (s *Server) routes() *http.ServeMux {
 	m.HandleFunc("PUT /devices/{id}", s.rest(hub.RegistryWrite, s.put))
 	m.HandleFunc("DELETE /devices/{id}", s.rest(hub.RegistryWrite, s.delete))
 	m.HandleFunc("POST /devices", s.restUpTo(maxBulk, hub.RegistryWrite, s.bulk))
-	m.HandleFunc("GET /devices/{id}/modules", s.rest(hub.RegistryRead, s.listModules))
-	m.HandleFunc("GET /devices/{id}/modules/{module}", s.rest(hub.RegistryRead, s.getModule))
-	m.HandleFunc("PUT /devices/{id}/modules/{module}", s.rest(hub.RegistryWrite, s.putModule))
-	m.HandleFunc("DELETE /devices/{id}/modules/{module}", s.rest(hub.RegistryWrite, s.deleteModule))
+	m.HandleFunc("GET /devices/{id}/modules", s.selfOr(hub.RegistryRead, s.listModules))
+	m.HandleFunc("GET /devices/{id}/modules/{module}", s.selfOr(hub.RegistryRead, s.getModule))
+	m.HandleFunc("PUT /devices/{id}/modules/{module}", s.selfOr(hub.RegistryWrite, s.putModule))
+	m.HandleFunc("DELETE /devices/{id}/modules/{module}", s.selfOr(hub.RegistryWrite, s.deleteModule))
 	s.queryRoutes(m)
 	m.HandleFunc("GET /statistics/devices", s.rest(hub.RegistryRead, s.registryStatistics))
 	m.HandleFunc("GET /statistics/service", s.rest(hub.RegistryRead, s.serviceStatistics))
 	s.unserved(m)
 	m.HandleFunc("GET /events", s.events)
 	s.twinRoutes(m)
+	s.methodRoutes(m)
+	s.c2dRoutes(m)
+	s.deviceRoutes(m)
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, cradle.Errorf(cradle.NotFound, "%s %.200s is not served here", r.Method, r.URL.Path))
 	})
@@ -53,6 +56,7 @@ func (s *Server) routes() *http.ServeMux {
 type request struct {
 	*http.Request
 	hub hub.Name
+	w   http.ResponseWriter // only for its deadlines; answers go by the handler's return
 }
 
 // answer is what a handler wants written; a nil body means 204.
@@ -72,30 +76,38 @@ func (s *Server) restUpTo(limit int64, need hub.Rights, fn func(*request) (answe
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		req, err := s.authorize(r, need)
-		var a answer
-		if err == nil {
-			a, err = fn(req)
-		}
 		if err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		for k, v := range a.header {
-			w.Header().Set(k, v)
-		}
-		if a.body == nil {
-			w.WriteHeader(http.StatusNoContent)
-			return
-		}
-		b, err := json.Marshal(a.body)
-		if err != nil {
-			s.fail(w, r, err)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json; charset=utf-8")
-		w.WriteHeader(cmp.Or(a.status, http.StatusOK))
-		w.Write(b)
+		req.w = w
+		s.answer(req, fn)
 	}
+}
+
+// answer runs a handler and writes its one answer.
+func (s *Server) answer(r *request, fn func(*request) (answer, error)) {
+	w := r.w
+	a, err := fn(r)
+	if err != nil {
+		s.fail(w, r.Request, err)
+		return
+	}
+	for k, v := range a.header {
+		w.Header().Set(k, v)
+	}
+	if a.body == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	b, err := json.Marshal(a.body)
+	if err != nil {
+		s.fail(w, r.Request, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(cmp.Or(a.status, http.StatusOK))
+	w.Write(b)
 }
 
 // decode reads the request's body as one JSON value; what names it in the error.
@@ -145,7 +157,7 @@ func (s *Server) authorize(r *http.Request, need hub.Rights) (*request, error) {
 	if err := s.hub.Authorize(r.Context(), name, token, need, hosts, strings.TrimSuffix(r.URL.Path, "/")); err != nil {
 		return nil, err
 	}
-	return &request{r, name}, nil
+	return &request{Request: r, hub: name}, nil
 }
 
 // fail is the one mapping of kinds to REST answers, in Azure's shape.
@@ -177,6 +189,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case cradle.Busy:
 		status, code = http.StatusServiceUnavailable, iothub.CodeServerBusy
 		w.Header().Set("Retry-After", "3")
+	}
+	if st, c, ok := special(err); ok {
+		status, code = st, c
 	}
 	detail, hint := cradle.Public(err)
 	if hint != "" {

@@ -12,8 +12,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -131,7 +133,9 @@ func newRigOver(t *testing.T, url string, over func(hub.Store) hub.Store) *rig {
 	s := hubserver.New(hubserver.Config{Hub: r.hub, Log: log})
 	accept := mqttserve.New(mqttserve.Config{Log: log, Connect: 300 * time.Millisecond}).For(s)
 
-	web := httptest.NewTLSServer(s)
+	web := httptest.NewUnstartedServer(s)
+	web.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	web.StartTLS()
 	t.Cleanup(web.Close)
 	r.roots = x509.NewCertPool()
 	r.roots.AddCert(web.Certificate())
@@ -344,4 +348,23 @@ func connectPacket(i ident, change ...func(*mqtt.Connect)) []byte {
 func firstPacket(b []byte) mqtt.Packet {
 	p, _ := mqtt.Read(bufio.NewReader(bytes.NewReader(b)), 1<<20)
 	return p
+}
+
+func decode(t *testing.T, key string) []byte {
+	t.Helper()
+	k, err := base64.StdEncoding.DecodeString(key)
+	if err != nil || len(k) == 0 {
+		t.Fatalf("key %q: %v", key, err)
+	}
+	return k
+}
+
+// module registers a module with a symmetric key.
+func (r *rig) module(of *unit, id string) *unit {
+	r.t.Helper()
+	var m iothub.Module
+	if code, text := r.service().call("PUT", "/devices/"+of.name+"/modules/"+id, fmt.Sprintf(`{"deviceId":%q,"moduleId":%q,"authentication":{"type":"sas"}}`, of.name, id), &m); code/100 != 2 {
+		r.t.Fatalf("registering a module: %d %s", code, text)
+	}
+	return &unit{r: r, name: of.name + "/" + id, key: decode(r.t, m.Authentication.SymmetricKey.PrimaryKey)}
 }

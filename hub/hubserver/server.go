@@ -1,12 +1,15 @@
-// Package hubserver speaks for the hubs: MQTT 3.1.1 to devices, as Azure IoT Hub does, over TLS
-// connections that somebody else accepted (ServeMQTT, behind mqttserve), and REST to services (ServeHTTP): the device
-// registry with Azure's paths, messages and errors, and the event stream.
+// Package hubserver speaks for the hubs. To devices and their modules: MQTT 3.1.1 as Azure IoT Hub does (telemetry,
+// twins, methods, messages), over connections that mqttserve accepted (ServeMQTT), and HTTPS for telemetry and
+// messages. To services: REST (ServeHTTP) with Azure's paths, messages and errors, and the event stream.
 //
-// It decides nothing about who may do what; that is package hub. It bounds what a peer may make
-// it hold: packet sizes before and after authentication, and the time to send them.
+// It decides nothing about who may do what; that is package hub. It bounds what a peer may make it hold: packet sizes,
+// the time to send them, and what waits to be written to a device that does not read.
 //
-// Divergences from Azure IoT Hub: devices authenticate by certificate only; of the subscriptions, cloud
-// to device messages and methods are granted, and none ever come; twins are refused.
+// One goroutine serves a connection. What others have for the device (method calls, desired properties, messages) they
+// leave in a bounded queue that a goroutine writes while it is not empty; see outgoing.
+//
+// Divergences from Azure IoT Hub: services send messages to devices by REST, since AMQP is not spoken, and there is
+// no feedback about their fate; HTTP headers of application properties come in lower case.
 package hubserver
 
 import (

@@ -41,6 +41,7 @@ type Client struct {
 	conn net.Conn
 	r    *bufio.Reader
 	opt  Options
+	kept bool // the server has kept a session of before
 
 	wmu  sync.Mutex // one packet is written at a time
 	wbuf []byte
@@ -101,8 +102,12 @@ func (c *Client) connect() error {
 	if ack.Code != Accepted {
 		return &ConnackError{ack.Code}
 	}
+	c.kept = ack.SessionPresent
 	return nil
 }
+
+// SessionPresent reports whether the server has kept a session of before (§3.2.2.2).
+func (c *Client) SessionPresent() bool { return c.kept }
 
 // Run reads and pings until the connection ends or ctx is done, then closes it, fails all pending
 // calls and returns why. After Close it returns nil.

@@ -25,7 +25,6 @@ const (
 	PropModule       = "$.cmid" // module that sent it; set by the hub
 	PropSender       = "$.cdid"
 	PropAck          = "iothub-ack" // none, positive, negative or full; carried, see the hub's documentation
-	headerApp        = "iothub-app-"
 	HeaderTo         = "iothub-to"
 	HeaderMessageID  = "iothub-messageid"
 	HeaderSequence   = "iothub-sequencenumber"
@@ -33,6 +32,12 @@ const (
 	HeaderEnqueued   = "iothub-enqueuedtime"
 	HeaderExpiry     = "iothub-expiry"
 )
+
+// Purged is the answer to DELETE /devices/{id}/commands.
+type Purged struct {
+	DeviceID            cradle.DeviceID `json:"deviceId"`
+	TotalMessagesPurged int             `json:"totalMessagesPurged"`
+}
 
 // DeviceboundTopic is where the hub publishes messages to a device, up to the property bag.
 func DeviceboundTopic(id cradle.DeviceID) string {

@@ -30,6 +30,11 @@ const (
 	CodeTooLarge            = "RequestEntityTooLarge"
 	CodeServerBusy          = "ServiceUnavailable"
 	CodeServerError         = "ServerError"
+	CodeDeviceNotOnline     = "DeviceNotOnline"
+	CodeGatewayTimeout      = "GatewayTimeout"
+	CodeBadDeviceAnswer     = "BadDeviceResponse"
+	CodeQueueFull           = "DeviceMaximumQueueDepthExceeded"
+	CodeLockLost            = "DeviceMessageLockLost"
 )
 
 // Code returns the code inside Message.

@@ -38,16 +38,52 @@ func EventsTopic(id cradle.DeviceID) string { return "devices/" + string(id) + "
 // TelemetryTopic is the whole topic of one message.
 func TelemetryTopic(id cradle.DeviceID, bag Bag) string { return EventsTopic(id) + bag.Encode() }
 
-// ParseTelemetryTopic returns the device and the properties of a telemetry topic. Errors are of kind Invalid.
+// ParseTelemetryTopic returns the device and the properties of a device's telemetry topic. Errors are of kind Invalid.
 func ParseTelemetryTopic(topic string) (cradle.DeviceID, Bag, error) {
-	rest, ok := strings.CutPrefix(topic, "devices/")
-	id, rest, ok2 := strings.Cut(rest, "/")
-	bag, ok3 := strings.CutPrefix(rest, "messages/events")
-	if !ok || !ok2 || !ok3 || id == "" || bag != "" && bag[0] != '/' {
-		return "", nil, cradle.Errorf(cradle.Invalid, "topic %.200q is not devices/{id}/messages/events/", topic)
+	id, module, b, err := ParseEventsTopic(topic)
+	if err == nil && module != "" {
+		err = badEventsTopic(topic)
 	}
-	b, err := ParseBag(strings.TrimSuffix(strings.TrimPrefix(bag, "/"), "/"))
-	return cradle.DeviceID(id), b, err
+	return id, b, err
+}
+
+func badEventsTopic(topic string) error {
+	return cradle.Errorf(cradle.Invalid, "topic %.200q is not devices/{id}/messages/events/", topic)
+}
+
+// ParseEventsTopic returns the device, the module (empty: the device itself) and the properties of
+// "devices/{id}[/modules/{module}]/messages/events/{bag}". Errors are of kind Invalid.
+func ParseEventsTopic(topic string) (id cradle.DeviceID, module ModuleID, bag Bag, err error) {
+	rest, ok := strings.CutPrefix(topic, "devices/")
+	device, rest, ok2 := strings.Cut(rest, "/")
+	if m, isModule := strings.CutPrefix(rest, "modules/"); isModule {
+		var name string
+		if name, rest, ok = strings.Cut(m, "/"); name == "" {
+			ok = false
+		}
+		module = ModuleID(name)
+	}
+	props, ok3 := strings.CutPrefix(rest, "messages/events")
+	if !ok || !ok2 || !ok3 || device == "" || props != "" && props[0] != '/' {
+		return "", "", nil, badEventsTopic(topic)
+	}
+	bag, err = ParseBag(strings.TrimSuffix(strings.TrimPrefix(props, "/"), "/"))
+	return cradle.DeviceID(device), module, bag, err
+}
+
+// ParseClientID splits "{device}" or "{device}/{module}", as MQTT client ids and user names have it. Errors are
+// of kind Invalid.
+func ParseClientID(s string) (cradle.DeviceID, ModuleID, error) {
+	device, module, isModule := strings.Cut(s, "/")
+	if err := CheckDeviceID(cradle.DeviceID(device)); err != nil {
+		return "", "", err
+	}
+	if isModule {
+		if err := CheckModuleID(ModuleID(module)); err != nil {
+			return "", "", err
+		}
+	}
+	return cradle.DeviceID(device), ModuleID(module), nil
 }
 
 // Property is one name and value.
