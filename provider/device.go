@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"encoding/hex"
 	"slices"
 	"sync"
 	"time"
@@ -108,4 +109,10 @@ func (l *limiter) allow(now time.Time) bool {
 	}
 	l.count++
 	return l.count <= refusalsPerSecond
+}
+
+// DeviceByEK finds the device whose TPM has the endorsement key with this SHA-256 of its SubjectPublicKeyInfo, in
+// whichever account; NotFound when there is none.
+func (p *Provider) DeviceByEK(ctx context.Context, ek [32]byte) (Device, error) {
+	return p.store.DeviceByEK(ctx, hex.EncodeToString(ek[:]))
 }

@@ -344,7 +344,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err != nil {
 		return nil, err
 	}
-	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Issuer: in.ra, Log: in.log, Replica: replica, Hubs: []provisioning.Hub{
+	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Units: units{in.prov}, Issuer: in.ra, Log: in.log, Replica: replica, Hubs: []provisioning.Hub{
 		{Name: string(firstHub), Host: in.hub, Registry: iothub.NewRegistry(in.within.client(), cs)}}}); err != nil {
 		return nil, err
 	}

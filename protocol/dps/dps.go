@@ -48,7 +48,7 @@ const (
 type DeviceRegistration struct {
 	RegistrationID string          `json:"registrationId,omitempty"`
 	Payload        json.RawMessage `json:"payload,omitempty"`
-	TPM            json.RawMessage `json:"tpm,omitempty"`
+	TPM            *TPM            `json:"tpm,omitempty"`
 	CSR            string          `json:"csr,omitempty"` // base64 of PKCS#10 DER, no armour
 }
 
@@ -62,6 +62,8 @@ type OperationStatus struct {
 // RegistrationState is what is known of a registration. RegistrationID is in every one.
 type RegistrationState struct {
 	X509                   *X509State      `json:"x509,omitempty"`
+	TPM                    *TPMState       `json:"tpm,omitempty"`
+	SymmetricKey           *X509State      `json:"symmetricKey,omitempty"`
 	RegistrationID         string          `json:"registrationId"`
 	CreatedDateTimeUTC     Time            `json:"createdDateTimeUtc,omitzero"`
 	AssignedHub            string          `json:"assignedHub,omitempty"` // host, or host:port
@@ -76,7 +78,19 @@ type RegistrationState struct {
 	IssuedCertificateChain [][]byte        `json:"issuedCertificateChain,omitempty"` // DER, leaf first; of a poll alone
 }
 
-// X509State says by which group a certificate was accepted.
+// TPMState carries the device's key for the hub, for its TPM to take in.
+type TPMState struct {
+	AuthenticationKey []byte `json:"authenticationKey"`
+}
+
+// Challenge is the body of the 401 that a TPM's first call gets.
+type Challenge struct {
+	Message           string `json:"message"`
+	AuthenticationKey []byte `json:"authenticationKey"`
+	KeyName           string `json:"keyName"`
+}
+
+// X509State says by which group a certificate, or a symmetric key, was accepted.
 type X509State struct {
 	EnrollmentGroupID string `json:"enrollmentGroupId,omitempty"`
 }

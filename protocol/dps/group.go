@@ -14,55 +14,27 @@ import (
 	"github.com/cradle-iot/cradle"
 )
 
-// EnrollmentGroup is a group of the service API. Fields that this release does not act on are kept
-// raw, so that a server can refuse what it would otherwise silently ignore.
+// EnrollmentGroup is a group of the service API.
 type EnrollmentGroup struct {
-	EnrollmentGroupID      string           `json:"enrollmentGroupId"`
-	Attestation            Attestation      `json:"attestation"`
-	Capabilities           *Capabilities    `json:"capabilities,omitempty"`
-	IotHubHostName         string           `json:"iotHubHostName,omitempty"`
-	InitialTwin            json.RawMessage  `json:"initialTwin,omitempty"`
-	ETag                   string           `json:"etag,omitempty"`
-	ProvisioningStatus     string           `json:"provisioningStatus,omitempty"` // enabled (default) or disabled
-	ReprovisionPolicy      *ReprovisionRule `json:"reprovisionPolicy,omitempty"`
-	CreatedDateTimeUTC     Time             `json:"createdDateTimeUtc,omitzero"`
-	LastUpdatedDateTimeUTC Time             `json:"lastUpdatedDateTimeUtc,omitzero"`
-	AllocationPolicy       string           `json:"allocationPolicy,omitempty"` // hashed (default), static, geoLatency, custom
-	IotHubs                []string         `json:"iotHubs,omitempty"`
-
-	CustomAllocationDefinition *CustomAllocation `json:"customAllocationDefinition,omitempty"`
-	CredentialPolicyName       string            `json:"credentialPolicyName,omitempty"` // since 2025-07-01-preview
+	EnrollmentGroupID string      `json:"enrollmentGroupId"`
+	Attestation       Attestation `json:"attestation"`
+	Terms
 }
 
-// CustomAllocation is the operator's own rule: a webhook, or (ours only) a CEL expression.
-type CustomAllocation struct {
-	WebhookURL string `json:"webhookUrl,omitempty"`
-	APIVersion string `json:"apiVersion,omitempty"`
-	CEL        string `json:"cel,omitempty"`
-}
-
-// Capabilities of the devices of a group.
-type Capabilities struct {
-	IotEdge bool `json:"iotEdge"`
-}
-
-// ReprovisionRule says what happens when a known device registers again.
-type ReprovisionRule struct {
-	UpdateHubAssignment bool `json:"updateHubAssignment"`
-	MigrateDeviceData   bool `json:"migrateDeviceData"`
-}
-
-// Attestation says how the devices of a group prove themselves.
+// Attestation says how devices prove themselves.
 type Attestation struct {
-	Type string           `json:"type"` // x509, symmetricKey, tpm, none
-	X509 *X509Attestation `json:"x509,omitempty"`
+	Type         string           `json:"type"` // x509, symmetricKey, tpm, none
+	X509         *X509Attestation `json:"x509,omitempty"`
+	TPM          *TPM             `json:"tpm,omitempty"`
+	SymmetricKey *SymmetricKey    `json:"symmetricKey,omitempty"`
+	TPMUnits     *TPMUnits        `json:"tpmUnits,omitempty"` // with type tpm, in a group
 }
 
-// X509Attestation names the signing certificates.
+// X509Attestation names signing certificates, or those of a device itself.
 type X509Attestation struct {
 	SigningCertificates *X509Certificates `json:"signingCertificates,omitempty"`
+	ClientCertificates  *X509Certificates `json:"clientCertificates,omitempty"`
 	CAReferences        json.RawMessage   `json:"caReferences,omitempty"`
-	ClientCertificates  json.RawMessage   `json:"clientCertificates,omitempty"`
 }
 
 // X509Certificates has two slots, so that a successor can be registered before it signs.

@@ -38,7 +38,7 @@ func (s *Service) EnsureGroup(ctx context.Context, id string, primary, secondary
 	present, err := s.Group(ctx, id)
 	switch {
 	case cradle.KindOf(err) == cradle.NotFound:
-		present = &EnrollmentGroup{EnrollmentGroupID: id, ProvisioningStatus: "enabled"}
+		present = &EnrollmentGroup{EnrollmentGroupID: id, Terms: Terms{ProvisioningStatus: "enabled"}}
 	case err != nil:
 		return nil, err
 	default:

@@ -57,11 +57,11 @@ func (h *Handler) answer(ctx context.Context, q *call) (*reply, error) {
 		return nil, cradle.Errorf(cradle.NotFound, "id scope %.40q is not served here", q.scope).
 			WithHint("compare the device's id scope with the one that cradle status shows")
 	}
-	ask, err := checkBody(q)
+	ask, tpm, err := checkBody(q)
 	if err != nil {
 		return nil, err
 	}
-	c, err := h.svc.Authenticate(ctx, provisioning.Credentials{RegistrationID: q.id, Chain: q.chain, Token: q.token, Operation: q.asked})
+	c, err := h.svc.Authenticate(ctx, provisioning.Credentials{RegistrationID: q.id, Chain: q.chain, Token: q.token, TPM: tpm, Operation: q.asked})
 	if err != nil {
 		return nil, err
 	}
@@ -77,35 +77,40 @@ func (h *Handler) answer(ctx context.Context, q *call) (*reply, error) {
 }
 
 // checkBody looks at the body of a registration or a lookup.
-func checkBody(q *call) (*provisioning.Ask, error) {
+func checkBody(q *call) (*provisioning.Ask, *provisioning.TPMKeys, error) {
 	ask := &provisioning.Ask{Force: q.force}
 	if q.operation == poll {
-		return ask, nil
+		return ask, nil, nil
 	}
 	var b dps.DeviceRegistration
 	if err := decode(q.body, &b); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if b.RegistrationID != "" && !strings.EqualFold(b.RegistrationID, q.id) {
-		return nil, cradle.Errorf(cradle.Invalid, "body is for registration id %.140q, the request for %.140q", b.RegistrationID, q.id)
+		return nil, nil, cradle.Errorf(cradle.Invalid, "body is for registration id %.140q, the request for %.140q", b.RegistrationID, q.id)
 	}
 	if b.CSR != "" && q.operation == lookup {
-		return nil, cradle.Errorf(cradle.Invalid, "csr has no place in a status lookup").WithHint("send it when you register")
+		return nil, nil, cradle.Errorf(cradle.Invalid, "csr has no place in a status lookup").WithHint("send it when you register")
 	}
 	if b.CSR != "" {
 		var err error
 		if ask.CSR, err = base64.StdEncoding.DecodeString(b.CSR); err != nil {
-			return nil, cradle.Errorf(cradle.Invalid, "csr is not base64").WithHint("send the DER of the request in base64, without PEM armour and line breaks")
+			return nil, nil, cradle.Errorf(cradle.Invalid, "csr is not base64").WithHint("send the DER of the request in base64, without PEM armour and line breaks")
 		}
 	}
-	if q.mqtt && given(b.TPM) {
-		return nil, cradle.Errorf(cradle.Invalid, "TPM attestation is not served over MQTT").WithHint("register over HTTPS")
-	}
-	if len(b.TPM) > 0 && string(b.TPM) != "null" {
-		return nil, cradle.Errorf(cradle.Invalid, "TPM attestation is not supported here").WithHint("register with an X.509 certificate")
+	var tpm *provisioning.TPMKeys
+	if b.TPM != nil && *b.TPM != (dps.TPM{}) {
+		if q.mqtt {
+			return nil, nil, cradle.Errorf(cradle.Invalid, "TPM attestation is not served over MQTT").WithHint("register over HTTPS")
+		}
+		k, err := tpmKeys(b.TPM)
+		if err != nil {
+			return nil, nil, err
+		}
+		tpm = &k
 	}
 	ask.Payload = b.Payload
-	return ask, nil
+	return ask, tpm, nil
 }
 
 // register always answers 202: clients of the IoT Identity Service take a 200 here for an error.
@@ -165,7 +170,16 @@ func (h *Handler) state(r provisioning.Registration) *dps.RegistrationState {
 		ErrorCode:              r.ErrorCode,
 		ErrorMessage:           r.ErrorMessage,
 		ETag:                   quote(r.ETag()),
-		X509:                   &dps.X509State{EnrollmentGroupID: r.Group},
+	}
+	switch r.Kind {
+	case provisioning.SymmetricKey:
+		s.SymmetricKey = &dps.X509State{EnrollmentGroupID: r.Group}
+	case provisioning.TPM, provisioning.TPMUnits:
+		if r.Status == provisioning.Assigned {
+			s.TPM = &dps.TPMState{AuthenticationKey: []byte(r.Keys.TPM)}
+		}
+	default:
+		s.X509 = &dps.X509State{EnrollmentGroupID: r.Group}
 	}
 	if r.Status == provisioning.Assigned {
 		s.AssignedHub, s.DeviceID, s.Substatus = h.svc.HubHost(r.Hub), string(r.DeviceID()), r.Substatus

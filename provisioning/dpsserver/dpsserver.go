@@ -1,16 +1,15 @@
 // Package dpsserver speaks Azure DPS for a provisioning.Service: the device API (register, poll, status lookup)
 // over HTTPS (ServeHTTP) and, but for the lookup and TPMs, over MQTT 3.1.1 (ServeMQTT, behind mqttserve); and the
-// part of the service API that manages X.509 enrolment groups.
+// service API: individual enrolments, groups, registrations.
 //
 // It trusts the TLS listener for one thing: that who presents r.TLS.PeerCertificates[0] holds its key.
 // The listener asks for a client certificate without requiring one and without naming CAs; whether
 // the certificate is believed is decided here, per request, by provisioning.Authenticate.
 //
 // Where we differ from the real service: a poll is held back for a moment until the registration is
-// decided (Config.Hold), so that a device needs one; deleting a group leaves its registrations; a group
-// holds what we act upon and nothing else, so an initial twin, CA references, and allocation by latency or
-// webhook are refused and not silently dropped. Messages of refusals say which check failed and what
-// mends it.
+// decided (Config.Hold), so that a device needs one; deleting an enrolment or a group leaves its registrations;
+// caReferences are refused; there are groups of units (TPMUnits) and bearer tokens of our own (dps.Bearer).
+// Messages of refusals say which check failed and what mends it.
 package dpsserver
 
 import (
@@ -180,15 +179,38 @@ func (h *Handler) serve(w http.ResponseWriter, q *request) (*reply, error) {
 func (h *Handler) route(q *request) (f endpoint, allow string) {
 	choose := func(m map[string]endpoint, allow string) (endpoint, string) { return m[q.Method], allow }
 	seg, n := q.seg, len(q.seg)
+	// crud are the three methods of a thing that stands alone.
+	crud := func(put, get, del endpoint, read, write dps.Right) (endpoint, string) {
+		m, allow := map[string]endpoint{"GET": h.owner(read, get), "DELETE": h.owner(write, del)}, "GET, DELETE"
+		if put != nil {
+			m["PUT"], allow = h.owner(write, put), "GET, PUT, DELETE"
+		}
+		return choose(m, allow)
+	}
+	post := func(right dps.Right, f endpoint) (endpoint, string) {
+		return choose(map[string]endpoint{"POST": h.owner(right, f)}, "POST")
+	}
 	switch first := strings.ToLower(seg[0]); {
-	case first == "enrollmentgroups" && n == 2 && strings.EqualFold(seg[1], "query"):
-		return choose(map[string]endpoint{"POST": h.owner(h.queryGroups)}, "POST")
+	case first == "enrollments" && n == 1:
+		return post(dps.EnrollmentWrite, h.bulkEnrollments)
+	case first == "enrollments" && n == 2 && strings.EqualFold(seg[1], "query") && q.Method == http.MethodPost:
+		return post(dps.EnrollmentRead, h.queryEnrollments)
+	case first == "enrollments" && n == 2:
+		return crud(h.putEnrollment, h.getEnrollment, h.deleteEnrollment, dps.EnrollmentRead, dps.EnrollmentWrite)
+	case first == "enrollments" && n == 3 && strings.EqualFold(seg[2], "attestationmechanism"):
+		return post(dps.EnrollmentWrite, h.enrollmentKeys)
+	case first == "enrollmentgroups" && n == 1:
+		return post(dps.EnrollmentWrite, h.bulkGroups)
+	case first == "enrollmentgroups" && n == 2 && strings.EqualFold(seg[1], "query") && q.Method == http.MethodPost:
+		return post(dps.EnrollmentRead, h.queryGroups)
 	case first == "enrollmentgroups" && n == 2:
-		return choose(map[string]endpoint{"PUT": h.owner(h.putGroup), "GET": h.owner(h.getGroup), "DELETE": h.owner(h.deleteGroup)}, "GET, PUT, DELETE")
+		return crud(h.putGroup, h.getGroup, h.deleteGroup, dps.EnrollmentRead, dps.EnrollmentWrite)
+	case first == "enrollmentgroups" && n == 3 && strings.EqualFold(seg[2], "attestationmechanism"):
+		return post(dps.EnrollmentWrite, h.groupKeys)
 	case first == "registrations" && n == 2:
-		return choose(map[string]endpoint{"GET": h.owner(h.getRegistration), "DELETE": h.owner(h.deleteRegistration)}, "GET, DELETE")
+		return crud(nil, h.getRegistration, h.deleteRegistration, dps.RegistrationStatusRead, dps.RegistrationStatusWrite)
 	case first == "registrations" && n == 3 && strings.EqualFold(seg[2], "query"):
-		return choose(map[string]endpoint{"POST": h.owner(h.queryRegistrations)}, "POST")
+		return post(dps.RegistrationStatusRead, h.queryRegistrations)
 	case n >= 3 && seg[1] == "registrations":
 		q.id = seg[2]
 		switch {
@@ -277,6 +299,10 @@ func (h *Handler) refusal(tracking string, err error) *reply {
 		rep.retryAfter = strconv.Itoa(h.c.RetryBusy)
 	}
 	rep.header.Set(dps.HeaderErrorCode, strconv.Itoa(code))
+	var challenge *provisioning.TPMChallenge
+	if errors.As(err, &challenge) {
+		rep.body = dps.Challenge{Message: message, AuthenticationKey: challenge.AuthenticationKey, KeyName: challenge.KeyName}
+	}
 	return rep
 }
 

@@ -96,7 +96,7 @@ func (s *server) service() *dps.Service {
 }
 
 func (s *server) group(id string, ca *provisioningtest.CA) dps.EnrollmentGroup {
-	return dps.EnrollmentGroup{EnrollmentGroupID: id, ProvisioningStatus: "enabled", Attestation: dps.Attestation{
+	return dps.EnrollmentGroup{EnrollmentGroupID: id, Terms: dps.Terms{ProvisioningStatus: "enabled"}, Attestation: dps.Attestation{
 		Type: "x509", X509: &dps.X509Attestation{SigningCertificates: &dps.X509Certificates{Primary: &dps.X509Certificate{Certificate: dps.PEM(ca.Cert)}}},
 	}}
 }
@@ -298,7 +298,7 @@ func TestRefusals(t *testing.T) {
 		{"not JSON", []tls.Certificate{good}, "PUT", reg, "{", 400, "JSON"},
 		{"JSON of another shape", []tls.Certificate{good}, "PUT", reg, "[]", 400, "JSON"},
 		{"id in body differs", []tls.Certificate{good}, "PUT", reg, `{"registrationId":"dev-2"}`, 400, "body is for"},
-		{"TPM", []tls.Certificate{good}, "PUT", reg, `{"tpm":{"endorsementKey":"AA=="}}`, 400, "TPM"},
+		{"TPM", []tls.Certificate{good}, "PUT", reg, `{"tpm":{"endorsementKey":"AA=="}}`, 401, "endorsement key"},
 		{"body too large", []tls.Certificate{good}, "PUT", reg, `{"payload":"` + strings.Repeat("x", dps.MaxBody) + `"}`, 413, "larger"},
 		{"bad id", []tls.Certificate{good}, "PUT", s.path("dev%201") + "/register" + v, "{}", 400, "registration id"},
 		{"wrong method", []tls.Certificate{good}, "POST", reg, "{}", 405, "allowed: PUT"},
@@ -480,7 +480,7 @@ func TestServiceAPIRefusals(t *testing.T) {
 		text                           string
 	}{
 		{"no token", "", "PUT", "/enrollmentGroups/g" + v, same, 401, "Authorization"},
-		{"bearer", "Bearer x", "PUT", "/enrollmentGroups/g" + v, same, 401, "SharedAccessSignature"},
+		{"bearer", "Bearer x", "PUT", "/enrollmentGroups/g" + v, same, 401, "bearer token is not one of this service"},
 		{"other key", sign(host, dps.Policy, []byte("x"), time.Hour), "PUT", "/enrollmentGroups/g" + v, same, 401, "signature"},
 		{"other policy", sign(host, "iothubowner", key, time.Hour), "PUT", "/enrollmentGroups/g" + v, same, 401, "policy"},
 		{"expired", sign(host, dps.Policy, key, -time.Second), "PUT", "/enrollmentGroups/g" + v, same, 401, "expired"},
@@ -488,7 +488,7 @@ func TestServiceAPIRefusals(t *testing.T) {
 		{"no api-version", good, "PUT", "/enrollmentGroups/g", same, 400, "api-version"},
 		{"not JSON", good, "PUT", "/enrollmentGroups/g" + v, "nonsense", 400, "JSON"},
 		{"no certificate", good, "PUT", "/enrollmentGroups/g" + v, `{"attestation":{"type":"x509"}}`, 400, "primary is missing"},
-		{"symmetric key", good, "PUT", "/enrollmentGroups/g" + v, `{"attestation":{"type":"symmetricKey"}}`, 400, "symmetricKey"},
+		{"symmetric key", good, "PUT", "/enrollmentGroups/g" + v, `{"attestation":{"type":"symmetricKey","symmetricKey":{"primaryKey":"AAAA"}}}`, 400, "16 to 64"},
 		{"other id in body", good, "PUT", "/enrollmentGroups/h" + v, same, 400, "body is for"},
 		{"bad id", good, "PUT", "/enrollmentGroups/g%20g" + v, "{}", 400, ""},
 		{"leaf instead of CA", good, "PUT", "/enrollmentGroups/g" + v, body(func(g *dps.EnrollmentGroup) {

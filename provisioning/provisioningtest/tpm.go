@@ -100,12 +100,13 @@ func (x *TPM) Activate(blob []byte) error {
 	if err != nil {
 		return err
 	}
+	if x.identity != nil { // a TPM has room for three objects
+		(tpm2.FlushContext{FlushHandle: x.identity.ObjectHandle}).Execute(x.tpm)
+		x.identity = nil
+	}
 	loaded, err := (tpm2.Load{ParentHandle: srk, InPrivate: imported.OutPrivate, InPublic: *public}).Execute(x.tpm)
 	if err != nil {
 		return err
-	}
-	if x.identity != nil {
-		(tpm2.FlushContext{FlushHandle: x.identity.ObjectHandle}).Execute(x.tpm)
 	}
 	x.identity = loaded
 	return nil

@@ -1,0 +1,216 @@
+package dpsserver
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/dps"
+	"github.com/cradle-iot/cradle/provisioning"
+)
+
+func (h *Handler) putEnrollment(ctx context.Context, q *request) (*reply, error) {
+	var b dps.Enrollment
+	if err := q.decode(&b); err != nil {
+		return nil, err
+	}
+	if b.RegistrationID != "" && !strings.EqualFold(b.RegistrationID, q.seg[1]) {
+		return nil, cradle.Errorf(cradle.Invalid, "body is for registration id %.140q, the path for %.140q", b.RegistrationID, q.seg[1])
+	}
+	b.RegistrationID = q.seg[1]
+	e, err := h.storeEnrollment(ctx, b, ifMatch(q))
+	if err != nil {
+		return nil, err
+	}
+	return h.enrollment(ctx, e)
+}
+
+// EnrollmentRequest reads an individual enrolment as the service API has it.
+func EnrollmentRequest(b dps.Enrollment) (provisioning.EnrollmentRequest, error) {
+	return enrollmentRequest(b, nil)
+}
+
+func enrollmentRequest(b dps.Enrollment, present *provisioning.Attestation) (provisioning.EnrollmentRequest, error) {
+	r := provisioning.EnrollmentRequest{ID: b.RegistrationID, Device: b.DeviceID, Account: cradle.AccountID(b.Account)}
+	if given(b.OptionalDeviceInformation) {
+		r.Info = b.OptionalDeviceInformation
+	}
+	var err error
+	if r.Attestation, err = attestationOf(b.Attestation, present); err != nil {
+		return r, err
+	}
+	r.Terms, err = termsOf(b.Terms)
+	return r, err
+}
+
+// storeEnrollment creates an enrolment, or replaces the one that ifMatch names.
+func (h *Handler) storeEnrollment(ctx context.Context, b dps.Enrollment, ifMatch string) (provisioning.Enrollment, error) {
+	var present *provisioning.Attestation
+	if id, err := provisioning.ParseRegistrationID(b.RegistrationID); err == nil && ifMatch != "" {
+		if e, err := h.svc.Enrollment(ctx, id); err == nil {
+			present = &e.Attestation
+		}
+	}
+	r, err := enrollmentRequest(b, present)
+	if err != nil {
+		return provisioning.Enrollment{}, err
+	}
+	r.IfMatch = ifMatch
+	e, err := h.svc.PutEnrollment(ctx, r)
+	if err == nil {
+		h.log.Info("individual enrolment stored", "id", e.ID, "attestation", e.Kind, "enabled", e.Enabled)
+	}
+	return e, err
+}
+
+func (h *Handler) getEnrollment(ctx context.Context, q *request) (*reply, error) {
+	e, err := h.findEnrollment(ctx, q.seg[1])
+	if err != nil {
+		return nil, err
+	}
+	return h.enrollment(ctx, e)
+}
+
+func (h *Handler) findEnrollment(ctx context.Context, name string) (provisioning.Enrollment, error) {
+	id, err := provisioning.ParseRegistrationID(name)
+	if err != nil {
+		return provisioning.Enrollment{}, err
+	}
+	return h.svc.Enrollment(ctx, id)
+}
+
+func (h *Handler) deleteEnrollment(ctx context.Context, q *request) (*reply, error) {
+	if err := h.dropEnrollment(ctx, q.seg[1], ifMatch(q)); err != nil {
+		return nil, err
+	}
+	return &reply{status: http.StatusNoContent}, nil
+}
+
+func (h *Handler) dropEnrollment(ctx context.Context, name, ifMatch string) error {
+	id, err := provisioning.ParseRegistrationID(name)
+	if err != nil {
+		return err
+	}
+	if err = h.svc.DeleteEnrollment(ctx, id, ifMatch); err == nil {
+		h.log.Info("individual enrolment deleted", "id", id)
+	}
+	return err
+}
+
+func (h *Handler) enrollmentKeys(ctx context.Context, q *request) (*reply, error) {
+	e, err := h.findEnrollment(ctx, q.seg[1])
+	if err != nil {
+		return nil, err
+	}
+	return h.mechanism(e.Attestation, "id", string(e.ID))
+}
+
+// enrollment shows one with the state of its registration.
+func (h *Handler) enrollment(ctx context.Context, e provisioning.Enrollment) (*reply, error) {
+	b, err := h.wireEnrollment(e)
+	if err != nil {
+		return nil, err
+	}
+	r, err := h.svc.Registration(ctx, e.ID)
+	if err == nil && r.Group == "" {
+		b.RegistrationState = h.shown(r)
+	} else if err != nil && cradle.KindOf(err) != cradle.NotFound {
+		return nil, err
+	}
+	return &reply{status: http.StatusOK, body: b, header: http.Header{"ETag": {b.ETag}}}, nil
+}
+
+func (h *Handler) wireEnrollment(e provisioning.Enrollment) (dps.Enrollment, error) {
+	b := dps.Enrollment{RegistrationID: string(e.ID), DeviceID: string(e.Device), OptionalDeviceInformation: e.Info, Account: string(e.Account),
+		Terms: h.wireTerms(e.Terms, e.ETag, e.Created, e.Updated)}
+	var err error
+	b.Attestation, err = wireAttestation(e.Attestation, false)
+	return b, err
+}
+
+func (h *Handler) queryEnrollments(ctx context.Context, q *request) (*reply, error) {
+	after, limit, err := page(q)
+	if err != nil {
+		return nil, err
+	}
+	es, err := h.svc.EnrollmentPage(ctx, provisioning.RegistrationID(after), limit+1)
+	if err != nil {
+		return nil, err
+	}
+	more := len(es) > limit
+	if more {
+		es = es[:limit]
+	}
+	out := []dps.Enrollment{}
+	last := ""
+	for _, e := range es {
+		b, err := h.wireEnrollment(e)
+		if err != nil {
+			return nil, err
+		}
+		out, last = append(out, b), string(e.ID)
+	}
+	return pageReply(out, "Enrollment", last, more), nil
+}
+
+func (h *Handler) bulkEnrollments(ctx context.Context, q *request) (*reply, error) {
+	return h.bulk(ctx, q, func(b *dps.Bulk) int { return len(b.Enrollments) }, func(b *dps.Bulk, i int, delete bool, match func(string) string) dps.BulkError {
+		e := b.Enrollments[i]
+		var err error
+		if delete {
+			err = h.dropEnrollment(ctx, e.RegistrationID, match(e.ETag))
+		} else {
+			_, err = h.storeEnrollment(ctx, e, match(e.ETag))
+		}
+		out := bulkError(err)
+		out.RegistrationID = e.RegistrationID
+		return out
+	})
+}
+
+// bulk makes each change by itself: one that is refused leaves the others as they are.
+func (h *Handler) bulk(ctx context.Context, q *request, count func(*dps.Bulk) int, do func(b *dps.Bulk, i int, delete bool, match func(string) string) dps.BulkError) (*reply, error) {
+	var b dps.Bulk
+	if err := q.decode(&b); err != nil {
+		return nil, err
+	}
+	n := count(&b)
+	if n == 0 || n > dps.MaxBulk {
+		return nil, cradle.Errorf(cradle.Invalid, "a bulk operation has 1 to %d entries, not %d", dps.MaxBulk, n).
+			WithHint("for many more at once there is cradle enrollment import")
+	}
+	mode := strings.ToLower(b.Mode)
+	var match func(etag string) string
+	switch mode {
+	case "create":
+		match = func(string) string { return "" }
+	case "update":
+		match = func(string) string { return "*" }
+	case "updateifmatchetag":
+		match = bare
+	case "delete": // with the entry's etag where it has one
+		match = bare
+	default:
+		return nil, cradle.Errorf(cradle.Invalid, "bulk mode %.40q: use create, update, updateIfMatchETag or delete", b.Mode)
+	}
+	out := dps.BulkResult{IsSuccessful: true, Errors: []dps.BulkError{}}
+	for i := range n {
+		if e := do(&b, i, mode == "delete", match); e.ErrorCode != 0 {
+			out.IsSuccessful, out.Errors = false, append(out.Errors, e)
+		}
+	}
+	return &reply{status: http.StatusOK, body: out}, nil
+}
+
+func bulkError(err error) dps.BulkError {
+	if err == nil {
+		return dps.BulkError{}
+	}
+	_, code := status(err)
+	message, hint := cradle.Public(err)
+	if hint != "" {
+		message += "; " + hint
+	}
+	return dps.BulkError{ErrorCode: code, ErrorStatus: message}
+}

@@ -1,0 +1,106 @@
+package dpsserver
+
+import (
+	"context"
+	"encoding/base64"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/dps"
+	"github.com/cradle-iot/cradle/provisioning"
+)
+
+func (h *Handler) getRegistration(ctx context.Context, q *request) (*reply, error) {
+	id, err := provisioning.ParseRegistrationID(q.seg[1])
+	if err != nil {
+		return nil, err
+	}
+	r, err := h.svc.Registration(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &reply{status: http.StatusOK, body: h.shown(r), header: http.Header{"ETag": {quote(r.ETag())}}}, nil
+}
+
+// shown is what operators see of a registration: its state without what is the device's own.
+func (h *Handler) shown(r provisioning.Registration) *dps.RegistrationState {
+	s := h.state(r)
+	s.TPM = nil
+	return s
+}
+
+func (h *Handler) deleteRegistration(ctx context.Context, q *request) (*reply, error) {
+	id, err := provisioning.ParseRegistrationID(q.seg[1])
+	if err != nil {
+		return nil, err
+	}
+	if err := h.svc.DeleteRegistration(ctx, id, ifMatch(q)); err != nil {
+		return nil, err
+	}
+	h.log.Info("registration deleted", "id", id)
+	return &reply{status: http.StatusNoContent}, nil
+}
+
+func (h *Handler) queryRegistrations(ctx context.Context, q *request) (*reply, error) {
+	after, limit, err := page(q)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := h.svc.Group(ctx, q.seg[1]); err != nil {
+		return nil, err
+	}
+	rs, err := h.svc.Registrations(ctx, strings.ToLower(q.seg[1]), provisioning.RegistrationID(after), limit+1)
+	if err != nil {
+		return nil, err
+	}
+	more := len(rs) > limit
+	if more {
+		rs = rs[:limit]
+	}
+	out := []*dps.RegistrationState{}
+	last := ""
+	for _, r := range rs {
+		out, last = append(out, h.shown(r)), string(r.ID)
+	}
+	return pageReply(out, "DeviceRegistration", last, more), nil
+}
+
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+// page reads the paging headers, and the query, of which only "everything" is understood.
+func page(q *request) (after string, limit int, err error) {
+	var b dps.Query
+	if err := q.decode(&b); err != nil {
+		return "", 0, err
+	}
+	switch text := strings.ToLower(strings.TrimSpace(b.Query)); {
+	case text == "", text == "*", strings.HasPrefix(text, "select * from ") && !strings.Contains(text, " where "):
+	default:
+		return "", 0, cradle.Errorf(cradle.Invalid, "query %.100q is not supported", b.Query).WithHint(`use "*"`)
+	}
+	limit = defaultPage
+	if s := q.Header.Get("x-ms-max-item-count"); s != "" {
+		if limit, err = strconv.Atoi(s); err != nil || limit < 1 {
+			return "", 0, cradle.Errorf(cradle.Invalid, "x-ms-max-item-count %.20q is not a positive number", s)
+		}
+	}
+	token, err := base64.RawURLEncoding.DecodeString(q.Header.Get("x-ms-continuation"))
+	if err != nil {
+		return "", 0, cradle.Errorf(cradle.Invalid, "x-ms-continuation is not one that was given out here")
+	}
+	return string(token), min(limit, maxPage), nil
+}
+
+// pageReply leaves x-ms-continuation out on the last page: an empty one would count as more.
+func pageReply(items any, kind, last string, more bool) *reply {
+	h := http.Header{"X-Ms-Item-Type": {kind}}
+	if more {
+		h.Set("x-ms-continuation", base64.RawURLEncoding.EncodeToString([]byte(last)))
+	}
+	return &reply{status: http.StatusOK, body: items, header: h}
+}
