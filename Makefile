@@ -33,7 +33,7 @@ bench: deps
 	$(GO) run ./test/bench --json $(BENCH_JSON)
 
 bench-million: deps
-	$(GO) run ./test/bench --devices 1000000 --status 1000000 --json $(BENCH_JSON)
+	$(GO) run ./test/bench --devices 1000000 --status 1000000 --registered 1000000 --json $(BENCH_JSON)
 
 fuzz: ## each fuzz target for a short while
 	@./scripts/fuzz.sh

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"math"
 	"os"
@@ -13,9 +14,21 @@ import (
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/test/bench/enrol"
 	"github.com/cradle-iot/cradle/test/bench/floor"
+	"github.com/cradle-iot/cradle/test/bench/hubload"
 	"github.com/cradle-iot/cradle/test/bench/plant"
 	"github.com/cradle-iot/cradle/test/bench/standing"
 )
+
+// TestMain: the tests start this program as the process that holds idle connections.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == hubload.IdleArg {
+		if err := hubload.RunIdle(context.Background(), os.Stdin, os.Stdout); err != nil {
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
 
 func near(a, b float64) bool { return math.Abs(a-b) < 1e-9*max(math.Abs(a), math.Abs(b), 1) }
 
@@ -204,5 +217,83 @@ func TestQuickRun(t *testing.T) {
 	}
 	if len(f.FloorParts) != len(floor.Onboarding) {
 		t.Errorf("%d parts of the floor", len(f.FloorParts))
+	}
+}
+
+func TestRegistrationFigures(t *testing.T) {
+	var cost floor.Cost
+	for p := range cost {
+		cost[p] = 100 * time.Microsecond // a mutual handshake: 400 us
+	}
+	rounds := func(us ...int) (out []Sample) {
+		for _, v := range us {
+			out = append(out, Sample{Units: 10, Wall: 20 * time.Millisecond, CPU: plant.CPU{Server: time.Duration(v) * 10 * time.Microsecond}, Floor: cost})
+		}
+		return out
+	}
+	r := newRegistration("sqlite", "HTTPS", 10, 20, [2][]Sample{rounds(800, 400, 1200), rounds(880, 480, 1200)})
+	if !near(r.CPU, 800) || !near(r.Ratio, 2) || !near(r.Rate, 500) || !near(r.Large, 880) || !near(r.Growth, 10) || !near(r.Crypto, 400) || r.Rounds != 3 {
+		t.Errorf("%+v", r)
+	}
+	met := func(change func(*Hubs)) bool {
+		h := &Hubs{Registrations: []Registration{r}, Idle: []IdleMemory{{Later: TargetIdle}}}
+		change(h)
+		return h.met()
+	}
+	if !(*Hubs)(nil).met() || !met(func(*Hubs) {}) {
+		t.Error("the targets are met")
+	}
+	for name, change := range map[string]func(*Hubs){
+		"ratio":  func(h *Hubs) { h.Registrations[0].Ratio = 2.01 },
+		"rate":   func(h *Hubs) { h.Registrations[0].Rate = 333 },
+		"growth": func(h *Hubs) { h.Registrations[0].Growth = 20.1 },
+		"memory": func(h *Hubs) { h.Idle[0].Later++ },
+	} {
+		if met(change) {
+			t.Errorf("%s: its target is missed", name)
+		}
+	}
+}
+
+// A smoke run of provisioning service and hub: registrations over HTTPS and MQTT, telemetry beside mosquitto, and 300
+// idle connections from another process, each of which is still there at the end.
+func TestHubRun(t *testing.T) {
+	testenv.Long(t)
+	testenv.Require(t, "mosquitto")
+	stores := "sqlite"
+	if url := testenv.Postgres(t); url != "" { // skips where there is none
+		stores += ",postgres"
+	}
+	file := filepath.Join(t.TempDir(), "bench.json")
+	var out, progress bytes.Buffer
+	o := options{json: file, small: 1, rounds: 1, units: 1, parallel: 4, stores: stores, dir: t.TempDir(), only: "hub", registrations: 6, registeredFew: 10, registered: 700,
+		connections: 300, telemetry: 20, publish: 100 * time.Millisecond}
+	if err := run(t.Context(), o, &out, &progress); err != nil {
+		t.Fatalf("%v\n%s", err, &progress)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f Figures
+	if err := json.Unmarshal(b, &f); err != nil {
+		t.Fatal(err)
+	}
+	n := len(strings.Split(stores, ","))
+	if h := f.Hubs; h == nil || len(h.Registrations) != 2*n || len(h.Telemetry) != (n+1)*len(levels) || len(h.Idle) != 1 {
+		t.Fatalf("%s", b)
+	}
+	for _, r := range f.Hubs.Registrations {
+		if r.CPU <= 0 || r.Large <= 0 || r.Crypto <= 0 || r.Rate <= 0 || r.Few != 10 || r.Many != 700 || !strings.Contains(out.String(), r.Transport) {
+			t.Errorf("%+v", r)
+		}
+	}
+	for _, x := range f.Hubs.Telemetry {
+		if x.Rate <= 0 || x.CPU <= 0 || x.Connections > 20 || !strings.Contains(out.String(), x.Server) {
+			t.Errorf("%+v", x)
+		}
+	}
+	if i := f.Hubs.Idle[0]; i.Connections != 300 || i.AtOnce <= 0 || i.Later <= 0 {
+		t.Errorf("%+v", i)
 	}
 }

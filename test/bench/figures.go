@@ -25,6 +25,7 @@ type Figures struct {
 	Stores      map[string]*Result `json:"stores"`
 	Status      []Status           `json:"status,omitempty"`
 	Enrolments  []Enrolment        `json:"enrolments,omitempty"`
+	Hubs        *Hubs              `json:"provisioning_and_hub,omitempty"`
 	Targets     map[string]float64 `json:"targets"`
 	Met         bool               `json:"targets_met"`
 }
@@ -132,5 +133,5 @@ func (f *Figures) met() bool {
 			return false
 		}
 	}
-	return statusMet(f.Status) && enrolmentsMet(f.Enrolments)
+	return statusMet(f.Status) && enrolmentsMet(f.Enrolments) && f.Hubs.met()
 }

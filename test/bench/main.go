@@ -20,12 +20,14 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/cradle-iot/cradle/test/bench/fleet"
 	"github.com/cradle-iot/cradle/test/bench/floor"
+	"github.com/cradle-iot/cradle/test/bench/hubload"
 	"github.com/cradle-iot/cradle/test/bench/plant"
 )
 
@@ -47,9 +49,24 @@ type options struct {
 	status   int
 	few      int
 	quick    bool
+
+	registrations int // of one round
+	registeredFew int
+	registered    int
+	connections   int // idle
+	later         time.Duration
+	telemetry     int // connections
+	publish       time.Duration
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == hubload.IdleArg {
+		if err := hubload.RunIdle(context.Background(), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintf(os.Stderr, "idle devices: %v\n", err)
+			os.Exit(1)
+		}
+		return
+	}
 	runtime.LockOSThread() // children die with the thread that started them
 	debug.SetGCPercent(400)
 	var o options
@@ -64,7 +81,14 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "", "keep the installations in `DIR`")
 	flag.StringVar(&o.bin, "bin", "", "measure the commands in `DIR` instead of building them")
 	flag.IntVar(&o.enrol, "enrol", 200, "plain enrolments of each kind per round; 0 leaves them out")
-	flag.StringVar(&o.only, "only", "", "\"enrol\": the plain enrolments alone; \"status\": revocation, OCSP and CRLs alone")
+	flag.StringVar(&o.only, "only", "", "\"enrol\": the plain enrolments alone; \"status\": revocation, OCSP and CRLs alone; \"hub\": provisioning service and hub alone")
+	flag.IntVar(&o.registrations, "registrations", 200, "registrations of each kind per round; 0 leaves provisioning service and hub out")
+	flag.IntVar(&o.registeredFew, "registered-small", 1000, "registrations that are there before in the small store")
+	flag.IntVar(&o.registered, "registered", 20_000, "registrations that are there before in the large store")
+	flag.IntVar(&o.telemetry, "telemetry", 2000, "connections that send telemetry, at most")
+	flag.DurationVar(&o.publish, "publish", 2*time.Second, "how long they do")
+	flag.DurationVar(&o.later, "later", 20*time.Second, "how long after the last idle connection memory is measured again")
+	flag.IntVar(&o.connections, "idle", 19_000, "idle connections to the hub; 0 leaves them out")
 	flag.IntVar(&o.status, "status", 50_000, "certificates in the large store for revocation, OCSP and CRLs; 0 leaves them out")
 	flag.IntVar(&o.few, "status-small", 1000, "certificates in the small store for them")
 	flag.BoolVar(&o.peers, "peers", true, "put the plain enrolments on other people's servers too")
@@ -73,6 +97,7 @@ func main() {
 	flag.Parse()
 	if o.quick {
 		o.devices, o.small, o.rounds, o.units, o.parallel, o.enrol, o.status, o.few = 200, 100, 2, 8, 4, 20, 400, 100
+		o.registrations, o.registeredFew, o.registered, o.connections, o.later, o.telemetry, o.publish = 8, 10, 100, 50, 0, 20, 100*time.Millisecond
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -86,9 +111,10 @@ func run(ctx context.Context, o options, stdout, progress io.Writer) (err error)
 	if o.rounds < 1 || o.units < 1 || o.parallel < 1 || o.devices < 0 || o.small < 1 {
 		return fmt.Errorf("numbers must be positive")
 	}
-	if o.only != "" && o.only != "enrol" && o.only != "status" {
-		return fmt.Errorf("--only %q: it is enrol or status", o.only)
+	if !slices.Contains([]string{"", "enrol", "status", "hub"}, o.only) {
+		return fmt.Errorf("--only %q: it is enrol, status or hub", o.only)
 	}
+	wanted := func(part string) bool { return o.only == "" || o.only == part }
 	dir := o.dir
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "cradle-bench-"); err != nil {
@@ -130,13 +156,18 @@ func run(ctx context.Context, o options, stdout, progress io.Writer) (err error)
 	if o.against != "" {
 		return nil
 	}
-	if o.status > 0 && o.only != "enrol" {
+	if o.status > 0 && wanted("status") {
 		if f.Status, err = b.status(ctx); err != nil {
 			return err
 		}
 	}
-	if o.enrol > 0 && o.only != "status" {
+	if o.enrol > 0 && wanted("enrol") {
 		if f.Enrolments, err = b.enrolments(ctx); err != nil {
+			return err
+		}
+	}
+	if o.registrations > 0 && wanted("hub") {
+		if f.Hubs, err = b.hubs(ctx); err != nil {
 			return err
 		}
 	}
@@ -144,6 +175,7 @@ func run(ctx context.Context, o options, stdout, progress io.Writer) (err error)
 	f.table(stdout)
 	statusTable(stdout, f.Status)
 	enrolTable(stdout, f.Enrolments)
+	hubTable(stdout, f.Hubs)
 	if f.Met {
 		fmt.Fprintln(stdout, "Targets met.")
 	} else {

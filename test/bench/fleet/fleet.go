@@ -13,7 +13,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -96,8 +95,7 @@ func Load(ctx context.Context, p *plant.Plant, n int) (err error) {
 				l.units = append(l.units, u)
 				r := m.registration(&u, group)
 				l.regs = append(l.regs, r)
-				l.devs = append(l.devs, hub.Device{ID: u.Device.ID, Generation: rand.Text(), ETag: rand.Text(), StatusChanged: m.now, Created: m.now, Updated: m.now,
-					Auth: hub.Auth{Type: "selfSigned"}, Primary: hex.EncodeToString(r.Thumbprint[:])})
+				l.devs = append(l.devs, entry(u.Device.ID, r.Thumbprint, m.now))
 			}
 			select {
 			case made <- l:

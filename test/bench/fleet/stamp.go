@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
@@ -13,7 +14,6 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
-	"github.com/cradle-iot/cradle/keys/softkey"
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/ca"
 	"github.com/cradle-iot/cradle/test/bench/plant"
@@ -32,7 +32,7 @@ type stamp struct {
 	notBefore, notAfter time.Time
 }
 
-func newStamp(iss *ca.Issuer, p cradle.Profile, key *softkey.Key, now, end time.Time) (*stamp, error) {
+func newStamp(iss *ca.Issuer, p cradle.Profile, key crypto.Signer, now, end time.Time) (*stamp, error) {
 	signer, ok := iss.Key.(*ecdsa.PrivateKey)
 	if !ok {
 		return nil, fmt.Errorf("issuing key of type %T", iss.Key)

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // CPU is the time that processes have taken on processors, user and system.
@@ -28,18 +30,22 @@ func (p *Plant) CPU() (CPU, error) {
 	if p.serve == nil {
 		return c, fmt.Errorf("internal error: the server does not run")
 	}
-	if c.Server, err = cpuOf(p.serve.Process.Pid, false); err != nil {
+	if c.Server, err = ProcessCPU(p.serve.Process.Pid); err != nil {
 		return c, err
 	}
 	if p.pg == nil {
 		return c, nil
 	}
 	for i, pid := range p.pg.Pids() {
-		t, err := cpuOf(pid, i == 0)
-		if err != nil && i == 0 {
+		var t time.Duration
+		if i > 0 {
+			t, err = ProcessCPU(pid)
+		} else if t, err = cpuOf(pid, true); err != nil {
 			return c, err
 		}
-		c.Database += t // a child that ended meanwhile counts with the main one
+		if err == nil { // a child that ended meanwhile counts with the main one
+			c.Database += t
+		}
 	}
 	return c, nil
 }
@@ -98,5 +104,12 @@ func (p *Plant) DatabaseCPU() map[int]time.Duration {
 	return out
 }
 
-// ProcessCPU is the time that one process has taken.
-func ProcessCPU(pid int) (time.Duration, error) { return cpuOf(pid, false) }
+// ProcessCPU is the time that all threads of a process have taken, by its CPU clock (clock_getcpuclockid(3)).
+func ProcessCPU(pid int) (time.Duration, error) {
+	const sched = 2 // CPUCLOCK_SCHED: nanoseconds, user and system
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|sched), &t); err != nil {
+		return 0, fmt.Errorf("CPU clock of process %d: %w", pid, err)
+	}
+	return time.Duration(t.Nano()), nil
+}

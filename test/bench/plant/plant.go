@@ -123,6 +123,23 @@ func (p *Plant) Database(custodian string) string {
 
 // Roots are the anchors of the server's TLS.
 func (p *Plant) Roots() (*x509.CertPool, error) {
+	ders, err := p.RootsDER()
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	for _, der := range ders {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		pool.AddCert(c)
+	}
+	return pool, nil
+}
+
+// RootsDER are the same in DER.
+func (p *Plant) RootsDER() (ders [][]byte, err error) {
 	b, err := os.ReadFile(filepath.Join(p.Data(), "context.json"))
 	if err != nil {
 		return nil, err
@@ -131,12 +148,34 @@ func (p *Plant) Roots() (*x509.CertPool, error) {
 	if err := json.Unmarshal(b, &c); err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM([]byte(c.Anchors)) {
+	for rest := []byte(c.Anchors); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		ders = append(ders, block.Bytes)
+	}
+	if len(ders) == 0 {
 		return nil, errors.New("context.json holds no anchors")
 	}
-	return pool, nil
+	return ders, nil
 }
+
+// IDScope is the provisioning service's.
+func (p *Plant) IDScope() (string, error) {
+	b, err := os.ReadFile(filepath.Join(p.Data(), "endpoints.json"))
+	if err != nil {
+		return "", err
+	}
+	var s admin.Status
+	if err := json.Unmarshal(b, &s); err != nil {
+		return "", err
+	}
+	return s.IDScope, nil
+}
+
+// PID is the server's.
+func (p *Plant) PID() int { return p.serve.Process.Pid }
 
 // Addr is where the server listens.
 func (p *Plant) Addr() string { return p.listen }
