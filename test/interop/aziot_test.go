@@ -31,7 +31,7 @@ import (
 	"github.com/cradle-iot/cradle/test/world"
 )
 
-// azure plays certd of Azure IoT Identity Service: the bytes it sends, the order in which it sends them and what it
+// azure plays certd of Azure IoT Identity Service (and cloud its identityd): the bytes it sends, the order in which it sends them and what it
 // accepts as an answer. It is not that program, which neither Debian nor a package registry has.
 type azure struct {
 	t     *testing.T
@@ -59,21 +59,9 @@ func (i *identity) pair(leafOnly bool) []tls.Certificate {
 	return []tls.Certificate{c}
 }
 
-// exchange sends one request on a connection of its own and reads the answer to its end.
+// exchange sends one request to EST and reads the answer to its end.
 func (a *azure) exchange(auth []tls.Certificate, method, op string, body []byte) (*http.Response, []byte, error) {
 	addr := "localhost:" + a.p.port
-	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: a.roots, Certificates: auth,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { // OpenSSL sends it whatever CAs the server names
-			if len(auth) == 0 {
-				return new(tls.Certificate), nil
-			}
-			return &auth[0], nil
-		}})
-	if err != nil {
-		return nil, nil, err
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s /.well-known/est/%s-%s/%s HTTP/1.1\r\n", method, world.Account, profile, op)
 	if method == "POST" {
@@ -88,7 +76,24 @@ func (a *azure) exchange(auth []tls.Certificate, method, op string, body []byte)
 	}
 	b.WriteString("\r\n")
 	b.Write(body)
-	if _, err := conn.Write(b.Bytes()); err != nil {
+	return a.send(auth, addr, b.Bytes())
+}
+
+// send sends a request's bytes on a connection of its own and reads the answer to its end.
+func (a *azure) send(auth []tls.Certificate, addr string, request []byte) (*http.Response, []byte, error) {
+	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: a.roots, Certificates: auth,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { // OpenSSL sends it whatever CAs the server names
+			if len(auth) == 0 {
+				return new(tls.Certificate), nil
+			}
+			return &auth[0], nil
+		}})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := conn.Write(request); err != nil {
 		return nil, nil, err
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)

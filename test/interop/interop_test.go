@@ -33,9 +33,9 @@ type place struct {
 	port string
 }
 
-func open(t *testing.T) *place {
+func open(t *testing.T, serve ...string) *place {
 	t.Helper()
-	w := world.New(t, world.Options{Serve: []string{"--est-default-account", world.Account}})
+	w := world.New(t, world.Options{Serve: append([]string{"--est-default-account", world.Account}, serve...)})
 	p := &place{World: w, dir: t.TempDir()}
 	_, p.port, _ = net.SplitHostPort(w.Addr)
 	w.MustCradle("account", "create", world.Account, "--out", filepath.Join(p.dir, "account"))
