@@ -172,6 +172,16 @@ func (h *Hub) count(ctx context.Context, hub Name, q *query.Query, f Filter, nev
 		return nil, ctx.Err()
 	}
 	g := q.Groups()
+	if q.Where == nil && len(q.Group) == 0 && !f.Modules && !never {
+		total, _, err := h.store.CountDevices(ctx, hub)
+		if err != nil {
+			return nil, h.storeError("counting devices", err)
+		}
+		if err := g.Add(nil, total); err != nil {
+			return nil, err
+		}
+		never = true // all is counted
+	}
 	for !never {
 		es, err := h.store.Entries(ctx, hub, f)
 		if err != nil {
@@ -233,6 +243,20 @@ func (d *doc) value(p query.Path) (any, bool) {
 			return iothub.Disabled, true
 		}
 		return iothub.Enabled, true
+	case p[0] == "connectionState" && len(p) == 1:
+		k := key{hub: d.hub, device: d.e.Device.ID}
+		if d.e.Module != nil {
+			k.module = d.e.Module.ID
+		}
+		if d.h.sessions.get(k) != nil {
+			return iothub.Connected, true
+		}
+		return iothub.Disconnected, true
+	case p[0] == "authenticationType" && len(p) == 1:
+		if d.e.Module != nil {
+			return d.e.Module.Auth.Type, true
+		}
+		return d.e.Device.Auth.Type, true
 	case p[0] == "tags":
 		if d.e.Twin == nil {
 			return under(map[string]any{}, p[1:])
