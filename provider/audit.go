@@ -108,7 +108,7 @@ func (p *Provider) Cosign(ctx context.Context, log string, copied []byte) ([]led
 
 // Publish says whether anybody may read the log's checkpoint and tiles, which hold every leaf of it.
 func (p *Provider) Publish(ctx context.Context, log string, public bool) error {
-	leaf, err := p.operatorLeaf(ctx, log, "audit publish", map[string]any{"public": public})
+	leaf, err := p.operatorLeaf(ctx, log, "audit publish", map[string]any{"public": public, "settings": settings(PublicSetting(public))})
 	if err != nil {
 		return err
 	}

@@ -133,7 +133,7 @@ func roles(cas ...Authority) map[string]string {
 	out := map[string]string{}
 	for i := range cas {
 		d := cas[i].Digest()
-		out[d] = strings.TrimSpace(out[d] + " " + ledger.Role(string(cas[i].Kind), string(cas[i].Class))) // a root may be of both classes
+		out[d] = strings.TrimSpace(out[d] + " " + ledger.Role(string(cas[i].Kind), string(cas[i].Class), string(cas[i].OEM))) // a root may be of both classes
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
@@ -82,6 +83,19 @@ func KEKSetting(id string, sealed []byte) ledger.SettingRow {
 		return gone("kek/" + id)
 	}
 	return settingOf("kek/"+id, sealed)
+}
+
+// EKIssuersSetting is on whose word a device's TPM is believed, in any order, as the leaf of its birth has it.
+func EKIssuersSetting(device cradle.DeviceID, issuers []string) ledger.SettingRow {
+	return settingOf(ledger.BirthSetting+string(device), slices.Sorted(slices.Values(issuers)))
+}
+
+// PublicSetting is the log's tiles being served to anybody, as the log has it.
+func PublicSetting(public bool) ledger.SettingRow {
+	if !public {
+		return gone("public")
+	}
+	return settingOf("public", true)
 }
 
 func unixMicro(t time.Time) int64 {

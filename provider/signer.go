@@ -154,6 +154,9 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 	if d.birth {
 		born := d.dev.Row()
 		body["record"] = born.Record()
+		if len(d.dev.Issuers) > 0 {
+			body["ek_issuers"], body["settings"] = d.dev.Issuers, settings(EKIssuersSetting(d.dev.ID, d.dev.Issuers))
+		}
 	}
 	if d.activated() { // secret until it is used
 		row.Salt = newSalt()

@@ -36,13 +36,13 @@ func (v *verification) event(name string, l Leaf, b Body) {
 	case KindRegistrar:
 		v.registrarMade(name, b)
 	case KindRevocation:
-		v.said(b)
+		v.said(l, b)
 		v.standing(name, l, b)
 	case KindRefusal:
 		if b.Certificate != "" && b.Profile != "" { // a superseded certificate was used
 			v.quarantined[lineageOf(b)] = true
 			b.State = ""
-			v.said(b)
+			v.said(l, b)
 		}
 	case KindOrder:
 		v.ordered(name, b)
@@ -68,7 +68,7 @@ func (v *verification) event(name string, l Leaf, b Body) {
 			if a == nil {
 				continue
 			}
-			a.logged = true
+			a.logged, a.at = true, v.index
 			a.said = append(a.said, strings.Fields(b.Roles[id])...)
 		}
 		if r := v.accountRow; r != nil && b.Account == r.ID && b.OrderKey != "" && b.OrderKey != hexDigest(r.OrderKey) {
@@ -141,6 +141,9 @@ func (v *verification) issued(name string, l Leaf, b Body) {
 		}
 		if have := c.lineage(); have != lineageOf(b) {
 			v.find(CertificateChanged, "certificate "+b.Certificate, "the row says lineage %q, %s says %q", have.name, name, lineageOf(b).name)
+		}
+		if b.CSR != "" && b.CSR != c.csr || b.AuthenticatedBy != "" && b.AuthenticatedBy != c.by {
+			v.find(CertificateChanged, "certificate "+b.Certificate, "the row of its intent says CSR %q by %q, %s says %q by %q", c.csr, c.by, name, b.CSR, b.AuthenticatedBy)
 		}
 		if b.Intent != c.intent {
 			v.find(CertificateChanged, "certificate "+b.Certificate, "the row says intent %q, %s says %q", c.intent, name, b.Intent)
@@ -227,6 +230,9 @@ func (v *verification) ordered(name string, b Body) {
 		v.find(OrderMissing, "order "+b.Order, "%s says that it is %s", name, b.State)
 		return
 	}
+	if o.state != b.State {
+		o.reason = b.Reason
+	}
 	o.state = b.State
 	o.lost += b.Lost
 	if b.Digest != "" && o.signed != nil && b.Digest != o.signed.Digest() {
@@ -247,6 +253,9 @@ func (v *verification) lotted(name string, b Body) {
 	if b.Report != "" && b.Report != lot.report {
 		v.find(LotChanged, "lot "+b.Lot, "%s records a report with the digest %s, the stored one has %s", name, b.Report, lot.report)
 	}
+	if b.Units != 0 && b.Units != lot.row.Units {
+		v.find(LotChanged, "lot "+b.Lot, "the row says %d units, %s says %d", lot.row.Units, name, b.Units)
+	}
 	if b.Custody != "" && b.Custody != lot.row.Head {
 		v.find(LotChanged, "lot "+b.Lot, "%s records a custody record with the digest %s, the row says %s", name, b.Custody, lot.row.Head)
 	}
@@ -257,7 +266,17 @@ func (v *verification) lotted(name string, b Body) {
 
 // finishRecords looks for what no leaf spoke of.
 func (v *verification) finishRecords(seen []digest) {
+	if v.accountRow == nil && v.header.Log != installation && (len(v.devices) > 0 || len(v.authorities) > 0) {
+		v.find(AccountChanged, "account "+v.header.Log, "it has no row")
+	}
+	newest := map[string]int64{} // leaf that named an authority of the role
+	for _, a := range v.authorities {
+		newest[a.role] = max(newest[a.role], a.at)
+	}
 	for id, a := range v.authorities {
+		if a.own && len(a.said) > 0 && a.state != "" && (a.state == "active") != (a.at == newest[a.role]) {
+			v.find(AuthorityChanged, "authority "+id, "the row says that it is %s, which is not how the log has it", a.state)
+		}
 		if a.own && !a.logged {
 			v.find(AuthorityUnknown, "authority "+id, "no leaf names this %s authority of the account", a.kind)
 		} else if len(a.said) > 0 && !slices.Contains(a.said, a.role) {
@@ -270,6 +289,8 @@ func (v *verification) finishRecords(seen []digest) {
 			v.find(OrderUnlogged, name, "no leaf records it")
 		case o.state != o.row.State:
 			v.find(OrderChanged, name, "the row says %s, the log %s", o.row.State, o.state)
+		case o.row.Reason != "" && o.row.Reason != o.reason:
+			v.find(OrderChanged, name, "the row gives the reason %q, the log %q", o.row.Reason, o.reason)
 		case o.row.Used != int64(len(o.units))+o.lost:
 			v.find(OrderChanged, name, "the row says %d units used, there are %d devices, and %d that were lost with a store", o.row.Used, len(o.units), o.lost)
 		}
@@ -397,19 +418,19 @@ func (v *verification) finishRevocation(name string, d digest, c *certRecord) {
 		v.find(RevocationUnlogged, name, "CRLs and OCSP say %s, it is not marked so", c.crl)
 	case c.revoked && (c.crl == cradle.CertificateHold.String()) != final.IsZero():
 		v.find(RevocationMissing, name, "CRLs and OCSP say %s, which is not how the log has it", c.crl)
-	case !c.revoked && c.reason != "", c.revoked && !gave(c.reason, v.certEvents[d.String()], v.devEvents[c.device]):
-		v.find(RevocationUnlogged, name, "the row gives the reason %q, no leaf does", c.reason)
+	case !c.revoked && c.reason != "", c.revoked && !gave(c, v.certEvents[d.String()], v.devEvents[c.device]):
+		v.find(RevocationUnlogged, name, "the row gives the reason %q, CRLs and OCSP %s; no leaf does", c.reason, c.crl)
 	}
 }
 
-// gave reports whether a leaf that blocks gave the reason.
-func gave(reason string, tallies ...*tally) bool {
+// gave reports whether a leaf that blocks gave the certificate's reason and code.
+func gave(c *certRecord, tallies ...*tally) bool {
 	for _, t := range tallies {
 		if t == nil {
 			continue
 		}
 		for _, l := range t.leaves {
-			if cradle.DeviceState(l.state).Blocked() && l.reason == reason {
+			if cradle.DeviceState(l.state).Blocked() && l.reason == c.reason && (l.code == "" || l.code == c.crl) {
 				return true
 			}
 		}

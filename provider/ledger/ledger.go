@@ -101,6 +101,7 @@ type Body struct {
 	Quantity        int64                  `json:"quantity,omitempty"` // order, when signed
 	State           string                 `json:"state,omitempty"`    // order, lot, revocation: the new one
 	Lot             string                 `json:"lot,omitempty"`
+	Units           int64                  `json:"units,omitempty"`  // lot, when closed
 	Report          string                 `json:"report,omitempty"` // lot: digest of the report
 	Certificate     string                 `json:"certificate,omitempty"`
 	Serial          string                 `json:"serial,omitempty"` // of the certificate
@@ -128,6 +129,7 @@ type Body struct {
 	Lost            int64                  `json:"lost,omitempty"`             // order, when thawed: units that are not on record
 	Lineage         string                 `json:"lineage,omitempty"`          // of the certificate
 	Record          string                 `json:"record,omitempty"`           // of a device, at its birth: DeviceRow.Record
+	EKIssuers       []string               `json:"ek_issuers,omitempty"`       // of a device, at its birth: keys on its EK certificate's path
 	Challenge       string                 `json:"challenge,omitempty"`        // spent by the issuance, its digest
 	AuthenticatedBy string                 `json:"authenticated_by,omitempty"` // digest of the client's certificate, or basic/USER, ca/ID/UNIT, ra/NAME
 	Reason          string                 `json:"reason,omitempty"`

@@ -4,7 +4,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"strings"
 	"time"
 
@@ -74,6 +76,8 @@ type records struct {
 type authorityRecord struct {
 	kind   string
 	role   string
+	state  string
+	at     int64    // index of the leaf that named it last
 	said   []string // roles, by the leaves; a root may have several
 	own    bool     // of the account: a leaf must name it
 	logged bool
@@ -85,6 +89,7 @@ type orderRecord struct {
 	signed *order.Order // nil: its signatures are wrong
 	units  map[string]string
 	state  string // by the leaves so far
+	reason string // of that state
 	lost   int64  // units that are not on record, by the leaves
 }
 
@@ -107,7 +112,7 @@ type certRecord struct {
 	serial, device, profile string
 	line, slot              string
 	challenge, crl, intent  string
-	reason                  string
+	csr, by, key, reason    string
 	issued                  time.Time
 	revoked                 bool
 	notAfter                time.Time
@@ -182,7 +187,7 @@ func (v *verification) authority(r *AuthorityRow) {
 	if v.duplicate(name, v.authorities[r.ID] != nil) {
 		return
 	}
-	a := &authorityRecord{kind: r.Kind, role: Role(r.Kind, r.Class), own: r.Account != ""}
+	a := &authorityRecord{kind: r.Kind, role: Role(r.Kind, r.Class, r.OEM), state: r.State, own: r.Account != ""}
 	v.authorities[r.ID] = a
 	if a.own {
 		v.own(name, r.Account)
@@ -250,11 +255,32 @@ func (v *verification) lot(r *LotRow) {
 		return
 	}
 	l := &lotRecord{row: *r, report: hexDigest(r.Report)}
+	if head := payloadDigest(r.Custody); head != r.Head {
+		v.find(LotChanged, "lot "+r.ID, "its custody record has the digest %s, the row says %s", head, r.Head)
+	}
+	if o := v.orders[r.Order]; o != nil && o.row.OEM != r.OEM {
+		v.find(LotChanged, "lot "+r.ID, "the row says OEM %s, its order is for %s", r.OEM, o.row.OEM)
+	}
 	l.row.Report, l.row.Custody = nil, nil
 	v.lots[r.ID] = l
 	if v.orders[r.Order] == nil {
 		v.find(OrderMissing, "order "+r.Order, "lot %s is of it", r.ID)
 	}
+}
+
+// payloadDigest is the digest of what a JWS (RFC 7515 §7.2) says.
+func payloadDigest(jws []byte) string {
+	var doc struct {
+		Payload string `json:"payload"`
+	}
+	if err := json.Unmarshal(jws, &doc); err != nil {
+		return ""
+	}
+	b, err := base64.RawURLEncoding.DecodeString(doc.Payload)
+	if err != nil {
+		return ""
+	}
+	return hexDigest(b)
 }
 
 func (v *verification) device(r *DeviceRow) {
@@ -310,7 +336,7 @@ func (v *verification) certificate(r *CertificateRow) {
 		return
 	}
 	v.sum.Certificates++
-	c := &certRecord{serial: r.Serial, profile: r.Profile, line: r.Lineage, slot: r.Slot, challenge: r.Challenge, intent: r.Intent, crl: r.CRLReason, reason: r.Reason, issued: r.Issued, revoked: r.Revoked, notAfter: r.NotAfter}
+	c := &certRecord{serial: r.Serial, profile: r.Profile, line: r.Lineage, slot: r.Slot, challenge: r.Challenge, intent: r.Intent, csr: r.CSR, by: r.By, key: r.Key, crl: r.CRLReason, reason: r.Reason, issued: r.Issued, revoked: r.Revoked, notAfter: r.NotAfter}
 	v.certs[d] = c
 	v.own(name, r.Account)
 	if _, there := v.serials[r.Serial]; there {
@@ -349,6 +375,9 @@ func (v *verification) der(name string, r *CertificateRow, c *certRecord) {
 	}
 	if !cert.NotBefore.Equal(r.NotBefore) || !cert.NotAfter.Equal(r.NotAfter) {
 		v.find(CertificateChanged, name, "the row says %s to %s, the certificate %s to %s", stamp(r.NotBefore), stamp(r.NotAfter), stamp(cert.NotBefore), stamp(cert.NotAfter))
+	}
+	if r.Intent != "" && r.Key != hexDigest(cert.RawSubjectPublicKeyInfo) {
+		v.find(CertificateChanged, name, "its intent, or the list of devices' keys, does not have its key for device %s", r.Device)
 	}
 	if s := cert.Subject; r.Profile != station && (s.CommonName != r.Device || len(s.Organization) != 1 || s.Organization[0] != r.Account) {
 		v.find(CertificateChanged, name, "the row says device %s of %s, the certificate %q", r.Device, r.Account, s)

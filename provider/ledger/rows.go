@@ -52,11 +52,12 @@ type AuthorityRow struct {
 	Class   string    `json:"class,omitempty"`
 	Chain   [][]byte  `json:"chain,omitempty"`
 	Created time.Time `json:"created,omitzero"`
+	State   string    `json:"state,omitempty"`
 	DER     []byte    `json:"der"`
 }
 
 // Role is how a leaf says what a CA is for.
-func Role(kind, class string) string { return kind + "/" + class }
+func Role(kind, class, oem string) string { return kind + "/" + class + "/" + oem }
 
 // OrderRow is an order.
 type OrderRow struct {
@@ -136,6 +137,9 @@ type CertificateRow struct {
 	Slot      string    `json:"slot"`
 	Intent    string    `json:"intent,omitempty"`
 	Challenge string    `json:"challenge,omitempty"` // spent by the intent, SHA-256
+	CSR       string    `json:"csr,omitempty"`       // of the intent, its digest
+	By        string    `json:"by,omitempty"`        // what authenticated the intent
+	Key       string    `json:"key,omitempty"`       // digest of the SPKI by the intent, if that is on record as this device's
 	Issued    time.Time `json:"issued"`
 	Revoked   bool      `json:"revoked,omitempty"`
 	RevokedAt time.Time `json:"revoked_at,omitzero"`

@@ -12,6 +12,9 @@ type SettingRow struct {
 // ApprovalSetting begins the names of approvals, which are forgotten after a while.
 const ApprovalSetting = "approval/"
 
+// BirthSetting begins the names of what a device's first leaf says; later ones of its birth do not change it.
+const BirthSetting = "ek-issuers/"
+
 func (v *verification) setting(r *SettingRow) {
 	_, there := v.settingRows[r.Name]
 	if !v.duplicate("setting "+r.Name, there) {
@@ -22,6 +25,9 @@ func (v *verification) setting(r *SettingRow) {
 // set plays a leaf over the settings.
 func (v *verification) set(name string, b Body) {
 	for row, digest := range b.Settings {
+		if _, there := v.settings[row]; there && strings.HasPrefix(row, BirthSetting) {
+			continue
+		}
 		v.settings[row] = said{digest, name}
 	}
 }

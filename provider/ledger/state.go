@@ -62,6 +62,8 @@ type tally struct {
 type change struct {
 	state, reason string
 	device        string // where the device was, if it is about a certificate
+	code          string // CRLReason; empty: any
+	at            time.Time
 }
 
 // newest is the last change that a leaf tells.
@@ -115,7 +117,7 @@ func at(m map[string]*tally, key string) *tally {
 }
 
 // said counts a leaf that the feed must have told.
-func (v *verification) said(b Body) {
+func (v *verification) said(l Leaf, b Body) {
 	t, device := at(v.devEvents, b.Device), ""
 	if b.Certificate != "" {
 		t = at(v.certEvents, b.Certificate)
@@ -123,7 +125,7 @@ func (v *verification) said(b Body) {
 			device = string(v.stateOf(dev))
 		}
 	}
-	t.leaves = append(t.leaves, change{b.State, b.Reason, device})
+	t.leaves = append(t.leaves, change{b.State, b.Reason, device, b.Code, l.Time})
 }
 
 func (v *verification) headRow(r *HeadRow) {
@@ -259,7 +261,7 @@ func (v *verification) finishState() {
 		switch {
 		case t == nil && dev.row.Epoch != 0:
 			v.find(DeviceChanged, "device "+id, "the row says epoch %d, but no event moved it", dev.row.Epoch)
-		case t == nil && dev.row.Reason != "", t != nil && len(t.leaves) > 0 && dev.row.Reason != t.newest().reason:
+		case dev.row.Reason != "" && (t == nil || dev.row.Reason != t.newest().reason), t != nil && len(t.leaves) > 0 && dev.row.Reason != t.newest().reason:
 			v.find(DeviceChanged, "device "+id, "the row gives the reason %q, no leaf does", dev.row.Reason)
 		}
 	}
@@ -290,7 +292,12 @@ func (v *verification) compareFeed(name string, t *tally) {
 		switch {
 		case e.Certificate != "" && e.State != l.device:
 			v.find(FeedChanged, name, "the status feed's event %d says that the device was %s, the log %s", e.Seq, e.State, l.device)
+		case e.At.Sub(l.at).Abs() > unsignedGrace:
+			v.find(FeedChanged, name, "the status feed's event %d is of %s, the leaf of %s", e.Seq, stamp(e.At), stamp(l.at))
 		case e.Certificate != "" && l.state == "": // a quarantine
+			if e.Released || e.Reason != l.reason {
+				v.find(FeedChanged, name, "the status feed's event %d is not of a quarantine, the log has one", e.Seq)
+			}
 		case e.Certificate == "" && e.State != l.state, e.Certificate != "" && e.Released == cradle.DeviceState(l.state).Blocked():
 			v.find(FeedChanged, name, "the status feed's event %d says %s, the log %s", e.Seq, e.State, l.state)
 		case e.Reason != l.reason:

@@ -123,7 +123,7 @@ func newWorld(t *testing.T) *world {
 	for i := range units {
 		w.birth(i + 1)
 	}
-	lot := ledger.LotRow{ID: "lot-1", Order: "ord-1", Report: []byte("report"), Head: digest([]byte("custody")), State: "accepted"}
+	lot := ledger.LotRow{ID: "lot-1", Order: "ord-1", Report: []byte("report"), OEM: maker, Custody: []byte(`{"payload":"Y3VzdG9keQ"}`), Head: digest([]byte("custody")), State: "accepted"}
 	w.lots = append(w.lots, lot)
 	w.leaf(ledger.KindLot, map[string]any{"lot": lot.ID, "order": lot.Order, "report": digest(lot.Report), "custody": lot.Head, "state": "accepted"})
 	for _, d := range w.devices {
@@ -177,7 +177,7 @@ func (w *world) certBy(a *authority, profile, device string) *ledger.Certificate
 		NotBefore: w.now().Truncate(time.Second), NotAfter: w.now().Truncate(time.Second).AddDate(1, 0, 0)}
 	der := must(x509.CreateCertificate(rand.Reader, tpl, a.cert, &deviceKey.PublicKey, a.key))
 	c := &ledger.CertificateRow{Digest: digest(der), Serial: tpl.SerialNumber.Text(16), Account: account, Device: device, Profile: profile,
-		Slot: "current", Issued: w.now(), Intent: "intent-" + tpl.SerialNumber.String(), Challenge: digest([]byte(tpl.SerialNumber.String())), Authority: a.row.ID, DER: der, NotBefore: tpl.NotBefore, NotAfter: tpl.NotAfter}
+		Slot: "current", Issued: w.now(), Intent: "intent-" + tpl.SerialNumber.String(), Challenge: digest([]byte(tpl.SerialNumber.String())), Key: digest(must(x509.MarshalPKIXPublicKey(&deviceKey.PublicKey))), Authority: a.row.ID, DER: der, NotBefore: tpl.NotBefore, NotAfter: tpl.NotAfter}
 	w.certs = append(w.certs, c)
 	return c
 }

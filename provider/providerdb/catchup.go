@@ -130,31 +130,11 @@ func (c *catchUp) device(v *ledger.DeviceRow) error {
 		return err
 	}
 	c.out.Devices++
-	if err := c.issuer(v); err != nil {
-		return err
-	}
 	_, err = c.tx.Exec(`INSERT INTO devices (account, id, oem, order_id, lot, serial, tier, maker, anchor, ek_digest, ek_cert, iak, idevid_cert, iak_cert, state, epoch, reason, created, origin)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		v.Account, v.ID, v.OEM, v.Order, v.Lot, v.Serial, v.Tier, v.Maker, v.Anchor, v.EK, nonNil(v.EKCert), nonNil(v.IAK), v.IDevIDCert, v.IAKCert, v.State, v.Epoch, v.Reason,
 		micros(v.Created), v.Origin)
 	return err
-}
-
-// issuer notes the maker's key on the path of a device's EK certificate. Keys between the two are not in the export.
-func (c *catchUp) issuer(v *ledger.DeviceRow) error {
-	var der []byte
-	err := c.tx.QueryRow(`SELECT cert FROM anchors WHERE fingerprint = ?`, v.Anchor).Scan(&der)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	key, err := ca.SPKIDigest(der)
-	if err != nil {
-		return nil // a TPM maker's odd certificate
-	}
-	return c.tx.Queue(`INSERT INTO device_ek_issuers (issuer, account, device) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, key, v.Account, v.ID)
 }
 
 func (c *catchUp) certificate(r *ledger.CertificateRow) error {
@@ -252,6 +232,11 @@ func (c *catchUp) leaf(r *ledger.LeafRow) error {
 	}
 	switch l.Kind {
 	case ledger.KindIssuance:
+		for _, k := range b.EKIssuers {
+			if err := c.tx.Queue(`INSERT INTO device_ek_issuers (issuer, account, device) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, k, c.log, b.Device); err != nil {
+				return err
+			}
+		}
 		return c.spent(l, b)
 	case ledger.KindOEM:
 		c.todo(l, "OEM "+b.OEM+" was registered after the backup, the keys of its CAs are lost: register it again, under another name where an account's export has brought its orders back")

@@ -52,7 +52,7 @@ func exportDirectory(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 			return nil
 		}
 		last = a.Digest()
-		return w.Authority(ledger.AuthorityRow{ID: last, Kind: string(a.Kind), Account: string(a.Account), OEM: string(a.OEM), Class: string(a.Class), Chain: a.Chain, Created: a.Created, DER: a.Cert})
+		return w.Authority(ledger.AuthorityRow{ID: last, Kind: string(a.Kind), Account: string(a.Account), OEM: string(a.OEM), Class: string(a.Class), Chain: a.Chain, Created: a.Created, State: string(a.State), DER: a.Cert})
 	}, `SELECT `+authorityColumns+` FROM authorities WHERE account = ? OR kind = ? AND oem IN (SELECT oem FROM orders WHERE account = ?) ORDER BY id`,
 		log, provider.StationCA, log)
 }
@@ -90,23 +90,29 @@ func exportDevices(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 	}
 	type spent struct {
 		provider.Certificate
-		challenge, crl string
-		code           int64 // CRLReason, -1: not in CRLs
+		challenge, csr, by, key, crl string
+		code, shard                  int64 // CRLReason, -1: not in CRLs; of which CRL
 	}
 	err = each(tx, func(r row, c *spent) error {
 		fields, done := certFields(&c.Certificate)
-		err := r.Scan(append(fields, &c.challenge, &c.code)...)
+		err := r.Scan(append(fields, &c.challenge, &c.csr, &c.by, &c.key, &c.code, &c.shard)...)
 		done()
-		if c.code >= 0 {
+		if c.code < 0 {
+			return err
+		}
+		if shard, _ := provider.PointOf(c.DER); shard == c.shard { // else it is in none that a reader asks for
 			c.crl = cradle.Reason(c.code).String()
 		}
 		return err
 	}, func(c *spent) error {
 		return w.Certificate(ledger.CertificateRow{Digest: c.Digest, Serial: string(c.Serial), Account: string(c.Account), Device: string(c.Device),
 			Profile: string(c.Profile), Authority: c.Authority, DER: c.DER, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Lineage: c.Lineage, Slot: string(c.Slot), Intent: c.Intent,
-			Challenge: c.challenge, Issued: c.Issued, Revoked: !c.Revoked.IsZero(), RevokedAt: c.Revoked, CRLReason: c.crl, Reason: c.Reason})
-	}, `SELECT `+certColumns+`, COALESCE(i.challenge, ''), COALESCE(r.code, -1)
-		FROM certificates c LEFT JOIN intents i ON i.id = c.intent AND i.state = 'done' AND i.certificate = c.digest LEFT JOIN revocations r ON r.serial = c.serial
+			Challenge: c.challenge, CSR: c.csr, By: c.by, Key: c.key, Issued: c.Issued, Revoked: !c.Revoked.IsZero(), RevokedAt: c.Revoked, CRLReason: c.crl, Reason: c.Reason})
+	}, `SELECT `+certColumns+`, COALESCE(i.challenge, ''), COALESCE(i.csr, ''), COALESCE(i.auth_cert, ''), COALESCE(k.spki, ''), COALESCE(r.code, -1), COALESCE(r.shard, 0)
+		FROM certificates c LEFT JOIN intents i ON i.id = c.intent AND i.state = 'done' AND i.certificate = c.digest AND i.account = c.account
+			AND i.device = c.device AND i.profile = c.profile AND i.authority = c.authority AND i.serial = c.serial AND i.lineage = c.lineage
+		LEFT JOIN device_keys k ON k.spki = i.spki AND k.account = c.account AND k.device = c.device
+		LEFT JOIN revocations r ON r.serial = c.serial AND r.account = c.account AND r.device = c.device AND r.authority = c.authority AND r.not_after = c.not_after
 		WHERE c.account = ? AND c.slot <> '`+string(provider.Sealed)+`' ORDER BY c.digest`, log)
 	if err != nil {
 		return err
@@ -120,6 +126,15 @@ func exportSettings(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 	err := each(tx, scanWitness, func(x *provider.Witness) error { return w.Setting(x.Setting()) }, `SELECT log, name, key, added FROM witnesses WHERE log = ? ORDER BY name`, log)
 	if err != nil {
 		return err
+	}
+	var public int64
+	if err := tx.QueryRow(`SELECT public FROM logs WHERE log = ?`, log).Scan(&public); err != nil {
+		return err
+	}
+	if public != 0 {
+		if err := w.Setting(provider.PublicSetting(true)); err != nil {
+			return err
+		}
 	}
 	account := log
 	if log == provider.InstallationLog {
@@ -150,6 +165,34 @@ func exportSettings(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 	}
 	if err := each(tx, scanApproval, func(a *provider.Approval) error { return w.Setting(a.Setting()) },
 		`SELECT `+approvalColumns+` FROM approvals WHERE account = ? ORDER BY id`, account); err != nil {
+		return err
+	}
+	var issuers []string
+	var device cradle.DeviceID
+	put := func() error {
+		if len(issuers) == 0 {
+			return nil
+		}
+		return w.Setting(provider.EKIssuersSetting(device, issuers))
+	}
+	type path struct {
+		device cradle.DeviceID
+		issuer string
+	}
+	err = each(tx, func(r row, p *path) error { return r.Scan(&p.device, &p.issuer) }, func(p *path) error {
+		if p.device != device {
+			if err := put(); err != nil {
+				return err
+			}
+			device, issuers = p.device, nil
+		}
+		issuers = append(issuers, p.issuer)
+		return nil
+	}, `SELECT device, issuer FROM device_ek_issuers WHERE account = ? ORDER BY device`, account)
+	if err == nil {
+		err = put()
+	}
+	if err != nil {
 		return err
 	}
 	type kek struct {

@@ -1,0 +1,172 @@
+package provider_test
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/protocol/admin"
+	"github.com/cradle-iot/cradle/provider"
+	"github.com/cradle-iot/cradle/provider/ca"
+	"github.com/cradle-iot/cradle/provider/ledger"
+)
+
+// unaudited are the columns of the store that can be changed without a finding, with the reason for each. "*" is the whole table.
+var unaudited = map[string]map[string]string{
+	"secrets":      {"*": "sealed, or of no use when it was changed"},
+	"accounts":     {"created": when},
+	"oems":         {"created": when},
+	"anchors":      {"distrusted": "not used any more", "imported": when},
+	"orders":       {"created": when},
+	"lots":         {"report_digest": "an index; the report itself is held to its leaf", "closed": when, "accepted": when},
+	"certificates": {"issued": "by less than a minute", "superseded": when},
+	"intents":      {"operation": ended, "auth_profile": ended, "epoch": ended, "reason": ended, "created": ended, "replica": ended},
+	"feed_head":    {"one": "constant", "seq": "numbers may be left out, as after a restore; a lower one is found"},
+	"feed":         {"at": "by less than a minute"},
+	"checkpoints":  {"at": when},
+	"devices":      {"created": when},
+	"basic_users":  {"created": when},
+	"client_cas":   {"created": when},
+	"approvals":    {"account": "it is found in the other account", "intent": ended, "asked": when, "decided": when, "expires": "approvals are forgotten then"},
+	"keks":         {"created": when},
+	"revocations":  {"at": when, "by_device": "here no certificate is on hold"},
+	"distrusts":    {"reason": "for people", "at": when},
+	"authorities":  {"key_ref": "another key is not that of the certificate", "sealed_key": "sealed", "created": when},
+	"witnesses":    {"added": when},
+	"log_hashes":   {"log": "a hash that is missing is computed"},
+	"operators":    {"created": when, "last_used": when},
+	// What is under way, and what is signed by itself.
+	"commitments": {"*": "empty here"}, "crl_shards": {"*": "CRLs are signed"}, "ocsp_responders": {"*": "certificates, and sealed keys"}, "leases": {"*": "work under way"},
+	"revocation_jobs": {"*": "work under way; each device has its leaf"}, "pending_keys": {"*": "a CA's certificate is compared with its key"},
+	"permits": {"*": "work under way"}, "restored": {"*": "a store that is being restored"},
+}
+
+const (
+	when  = "a time for people; the leaf has its own"
+	ended = "of an intent that has ended"
+)
+
+// TestEveryColumn changes each column of the store in turn: the audit finds it, or a reason stands above.
+func TestEveryColumn(t *testing.T) {
+	testenv.Long(t)
+	url := t.TempDir() + "/p.db"
+	r, oc := newRig(t, url), newOtherCA(t)
+	try := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := r.order(nil)
+	station := r.station(o)
+	r.active(o, station, "SN0001")
+	r.export()
+	u := r.active(o, station, "SN0002")
+	held := r.active(o, station, "SN0003")
+	revoked, err := r.enrollKey(held, cradle.Operational, held.ldevid)
+	try(err)
+	_, _, err = r.p.ChangeCertificate(t.Context(), "acme", ca.SerialString(revoked.SerialNumber), provider.Revoke, "keyCompromise: found")
+	try(err)
+	_, err = r.p.ChangeState(t.Context(), "acme", "acme-sn0001", provider.Revoke, "stolen")
+	try(err)
+	r.superseded(u)
+	const profile = "guests"
+	guests := ca.DefaultProfile(cradle.Operational)
+	guests.Approval, guests.Default = true, false
+	_, err = r.p.SetProfiles(t.Context(), "acme", provider.Profiles{profile: guests}, false)
+	try(err)
+	r.basicUser(profile, "guest", "")
+	manifest, err := provider.ParseManifest("gw-9\ngw-1\n")
+	try(err)
+	_, err = r.p.SetClientCA(t.Context(), provider.ClientCA{Account: "acme", Profile: cradle.LDevID, Certs: [][]byte{oc.root.Raw}}, manifest)
+	try(err)
+	_, _, err = r.p.AddOperator(t.Context(), provider.Operator{Account: "acme", Name: "alice", Role: admin.Auditor})
+	try(err)
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	try(err)
+	witness, err := ledger.WitnessKey("w1", public)
+	try(err)
+	_, err = r.p.AddWitness(t.Context(), "acme", witness)
+	try(err)
+	try(r.p.SetKEK(t.Context(), "acme", []byte{1}, make([]byte, 32)))
+	_, err = r.plain(profile, provider.Enroll, byBasic("guest"), plainCSR(t, "gw-1", newKey(t), false))
+	refused(t, err, cradle.Pending, "waits")
+	list, err := r.p.Approvals(t.Context(), "acme", provider.Waiting)
+	try(err)
+	_, err = r.p.Decide(t.Context(), list[0].ID, true, "")
+	try(err)
+	_, err = r.p.Distrust(t.Context(), provider.Distrusting{EK: strings.Repeat("ab", 32)}, "lost", true)
+	try(err)
+	r.fill(300)
+	_, err = r.p.Tile(t.Context(), "acme", ledger.TileRef{Level: 1, Width: 1})
+	try(err)
+	r.check()
+	store := openTampered(r, url)
+	audit := func() int {
+		n := 0
+		for _, log := range []string{"acme", provider.InstallationLog} {
+			var b bytes.Buffer
+			if err := r.p.Export(t.Context(), log, ledger.NewWriter(&b)); err != nil {
+				return 1
+			}
+			findings, _, err := ledger.Verify(&b, ledger.Options{})
+			try(err)
+			n += len(findings)
+		}
+		return n
+	}
+	if audit() != 0 {
+		t.Fatal("untouched")
+	}
+	for _, table := range store.tables {
+		excused := unaudited[table]
+		if excused["*"] != "" {
+			continue
+		}
+		for _, c := range columns(t, store, table) {
+			v := map[string]string{"TEXT": c[0] + " || 'x'", "INTEGER": c[0] + " + 1", "BLOB": "x'3000'"}[c[1]]
+			change := fmt.Sprintf("UPDATE %s SET %s = %s", table, c[0], v)
+			res, err := store.sql.Exec(change + fmt.Sprintf(" WHERE rowid = (SELECT max(rowid) FROM %s)", table))
+			if err != nil { // a table without rowid
+				res, err = store.sql.Exec(change)
+			}
+			if err != nil && excused[c[0]] != "" {
+				continue // a constraint
+			}
+			try(err)
+			if n, err := res.RowsAffected(); err != nil || n == 0 {
+				t.Fatalf("%s is empty: %v", table, err)
+			}
+			switch found := audit() > 0; {
+			case !found && excused[c[0]] == "":
+				t.Errorf("%s.%s was changed, and the audit does not see it", table, c[0])
+			case found && excused[c[0]] != "":
+				t.Errorf("%s.%s is found: no reason is needed", table, c[0])
+			}
+			store.restore()
+		}
+	}
+}
+
+// columns are a table's names and types.
+func columns(t *testing.T, store *tampered, table string) (out [][2]string) {
+	t.Helper()
+	rows, err := store.sql.QueryContext(t.Context(), "SELECT name, type FROM pragma_table_info('"+table+"')")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var c [2]string
+		if err := rows.Scan(&c[0], &c[1]); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, c)
+	}
+	return out
+}
