@@ -178,7 +178,7 @@ func TestTamperedStore(t *testing.T) {
 			names     string // in the finding's subject
 		}{
 			{"certificate planted", `INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, slot, intent, issued, revoked, reason, lineage)
-				SELECT 'ababab' || substr(digest, 7), 'f' || serial, account, 'acme-sn0099', profile, authority, der, not_before, not_after, slot, intent, issued, 0, '', lineage FROM certificates WHERE profile = 'ldevid'`, ledger.CertificateUnlogged, "certificate ab"},
+				SELECT 'ababab' || substr(digest, 7), 'f' || serial, account, 'acme-sn0099', profile, authority, der, not_before, not_after, slot, intent, issued, 0, '', lineage FROM certificates WHERE profile = 'ldevid'`, ledger.CertificateUnlogged, "certificate ababab"},
 			{"certificate removed", `DELETE FROM certificates WHERE profile = 'operational'`, ledger.CertificateMissing, "certificate"},
 			{"certificate moved to another device", `UPDATE certificates SET device = 'acme-sn0002' WHERE device = 'acme-sn0003' AND profile = 'ldevid'`, ledger.CertificateChanged, "certificate"},
 			{"certificate of another profile", `UPDATE certificates SET profile = 'idevid' WHERE profile = 'ldevid'`, ledger.CertificateChanged, "certificate"},
@@ -322,7 +322,7 @@ func TestTamperedInstallation(t *testing.T) {
 			"anchor's maker":       {`UPDATE anchors SET maker = 'infineon'`, ledger.AnchorChanged},
 			"anchor's certificate": {`UPDATE anchors SET cert = %x'3000'`, ledger.AnchorChanged},
 			"anchor removed":       {`DELETE FROM anchors`, ledger.AnchorChanged},
-			"anchor planted":       {`UPDATE anchors SET fingerprint = 'ab' || substr(fingerprint, 3)`, ledger.AnchorChanged},
+			"anchor planted":       {`UPDATE anchors SET fingerprint = 'xx' || substr(fingerprint, 3)`, ledger.AnchorChanged},
 			"OEM's order key":      {`UPDATE oems SET order_key = lot_key`, ledger.OEMChanged},
 			"OEM's lot key":        {`UPDATE oems SET lot_key = order_key`, ledger.OEMChanged},
 			"OEM renamed":          {`UPDATE oems SET id = 'maker2'`, ledger.OEMChanged},
