@@ -63,6 +63,13 @@ type commands struct {
 	Attestation struct {
 		Register AttestationRegisterCmd `cmd:"" help:"Act three: register the operational CA with the provisioning service."`
 	} `cmd:"" help:"The attestation certificate at the provisioning service."`
+	Enrollment struct {
+		Import EnrollmentImportCmd `cmd:"" help:"Add many individual enrolments, a million if need be."`
+		List   EnrollmentListCmd   `cmd:"" help:"List individual enrolments."`
+		Show   EnrollmentShowCmd   `cmd:"" help:"Show an individual enrolment."`
+		Delete EnrollmentDeleteCmd `cmd:"" help:"Delete an individual enrolment."`
+		Units  EnrollmentUnitsCmd  `cmd:"" help:"Make a group that admits the units of an order, or of its lots, by their TPMs."`
+	} `cmd:"" help:"Individual enrolments at the provisioning service, and groups of an order's units."`
 	Lot struct {
 		List   LotListCmd   `cmd:"" help:"List an account's lots."`
 		Accept LotAcceptCmd `cmd:"" help:"Accept a lot that waits."`
@@ -109,6 +116,7 @@ type commands struct {
 	ServiceKey struct {
 		Show ServiceKeyCmd `cmd:"" help:"Show an Azure-style connection string."`
 	} `cmd:"" name:"service-key" help:"Keys of the service APIs."`
+	ServiceToken ServiceTokenCmd `cmd:"" name:"service-token" help:"Make a bearer token for a service API, with few rights and a short life."`
 }
 
 func main() {

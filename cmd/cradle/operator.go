@@ -19,7 +19,9 @@ import (
 	"github.com/cradle-iot/cradle/internal/cli"
 	"github.com/cradle-iot/cradle/internal/durable"
 	"github.com/cradle-iot/cradle/protocol/admin"
+	"github.com/cradle-iot/cradle/protocol/dps"
 	"github.com/cradle-iot/cradle/protocol/order"
+	"github.com/cradle-iot/cradle/protocol/sas"
 )
 
 // Operator is what every verb that calls the admin API has.
@@ -150,6 +152,7 @@ func (c *AnchorsCmd) Run(ctx context.Context, out *cli.Out) error {
 type ServiceKeyCmd struct {
 	Operator
 	Service string `help:"Which service: dps or hub." required:"" enum:"dps,hub"`
+	Policy  string `help:"Of dps, a policy with fewer rights than the owner's: enrollmentRead, enrollmentWrite, registrationStatusRead, registrationStatusWrite or serviceConfig." placeholder:"NAME"`
 	Out     string `help:"Write it to this file (mode 0600) instead." placeholder:"FILE" type:"path"`
 }
 
@@ -163,6 +166,11 @@ func (c *ServiceKeyCmd) Run(ctx context.Context, out *cli.Out) error {
 	if err := a.Call(ctx, http.MethodGet, "/service-key/"+c.Service, nil, &k); err != nil {
 		return err
 	}
+	if c.Policy != "" {
+		if err := c.narrow(&k); err != nil {
+			return err
+		}
+	}
 	if c.Out != "" {
 		if err := durable.WriteFile(c.Out, []byte(k.ConnectionString+"\n"), 0o600); err != nil {
 			return err
@@ -170,6 +178,23 @@ func (c *ServiceKeyCmd) Run(ctx context.Context, out *cli.Out) error {
 		return out.Print(map[string]string{"file": c.Out}, func(w io.Writer) { fmt.Fprintf(w, "wrote %s\n", c.Out) })
 	}
 	return out.Print(&k, func(w io.Writer) { fmt.Fprintln(w, k.ConnectionString) })
+}
+
+// narrow makes the owner's connection string that of a policy.
+func (c *ServiceKeyCmd) narrow(k *admin.ServiceKey) error {
+	if c.Service != "dps" {
+		return cli.Usagef("--policy is for --service dps")
+	}
+	if _, err := dps.PolicyRights(c.Policy); err != nil {
+		return err
+	}
+	cs, err := sas.ParseConnectionString(k.ConnectionString)
+	if err != nil {
+		return err
+	}
+	cs.KeyName, cs.Key = c.Policy, dps.PolicyKey(cs.Key, c.Policy)
+	k.ConnectionString = cs.String()
+	return nil
 }
 
 // AccountCreateCmd is act one.

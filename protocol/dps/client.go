@@ -101,11 +101,13 @@ func (c *Client) do(ctx context.Context, method, u string, body any) (*Operation
 	return op, wait, nil
 }
 
-// roundTrip sends body as JSON and decodes a 2xx answer into out (nil: ignores it). Other answers
+// roundTrip sends body as JSON, or as it is when it is bytes, and decodes a 2xx answer into out (nil: ignores it). Other answers
 // come back as a cradle.Error that wraps an *Error.
 func roundTrip(ctx context.Context, hc *http.Client, method, u string, header http.Header, body, out any) (http.Header, error) {
 	var rd io.Reader
-	if body != nil {
+	if raw, ok := body.([]byte); ok {
+		rd = bytes.NewReader(raw)
+	} else if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
 			return nil, err

@@ -75,18 +75,10 @@ func (s *Service) Registration(ctx context.Context, id string) (*RegistrationSta
 }
 
 func (s *Service) do(ctx context.Context, method, path, etag string, body, out any) error {
-	now := time.Now
-	if s.Now != nil {
-		now = s.Now
-	}
-	hc := s.HTTP
-	if hc == nil {
-		hc = http.DefaultClient
-	}
-	h := http.Header{"Authorization": {s.Conn.Token(now(), time.Hour)}}
+	h := http.Header{}
 	if etag != "" {
 		h.Set("If-Match", etag)
 	}
-	_, err := roundTrip(ctx, hc, method, s.Conn.BaseURL()+path+"?api-version="+ServiceAPIVersion, h, body, out)
+	_, err := s.call(ctx, method, path, h, body, out)
 	return err
 }

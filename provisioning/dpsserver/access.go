@@ -16,16 +16,21 @@ func (h *Handler) owner(want dps.Right, f endpoint) endpoint {
 		if len(q.seg) > 1 {
 			q.id = q.seg[1]
 		}
-		rights, who, err := h.rights(q)
-		if err != nil {
+		if err := h.may(q, want); err != nil {
 			return nil, err
-		}
-		if !dps.Allow(rights, want) {
-			return nil, cradle.Errorf(cradle.Unauthorized, "%s has the rights %v, and this needs %s", who, rights, want).
-				WithHint("use policy %s, or a token with that right", dps.Policy)
 		}
 		return f(ctx, q)
 	}
+}
+
+// may refuses a caller without the right.
+func (h *Handler) may(q *request, want dps.Right) error {
+	rights, who, err := h.rights(q)
+	if err == nil && !dps.Allow(rights, want) {
+		err = cradle.Errorf(cradle.Unauthorized, "%s has the rights %v, and this needs %s", who, rights, want).
+			WithHint("use policy %s, or a token with that right", dps.Policy)
+	}
+	return err
 }
 
 // rights of the caller, and its name.

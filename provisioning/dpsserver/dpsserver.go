@@ -93,6 +93,8 @@ type request struct {
 	seg  []string // decoded path segments
 	id   string   // registration or group, for the log
 	body []byte
+
+	bulky bool // an import, whose body may be larger
 }
 
 // reply is what a request or a call answers.
@@ -163,10 +165,17 @@ func (h *Handler) serve(w http.ResponseWriter, q *request) (*reply, error) {
 	}
 	if q.Method == http.MethodPut || q.Method == http.MethodPost {
 		var err error
-		if q.body, err = io.ReadAll(http.MaxBytesReader(w, q.Body, dps.MaxBody)); err != nil {
+		limit := int64(dps.MaxBody)
+		if q.bulky { // read for those alone who may
+			if err := h.may(q, dps.EnrollmentWrite); err != nil {
+				return nil, err
+			}
+			limit = dps.MaxImport
+		}
+		if q.body, err = io.ReadAll(http.MaxBytesReader(w, q.Body, limit)); err != nil {
 			var tooLarge *http.MaxBytesError
 			if errors.As(err, &tooLarge) {
-				return nil, cradle.Errorf(cradle.TooLarge, "body is larger than %d bytes", dps.MaxBody)
+				return nil, cradle.Errorf(cradle.TooLarge, "body is larger than %d bytes", limit)
 			}
 			return nil, cradle.Errorf(cradle.Invalid, "body could not be read: %v", err)
 		}
@@ -195,6 +204,9 @@ func (h *Handler) route(q *request) (f endpoint, allow string) {
 		return post(dps.EnrollmentWrite, h.bulkEnrollments)
 	case first == "enrollments" && n == 2 && strings.EqualFold(seg[1], "query") && q.Method == http.MethodPost:
 		return post(dps.EnrollmentRead, h.queryEnrollments)
+	case first == "enrollments" && n == 2 && seg[1] == "import" && q.Method == http.MethodPost:
+		q.bulky = true
+		return post(dps.EnrollmentWrite, h.importEnrollments)
 	case first == "enrollments" && n == 2:
 		return crud(h.putEnrollment, h.getEnrollment, h.deleteEnrollment, dps.EnrollmentRead, dps.EnrollmentWrite)
 	case first == "enrollments" && n == 3 && strings.EqualFold(seg[2], "attestationmechanism"):

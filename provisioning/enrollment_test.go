@@ -1,0 +1,158 @@
+package provisioning_test
+
+import (
+	"crypto/sha256"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/protocol/iothub"
+	"github.com/cradle-iot/cradle/protocol/sas"
+	"github.com/cradle-iot/cradle/provisioning"
+)
+
+func keyed(id string, key []byte) provisioning.EnrollmentRequest {
+	return provisioning.EnrollmentRequest{ID: id, Attestation: provisioning.Attestation{Kind: provisioning.SymmetricKey, PrimaryKey: key}, Terms: provisioning.Terms{Enabled: true}}
+}
+
+func (r *replica) token(id string, key []byte) provisioning.Credentials {
+	return provisioning.Credentials{RegistrationID: id, Token: sas.Sign(r.Identity().IDScope+"/registrations/"+id, provisioning.KeyName, key, time.Now().Add(time.Hour))}
+}
+
+// A replica that has seen no individual enrolment yet does not let a device of a group in that another replica has just
+// barred, nor one whose enrolment is gone.
+func TestEnrollmentAcrossReplicas(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		w := newWorld(t, url)
+		r1, r2 := w.start(true, nil), w.start(true, nil)
+		w.enrol(r1)
+		leaf := w.ca.Leaf("dev-1", nil)
+		eventually(t, "the other replica knows the CA", func() bool { _, _, err := r2.register("dev-1", leaf.Leaf); return err == nil })
+		r2.arrive("dev-1", leaf.Leaf)
+
+		key := sas.NewKey()
+		e, err := r1.PutEnrollment(t.Context(), keyed("dev-1", key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := r2.register("dev-1", leaf.Leaf); err == nil || !strings.Contains(err.Error(), "wants a SAS token") {
+			t.Errorf("the group's device, after it got an enrolment of its own: %v", err)
+		}
+		// By its own enrolment it is the same device, with another way to prove itself: the hub is told.
+		c, err := r2.Authenticate(t.Context(), r2.token("DEV-1", key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		reg, err := r2.Register(t.Context(), c, provisioning.Ask{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reg = r2.await(c, reg.Operation); reg.Status != provisioning.Assigned || reg.Group != "" || reg.Kind != provisioning.SymmetricKey || reg.Account != "acme" {
+			t.Errorf("registered by its own enrolment: %+v", reg)
+		}
+		if d := w.hub.Device("dev-1"); d.Authentication.Type != iothub.SAS || d.Authentication.X509Thumbprint != (iothub.X509Thumbprint{}) {
+			t.Errorf("entry %+v", d.Authentication)
+		}
+		// An enrolment without an account leaves the device in its owner's feed.
+		w.feed.Set("acme", "dev-1", cradle.Suspended)
+		r2.OnBlock("acme", "dev-1", cradle.Suspended)
+		eventually(t, "the hub bars the device", func() bool { return w.hub.Device("dev-1").Status == iothub.Disabled })
+		w.feed.Set("acme", "dev-1", cradle.Active)
+		r2.OnBlock("acme", "dev-1", cradle.Active)
+		eventually(t, "the device is released", func() bool { return w.hub.Device("dev-1").Status == iothub.Enabled })
+
+		// Deleted on one replica, it is gone on the other at its next registration.
+		if err := r1.DeleteEnrollment(t.Context(), "dev-1", e.ETag); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r2.Register(t.Context(), c, provisioning.Ask{}); cradle.KindOf(err) != cradle.Unauthorized {
+			t.Errorf("with an enrolment that was deleted: %v", err)
+		}
+		// And the group admits the certificate again: the entry at the hub follows.
+		if reg := r2.arrive("dev-1", leaf.Leaf); reg.Group != "acme-devices" || reg.Primary != "" {
+			t.Errorf("by the group again: %+v", reg)
+		}
+		if d := w.hub.Device("dev-1"); d.Authentication.Type != iothub.SelfSigned || slots(d)[0] != provisioning.Thumbprint(sha256.Sum256(leaf.Leaf.Raw)).String() {
+			t.Errorf("entry %+v", d.Authentication)
+		}
+	})
+}
+
+// An individual enrolment that changes between authentication and registration counts as it is now.
+func TestEnrollmentChangesUnderWay(t *testing.T) {
+	w := newWorld(t, t.TempDir()+"/p.db")
+	r := w.start(true, nil)
+	key := sas.NewKey()
+	e, err := r.PutEnrollment(t.Context(), keyed("dev-1", key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := r.Authenticate(t.Context(), r.token("dev-1", key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := keyed("dev-1", nil) // keys that are not given stay
+	q.Enabled, q.IfMatch = false, e.ETag
+	if e, err = r.PutEnrollment(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Register(t.Context(), c, provisioning.Ask{}); err == nil || !strings.Contains(err.Error(), "is disabled") {
+		t.Errorf("disabled meanwhile: %v", err)
+	}
+	q.Enabled, q.IfMatch = true, e.ETag
+	if _, err = r.PutEnrollment(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	if reg, err := r.Register(t.Context(), c, provisioning.Ask{}); err != nil || reg.Status != provisioning.Assigning {
+		t.Errorf("enabled again: %+v %v", reg, err)
+	}
+	q.Device, q.IfMatch = "another", "*"
+	if _, err := r.PutEnrollment(t.Context(), q); cradle.KindOf(err) != cradle.Invalid {
+		t.Errorf("another deviceId: %v", err)
+	}
+}
+
+func TestCheckEnrollment(t *testing.T) {
+	w := newWorld(t, t.TempDir()+"/p.db")
+	r := w.start(false, nil)
+	for name, c := range map[string]struct {
+		change func(*provisioning.EnrollmentRequest)
+		want   string
+	}{
+		"registration id": {func(q *provisioning.EnrollmentRequest) { q.ID = "a b" }, "registration id"},
+		"device id":       {func(q *provisioning.EnrollmentRequest) { q.Device = "a b" }, "device id"},
+		"short key":       {func(q *provisioning.EnrollmentRequest) { q.PrimaryKey = make([]byte, 15) }, "16 to 64"},
+		"long key":        {func(q *provisioning.EnrollmentRequest) { q.SecondaryKey = make([]byte, 65) }, "16 to 64"},
+		"hub":             {func(q *provisioning.EnrollmentRequest) { q.Hubs = []string{"nowhere"} }, "not linked"},
+		"no kind":         {func(q *provisioning.EnrollmentRequest) { q.Kind = "" }, "not supported"},
+		"units":           {func(q *provisioning.EnrollmentRequest) { q.Kind = provisioning.TPMUnits }, "by a group"},
+		"no certificate":  {func(q *provisioning.EnrollmentRequest) { q.Kind = provisioning.X509Client }, "no primary client certificate"},
+		"broken":          {func(q *provisioning.EnrollmentRequest) { q.Kind, q.Primary = provisioning.X509Client, []byte("x") }, "does not parse"},
+		"CA that is none": {func(q *provisioning.EnrollmentRequest) {
+			q.Kind, q.Primary = provisioning.X509CA, w.ca.Leaf("x", nil).Leaf.Raw
+		}, "not a CA"},
+		"no endorsement": {func(q *provisioning.EnrollmentRequest) { q.Kind = provisioning.TPM }, "no endorsementKey"},
+		"bad endorsement": {func(q *provisioning.EnrollmentRequest) {
+			q.Kind, q.Attestation.TPM.Endorsement = provisioning.TPM, []byte("x")
+		}, "endorsementKey"},
+		"large information": {func(q *provisioning.EnrollmentRequest) { q.Info = []byte(`"` + strings.Repeat("x", 9000) + `"`) }, "optionalDeviceInformation"},
+	} {
+		q := keyed("dev-1", nil)
+		c.change(&q)
+		if _, err := r.CheckEnrollment(q); cradle.KindOf(err) != cradle.Invalid || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	for name, q := range map[string]provisioning.GroupRequest{
+		"units without a provider": {Attestation: provisioning.Attestation{Kind: provisioning.TPMUnits, Units: provisioning.Units{Account: "acme", Order: "o"}}},
+		"a client's certificate":   {Attestation: provisioning.Attestation{Kind: provisioning.X509Client, Primary: w.ca.Leaf("x", nil).Leaf.Raw}},
+		"one TPM":                  {Attestation: provisioning.Attestation{Kind: provisioning.TPM}},
+	} {
+		q.ID = "g"
+		if _, err := r.PutGroup(t.Context(), q); cradle.KindOf(err) != cradle.Invalid {
+			t.Errorf("group: %s: %v", name, err)
+		}
+	}
+}
