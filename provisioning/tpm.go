@@ -145,15 +145,25 @@ func (p *pending) byUnit(c *Caller) error {
 		}
 	}
 	if group == nil {
-		return cradle.Errorf(cradle.Unauthorized, "the unit with this TPM is of order %q, lot %q of account %q, which no enrolment group names", u.Order, u.Lot, u.Account).
-			WithHint("make a group of that order, or add the lot to one")
+		return cradle.Errorf(cradle.Unauthorized, "registration id %q is not enrolled: the unit with this TPM is of an order or a lot that no enrolment group names", p.id).
+			WithHint("make a group of its order, or add its lot to one")
+	}
+	c.Group, c.etag, c.Account = group.ID, group.ETag, u.Account
+	c.Facts.Order, c.Facts.Lot, c.Facts.Tier, c.Facts.Maker = u.Order, u.Lot, u.Tier, u.Maker
+	// What is known of the unit is only told to its TPM.
+	var err error
+	if p.shown.TPM == nil {
+		err = p.polling(c)
+	} else {
+		err = p.activated(c)
+	}
+	if err != nil {
+		return err
 	}
 	if !strings.EqualFold(string(u.Device), string(p.id)) {
 		return cradle.Errorf(cradle.Unauthorized, "the unit with this TPM is %q, the request is for registration id %q", u.Device, p.id).
 			WithHint("register as %q", u.Device)
 	}
-	c.Group, c.etag, c.Account = group.ID, group.ETag, u.Account
-	c.Facts.Order, c.Facts.Lot, c.Facts.Tier, c.Facts.Maker = u.Order, u.Lot, u.Tier, u.Maker
 	switch {
 	case u.State.Blocked():
 		return refuseBlocked(p.id, u.State)
@@ -162,8 +172,5 @@ func (p *pending) byUnit(c *Caller) error {
 	case u.State == cradle.Made:
 		c.Waits = "lot " + string(u.Lot) + " is not accepted yet"
 	}
-	if p.shown.TPM == nil {
-		return p.polling(c)
-	}
-	return p.activated(c)
+	return nil
 }

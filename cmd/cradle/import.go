@@ -18,8 +18,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/cli"
 	"github.com/cradle-iot/cradle/internal/durable"
@@ -63,7 +61,13 @@ type batch struct {
 	rows []json.RawMessage
 	size int
 	last int // line
-	done chan *dps.ImportResult
+	done chan sent
+}
+
+// sent is what became of it.
+type sent struct {
+	dps.ImportResult
+	err error
 }
 
 // Run implements the verb. Whatever happens, running it again goes on where it stopped: what was stored twice is there once.
@@ -96,53 +100,55 @@ func (c *EnrollmentImportCmd) Run(ctx context.Context, out *cli.Out) error {
 			fmt.Fprintf(w, "%d lines of %s: %d enrolled, %d were enrolled already; %.1f s\n", rep.Lines, c.File, rep.Added, rep.Present, rep.Seconds)
 		})
 	}
+	// Requests overlap; their answers are taken in order, so that what counts as done has no gap before it.
 	queue := make(chan *batch, importAhead)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	var readErr error
+	go func() {
 		defer close(queue)
-		sending, sendCtx := errgroup.WithContext(ctx)
-		sending.SetLimit(importAhead)
-		err := c.batches(f, state.Lines, func(b *batch) error {
-			b.done = make(chan *dps.ImportResult, 1)
+		readErr = c.batches(f, state.Lines, func(b *batch) error {
+			b.done = make(chan sent, 1)
 			select {
 			case queue <- b:
-			case <-sendCtx.Done():
-				return sendCtx.Err()
+			case <-reading.Done():
+				return reading.Err()
 			}
-			sending.Go(func() error {
-				r, err := sendBatch(sendCtx, svc, b)
-				if err != nil {
-					close(b.done)
-					return err
-				}
-				b.done <- r
-				return nil
-			})
+			go func() {
+				r, err := sendBatch(reading, svc, b)
+				b.done <- sent{r, err}
+			}()
 			return nil
 		})
-		if sendErr := sending.Wait(); sendErr != nil {
-			return sendErr // a reading error is its consequence
-		}
-		return err
-	})
+	}()
 	told := began
 	save := func() error { return durable.WriteFile(c.resumeFile(), indent(state), 0o600) }
-	for b := range queue { // in order: what counts as done has no gap before it
-		r, ok := <-b.done
-		if !ok {
-			break
+	var failed error
+	for b := range queue {
+		answer := <-b.done
+		if failed != nil {
+			continue
 		}
-		rep.Added, rep.Present, rep.Lines, state.Lines = rep.Added+r.Added, rep.Present+r.Present, b.last, b.last
+		if failed = answer.err; failed != nil {
+			stop()
+			continue
+		}
+		rep.Added, rep.Present, rep.Lines, state.Lines = rep.Added+answer.Added, rep.Present+answer.Present, b.last, b.last
 		if time.Since(told) >= time.Second {
 			told = time.Now()
-			if err := errors.Join(save(), show(false)); err != nil {
-				return err
+			if failed = errors.Join(save(), show(false)); failed != nil {
+				stop()
 			}
 		}
 	}
-	if err := g.Wait(); err != nil {
-		err = errors.Join(err, save())
-		return fmt.Errorf("after line %d: %w", state.Lines, err)
+	if failed == nil {
+		failed = readErr
+	}
+	if failed != nil {
+		if err := save(); err != nil {
+			return errors.Join(failed, err)
+		}
+		return fmt.Errorf("after line %d: %w", state.Lines, failed)
 	}
 	if err := os.Remove(c.resumeFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -151,7 +157,7 @@ func (c *EnrollmentImportCmd) Run(ctx context.Context, out *cli.Out) error {
 }
 
 // sendBatch waits for a service that is busy: an import has time.
-func sendBatch(ctx context.Context, svc *dps.Service, b *batch) (*dps.ImportResult, error) {
+func sendBatch(ctx context.Context, svc *dps.Service, b *batch) (dps.ImportResult, error) {
 	for try := 0; ; try++ {
 		r, err := svc.Import(ctx, b.rows)
 		if cradle.KindOf(err) != cradle.Busy || try == 10 {
@@ -159,7 +165,7 @@ func sendBatch(ctx context.Context, svc *dps.Service, b *batch) (*dps.ImportResu
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return r, ctx.Err()
 		case <-time.After(max(dps.RetryAfter(err), time.Second)):
 		}
 	}

@@ -101,6 +101,9 @@ func (c *Client) do(ctx context.Context, method, u string, body any) (*Operation
 	return op, wait, nil
 }
 
+// maxAnswer bounds an answer in bytes: a page of enrolments with their twins is the largest.
+const maxAnswer = 128 * MaxBody
+
 // roundTrip sends body as JSON, or as it is when it is bytes, and decodes a 2xx answer into out (nil: ignores it). Other answers
 // come back as a cradle.Error that wraps an *Error.
 func roundTrip(ctx context.Context, hc *http.Client, method, u string, header http.Header, body, out any) (http.Header, error) {
@@ -130,7 +133,7 @@ func roundTrip(ctx context.Context, hc *http.Client, method, u string, header ht
 		return nil, err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 4*MaxBody))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return nil, err
 	}

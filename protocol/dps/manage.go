@@ -31,7 +31,7 @@ func (s *Service) DeleteEnrollment(ctx context.Context, id, etag string) error {
 // Enrollments returns a page of individual enrolments, in order of id, and the token of the next one, empty at the end.
 func (s *Service) Enrollments(ctx context.Context, continuation string) ([]Enrollment, string, error) {
 	var out []Enrollment
-	h := http.Header{"X-Ms-Max-Item-Count": {"1000"}}
+	h := http.Header{"X-Ms-Max-Item-Count": {"200"}}
 	if continuation != "" {
 		h.Set("x-ms-continuation", continuation)
 	}
@@ -53,17 +53,17 @@ type ImportResult struct {
 
 // Import adds individual enrolments, all in one transaction: those that exist already stay as they are, so that it may be
 // repeated. It is not Azure's. One that is refused is named by the error, and nothing is stored.
-func (s *Service) Import(ctx context.Context, lines []json.RawMessage) (*ImportResult, error) {
+func (s *Service) Import(ctx context.Context, lines []json.RawMessage) (ImportResult, error) {
 	if len(lines) > MaxImportRows {
-		return nil, cradle.Errorf(cradle.Invalid, "%d enrolments at once, at most %d", len(lines), MaxImportRows)
+		return ImportResult{}, cradle.Errorf(cradle.Invalid, "%d enrolments at once, at most %d", len(lines), MaxImportRows)
 	}
 	var b bytes.Buffer
 	for _, l := range lines {
 		b.Write(l)
 		b.WriteByte('\n')
 	}
-	out := new(ImportResult)
-	_, err := s.call(ctx, http.MethodPost, "/enrollments/import", nil, b.Bytes(), out)
+	var out ImportResult
+	_, err := s.call(ctx, http.MethodPost, "/enrollments/import", nil, b.Bytes(), &out)
 	return out, err
 }
 
