@@ -302,3 +302,61 @@ func TestRegistrarApart(t *testing.T) {
 	refused(t, err, cradle.Forbidden, "revoked")
 	a.check()
 }
+
+// TestRegistrarStatus: CRLs and OCSP speak of a registration authority's credential, and of what came by it.
+func TestRegistrarStatus(t *testing.T) {
+	r := newStatusRig(t, filepath.Join(t.TempDir(), "provider.db"))
+	ra := r.registrar(ca.Registrar{Profile: cradle.Operational, Name: "dps"}, newKey(t), year)
+	by := byRegistrar(t, ra)
+	c := must[*x509.Certificate](t)(r.plain(cradle.Operational, provider.Enroll, by, plainCSR(t, "gw-1", newKey(t), false)))
+	r.agree(c, 0, false)
+	if _, err := r.p.ChangeState(t.Context(), "acme", "gw-1", provider.Revoke, "keyCompromise"); err != nil {
+		t.Fatal(err)
+	}
+	r.agree(c, cradle.KeyCompromise, true)
+	status := func() provider.CertStatus {
+		t.Helper()
+		s, err := r.p.CertStatus(t.Context(), []string{ca.Digest(r.issuer(by.Peer).Raw)}, ra.Cert.Serial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	if s := status(); !s.Revoked.IsZero() {
+		t.Errorf("its credential: %+v", s)
+	}
+	if _, err := r.p.EndRegistrar(t.Context(), "acme", cradle.Operational, "dps", "", "cessationOfOperation"); err != nil {
+		t.Fatal(err)
+	}
+	if s := status(); s.Revoked.IsZero() || s.Code != cradle.CessationOfOperation {
+		t.Errorf("its credential, ended: %+v", s)
+	}
+}
+
+// TestRegistrarRestored: after a restore an authority that was ended stays so, and one that was not serves the devices that
+// came by it since the backup.
+func TestRegistrarRestored(t *testing.T) {
+	r := newRig(t, filepath.Join(t.TempDir(), "provider.db"))
+	by := byRegistrar(t, r.registrar(ca.Registrar{Profile: cradle.Operational, Name: "dps"}, newKey(t), year))
+	ended := byRegistrar(t, r.registrar(ca.Registrar{Profile: cradle.Operational, Name: "ended"}, newKey(t), year))
+	kept := r.backup()
+	must[*x509.Certificate](t)(r.plain(cradle.Operational, provider.Enroll, by, plainCSR(t, "gw-1", newKey(t), false)))
+	later := byRegistrar(t, r.registrar(ca.Registrar{Profile: cradle.Operational, Name: "dps"}, newKey(t), year))
+	if _, err := r.p.EndRegistrar(t.Context(), "acme", cradle.Operational, "ended", "", "gone"); err != nil {
+		t.Fatal(err)
+	}
+	export := r.export()
+	x := r.restored(kept())
+	if u, findings, err := x.catchUp(export); err != nil || len(findings) > 0 || !u.Open || len(u.Todo) > 0 {
+		t.Fatalf("%+v, %v, %v", u, findings, err)
+	}
+	x.open()
+	for name, by := range map[string]provider.Client{"of before the backup": by, "of after it": later} {
+		if _, err := x.plain(cradle.Operational, provider.Enroll, by, plainCSR(t, "gw-1", newKey(t), false)); err != nil {
+			t.Errorf("a credential %s: %v", name, err)
+		}
+	}
+	_, err := x.plain(cradle.Operational, provider.Enroll, ended, plainCSR(t, "gw-2", newKey(t), false))
+	refused(t, err, cradle.Forbidden, "revoked")
+	x.check()
+}
