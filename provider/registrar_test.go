@@ -360,3 +360,38 @@ func TestRegistrarRestored(t *testing.T) {
 	refused(t, err, cradle.Forbidden, "revoked")
 	x.check()
 }
+
+// TestRegistrationCA: it is rolled and moved below an external root as the account's other CAs are; what the one before
+// signed stays good.
+func TestRegistrationCA(t *testing.T) {
+	r := newRig(t, filepath.Join(t.TempDir(), "provider.db"))
+	ok := must[*x509.Certificate](t)
+	_, err := r.p.RollCA(t.Context(), "acme", provider.RegistrationCA, "", cradle.Evaluation)
+	refused(t, err, cradle.NotFound, "no active registration CA")
+	by := byRegistrar(t, r.registrar(ca.Registrar{Profile: cradle.Operational, Name: "dps"}, newKey(t), year))
+	if _, err := r.p.RollCA(t.Context(), "acme", provider.RegistrationCA, "", cradle.Evaluation); err != nil {
+		t.Fatal(err)
+	}
+	first := ok(r.plain(cradle.Operational, provider.Enroll, by, plainCSR(t, "gw-1", newKey(t), false))) // by a credential of the old key
+	if !strings.HasSuffix(first.Issuer.CommonName, "registration CA G2") {
+		t.Errorf("issued by %s", first.Issuer)
+	}
+	r.trusts(r.root(cradle.Evaluation), first, cradle.Operational)
+	_, cas, err := r.p.Account(t.Context(), "acme")
+	if err != nil || !slices.ContainsFunc(cas, func(a provider.Authority) bool { return a.Kind == provider.RegistrationCA }) {
+		t.Errorf("the account shows no registration CA: %v", err)
+	}
+	r.check()
+
+	r = newRigWith(t, filepath.Join(t.TempDir(), "external.db"), provider.CAs{External: true})
+	root := newCeremony(t, "Example Root")
+	ask := ca.Registrar{Account: "acme", Profile: cradle.Operational, Name: "dps"}
+	r.certify(root, provider.OperationalCA, "", cradle.Evaluation, false)
+	_, err = r.p.AddRegistrar(t.Context(), ask, plainCSR(t, "", newKey(t), false), year)
+	refused(t, err, cradle.Busy, "registration CA of account acme (evaluation) waits")
+	r.certify(root, provider.RegistrationCA, "", cradle.Evaluation, false)
+	by = byRegistrar(t, r.registrar(ask, newKey(t), year))
+	c := ok(r.plain(cradle.Operational, provider.Enroll, by, plainCSR(t, "gw-1", newKey(t), false)))
+	r.trusts(root.Cert, c, cradle.Operational)
+	r.check()
+}
