@@ -35,7 +35,7 @@ func (i *Issuance) waits() bool { return i.Policy != "" && i.Chain == "" }
 func (r Registration) IssuedChain() []*x509.Certificate {
 	certs, err := x509.ParseCertificates([]byte(r.Issuance.Chain))
 	if err != nil {
-		panic("internal error: " + err.Error()) // they were parsed before they were stored
+		return nil // they were parsed before they were stored: somebody changed the store
 	}
 	return certs
 }
@@ -43,10 +43,11 @@ func (r Registration) IssuedChain() []*x509.Certificate {
 // entry is the registration as its hub is told of it: of a device that got a certificate, this one counts, and not what it
 // showed to get it.
 func (r Registration) entry() Registration {
-	if r.Issuance.Chain == "" {
+	chain := r.IssuedChain()
+	if len(chain) == 0 {
 		return r
 	}
-	leaf := r.IssuedChain()[0]
+	leaf := chain[0]
 	r.Thumbprint, r.NotBefore, r.Newest = sha256.Sum256(leaf.Raw), leaf.NotBefore, time.Time{}
 	r.Primary, r.Secondary = "", ""
 	return r
@@ -95,12 +96,17 @@ func credentialPolicy(name string, own cradle.AccountID) (account cradle.Account
 
 // issuance is what a register call asks for under an enrolment's terms: nothing without a CSR, and nothing where the
 // enrolment names no policy; then the device goes on with what it has.
-func (a *admission) issuance(t *Terms, account cradle.AccountID, before Issuance) (Issuance, error) {
+func (a *admission) issuance(by Enrolled, account cradle.AccountID, before Issuance) (Issuance, error) {
+	t := by.Terms()
 	if len(a.ask.CSR) == 0 || t.CredentialPolicy == "" || !a.issues {
 		return Issuance{Account: before.Account}, nil
 	}
 	if err := checkCSR(a.by.ID, a.ask.CSR); err != nil {
 		return Issuance{}, err
+	}
+	if e := by.Individual; e != nil && e.Device != "" && e.Device != cradle.DeviceID(a.by.ID) {
+		return Issuance{}, cradle.Errorf(cradle.Invalid, "the enrolment names the device %q at its hub: a certificate for registration id %q would not let it in", e.Device, a.by.ID).
+			WithHint("leave csr out, or the enrolment's device id")
 	}
 	account, policy, err := credentialPolicy(t.CredentialPolicy, account)
 	return Issuance{Account: account, Policy: policy, CSR: string(a.ask.CSR)}, err

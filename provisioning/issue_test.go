@@ -198,6 +198,15 @@ func TestIssueRefused(t *testing.T) {
 	if len(i.calls()) != 0 || w.hub.Device("dev-1") != nil {
 		t.Error("a refused registration was heard of")
 	}
+	// An individual enrolment that gives the device another name at its hub.
+	renamed := w.ca.Leaf("dev-9", nil)
+	if _, err := r.PutEnrollment(t.Context(), provisioning.EnrollmentRequest{ID: "dev-9", Device: "lamp-9", Attestation: provisioning.Attestation{Kind: provisioning.X509Client, Primary: renamed.Leaf.Raw},
+		Terms: provisioning.Terms{Enabled: true, CredentialPolicy: "acme-operational"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.ask("dev-9", renamed.Leaf, csrFor(t, "dev-9")); cradle.KindOf(err) != cradle.Invalid || !strings.Contains(err.Error(), "lamp-9") {
+		t.Errorf("another name at the hub: %v", err)
+	}
 	i.set(cradle.Errorf(cradle.Forbidden, "the name belongs to a device that did not come by this credential"))
 	if reg := r.issued("dev-1", boot.Leaf, csrFor(t, "dev-1")); reg.Status != provisioning.Failed || !strings.Contains(reg.ErrorMessage, "did not come") || w.hub.Device("dev-1") != nil {
 		t.Errorf("refused by the provider: %+v", reg)

@@ -161,7 +161,7 @@ func (a *admission) register(cur *Registration, by Enrolled) (Outcome, error) {
 	if c.Waits != "" && cur.Hub != "" {
 		return Outcome{}, cradle.Errorf(cradle.Unauthorized, "device %q is not accepted any more: %s", c.ID, c.Waits)
 	}
-	wish, err := a.issuance(by.Terms(), account, cur.Issuance)
+	wish, err := a.issuance(by, account, cur.Issuance)
 	if err != nil {
 		return Outcome{}, err
 	}
