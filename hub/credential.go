@@ -276,7 +276,11 @@ func (s *Session) FinishCredential(ctx context.Context, r *CredentialRequest) (*
 		}
 	}
 	if r.State == CredentialIssued && !r.Told { // perhaps we stopped here the last time
-		if err := s.hub.nextSlot(context.WithoutCancel(ctx), s.key.hub, s.key.device, r.Certificates()[0]); err != nil {
+		chain := r.Certificates()
+		if len(chain) == 0 {
+			return nil, refuseCredential(iothub.CredentialServer, "the chain on record is damaged: send a new request")
+		}
+		if err := s.hub.nextSlot(context.WithoutCancel(ctx), s.key.hub, s.key.device, chain[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -369,11 +373,11 @@ func (s *Session) change(ctx context.Context, r *CredentialRequest, f func(*Cred
 	return out, s.hub.credentialError("storing the answer to a request for a certificate", err)
 }
 
-// Certificates are the chain as it was issued, the leaf first.
+// Certificates are the chain as it was issued, the leaf first; none when somebody changed the store.
 func (r *CredentialRequest) Certificates() [][]byte {
 	certs, err := x509.ParseCertificates(r.Chain)
 	if err != nil {
-		panic("internal error: " + err.Error()) // they came from a certificate authority
+		return nil
 	}
 	out := make([][]byte, len(certs))
 	for i, c := range certs {
