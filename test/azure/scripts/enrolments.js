@@ -71,7 +71,7 @@ exports.bulk = async ({connection, ids, pageSize}) => {
   const client = ProvisioningServiceClient.fromConnectionString(connection);
   const enrollments = ids.map((registrationId) => ({registrationId, attestation: {type: 'symmetricKey'}}));
   const created = await bulk(client, {mode: 'create', enrollments});
-  const again = await bulk(client, {mode: 'create', enrollments: enrollments.slice(0, 1)});
+  const again = await bulk(client, {mode: 'create', enrollments: [{...enrollments[0], provisioningStatus: 'disabled'}]});
   const found = (await pages(client.createIndividualEnrollmentQuery({query: '*'}, pageSize))).map((p) => p.map((e) => e.registrationId));
   const removed = await bulk(client, {mode: 'delete', enrollments: ids.map((registrationId) => ({registrationId}))});
   return {created, again, found, removed};
