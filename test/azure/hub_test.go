@@ -34,7 +34,7 @@ func (s suite) TestTelemetry(t *testing.T) {
 	for _, transport := range []string{"mqtt", "ws"} {
 		id := "telemetry-" + transport
 		d := s.assigned(t, id, transport)
-		d["body"] = with{"temperature": 21}
+		d["body"], d["odd"] = with{"temperature": 21}, "a/b&c=d ü"
 		s.must(t, nil, "device.telemetry", d)
 		got := s.events(t, id)
 		if len(got) != 2 || string(got[0].Body) != `{"temperature":21}` || string(got[1].Body) != `"cGxhaW4="` {
