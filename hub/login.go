@@ -125,9 +125,6 @@ func judgeCertificate(who identity, l *Login, cas []*x509.Certificate, now time.
 		return grant{}, refuse("no client certificate").WithHint("the device connects with its operational certificate")
 	}
 	leaf := l.Chain[0]
-	if leaf.Subject.CommonName != who.name() {
-		return grant{}, refuse("certificate is for %.100q, not for device %.100q", leaf.Subject.CommonName, who.name())
-	}
 	if now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
 		return grant{}, refuse("certificate is valid from %s to %s, now is %s",
 			leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
@@ -139,7 +136,10 @@ func judgeCertificate(who identity, l *Login, cas []*x509.Certificate, now time.
 			return grant{}, refuse("certificate %.16s… is not the device's", g.cred.sha256).
 				WithHint("the registry knows %.16s… and %.16s…", who.primary, who.secondary)
 		}
-		return g, nil
+		return g, nil // whatever name it has: the registry means this very certificate
+	}
+	if leaf.Subject.CommonName != who.name() {
+		return grant{}, refuse("certificate is for %.100q, not for device %.100q", leaf.Subject.CommonName, who.name())
 	}
 	if len(cas) == 0 {
 		return grant{}, refuse("the hub trusts no CA yet").WithHint("register the CA with cradle hub ca add")
