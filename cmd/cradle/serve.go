@@ -344,8 +344,9 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err != nil {
 		return nil, err
 	}
+	own := iothub.NewRegistry(in.within.client(), cs)
 	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Units: units{in.prov}, Issuer: in.ra, Log: in.log, Replica: replica, Hubs: []provisioning.Hub{
-		{Name: string(firstHub), Host: in.hub, Registry: iothub.NewRegistry(in.within.client(), cs)}}}); err != nil {
+		{Name: string(firstHub), Host: in.hub, Registry: own, Twins: own}}}); err != nil {
 		return nil, err
 	}
 	tokens, err := in.prov.Token(ctx, "admin")
