@@ -34,10 +34,10 @@ func (s suite) TestMethod(t *testing.T) {
 // A method of a device that is not there, and of one that nobody knows.
 func (s suite) TestMethodRefused(t *testing.T) {
 	s.must(t, nil, "hub.create", with{"connection": s.hub, "device": with{"deviceId": "method-offline"}})
-	if e := s.refused(t, "hub.method", with{"connection": s.hub, "id": "method-offline", "name": "reboot", "timeout": 5}); e.Status != 404 || !e.says("DeviceNotOnline") {
+	if e := s.refused(t, "hub.method", with{"connection": s.hub, "id": "method-offline", "name": "reboot"}); e.Status != 404 || !e.says("DeviceNotOnline") {
 		t.Errorf("offline: %v", e)
 	}
-	if e := s.refused(t, "hub.method", with{"connection": s.hub, "id": "method-nobody", "name": "reboot", "timeout": 5}); e.Status != 404 || e.Name != "DeviceNotFoundError" {
+	if e := s.refused(t, "hub.method", with{"connection": s.hub, "id": "method-nobody", "name": "reboot"}); e.Status != 404 || e.Name != "DeviceNotFoundError" {
 		t.Errorf("unknown: %v", e)
 	}
 }

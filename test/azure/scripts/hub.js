@@ -60,8 +60,8 @@ exports.getDevice = async ({connection, id}) => (await Registry.fromConnectionSt
 exports.create = async ({connection, device}) => (await Registry.fromConnectionString(connection).create(device)).responseBody;
 
 // method calls a direct method.
-exports.method = async ({connection, id, name, payload, timeout}) =>
-  (await Client.fromConnectionString(connection).invokeDeviceMethod(id, {methodName: name, payload, responseTimeoutInSeconds: timeout ?? 10, connectTimeoutInSeconds: timeout ?? 10})).result;
+exports.method = async ({connection, id, name, payload}) =>
+  (await Client.fromConnectionString(connection).invokeDeviceMethod(id, {methodName: name, payload, responseTimeoutInSeconds: 10, connectTimeoutInSeconds: 0})).result;
 
 // query reads all pages of a query.
 exports.query = async ({connection, query, pageSize}) => {
