@@ -16,6 +16,12 @@
 // Two thumbprint slots carry a certificate renewal (DESIGN §4.7): the registry's writer adds the next
 // one as secondary, the first Connect accepted with it makes it the primary, and the old one ends.
 //
+// Queries over registry and twins are package query's; this package feeds it the entries a piece at a time.
+//
+// Events are stored before they are acknowledged, in one order for each hub; readers keep their own place in it (a Cursor),
+// and an event has an id for good. Keep deletes the oldest by age and size, and waits for relays, who pass events on to
+// another system (hub/natsrelay). No reader holds up a device.
+//
 // What a device hears goes to its session's Sink, which never blocks. Changes of a twin are handed over in their order:
 // whoever changes or reads one for the device holds the key's lock until it is in the sink. Messages are locked in the
 // store while they are out, and removed by the device's acknowledgement; a new connection voids the locks of the one before.

@@ -13,6 +13,11 @@ func (s *Server) get(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	n, err := s.hub.WaitingC2D(r.Context(), r.hub, d.DeviceID)
+	d.CloudToDeviceMessageCount = iothub.Count(n)
+	if err != nil {
+		return answer{}, err
+	}
 	return deviceAnswer(d), nil
 }
 

@@ -221,3 +221,17 @@ func TestConnectedCount(t *testing.T) {
 		t.Errorf("statistics of no hub: %v", err)
 	}
 }
+
+func TestWaitingCount(t *testing.T) {
+	s := newRig(t, sqlite(t)).service()
+	s.call("PUT", "/devices/d", `{"deviceId":"d"}`, nil)
+	for range 2 {
+		if code, text := s.call("POST", "/devices/d/messages/devicebound", "hello", nil); code/100 != 2 {
+			t.Fatalf("sending: %d %s", code, text)
+		}
+	}
+	var d iothub.Device
+	if s.call("GET", "/devices/d", "", &d); d.CloudToDeviceMessageCount != 2 {
+		t.Errorf("%d messages wait", d.CloudToDeviceMessageCount)
+	}
+}
