@@ -87,8 +87,13 @@ func (s *Server) serve(ctx context.Context, h Handler, c *Conn) {
 		}
 	}
 	if err != io.EOF && ctx.Err() == nil { // who connects and goes is not news
-		s.c.Log.Info("mqtt connection refused", "remote", c.RemoteAddr().String(), "transport", c.Transport, "server_name", c.State.ServerName, "reason", err.Error())
+		s.refused(c, err)
 	}
+}
+
+// refused is apart from serve, whose frame lies on the stack of every connection.
+func (s *Server) refused(c *Conn, err error) {
+	s.c.Log.Info("mqtt connection refused", "remote", c.RemoteAddr().String(), "transport", c.Transport, "server_name", c.State.ServerName, "reason", err.Error())
 }
 
 // connect reads CONNECT.
