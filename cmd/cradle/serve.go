@@ -19,8 +19,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -106,12 +104,7 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return cli.Usagef("log level: %v", err)
 	}
-	// A server's heap is small and short-lived: collecting less often costs memory that is there and saves CPU. The
-	// ballast, which is never touched and so takes no memory itself, counts as live: a small heap may grow by some
-	// 130 MB between two collections, a large one by little more than without.
-	debug.SetGCPercent(300)
-	ballast := make([]byte, 32<<20)
-	defer runtime.KeepAlive(ballast)
+	paceCollector()
 	if err := c.roles(); err != nil {
 		return err
 	}
