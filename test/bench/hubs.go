@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -62,7 +65,7 @@ type IdleMemory struct {
 	Store       string  `json:"store"`
 	Connections int     `json:"connections"`
 	AtOnce      float64 `json:"bytes_at_once"` // resident, per connection, when the last one was there
-	Later       float64 `json:"bytes_later"`   // a while after
+	Later       float64 `json:"bytes_later"`   // when the garbage of the handshakes was collected
 }
 
 func (h *Hubs) met() bool {
@@ -88,8 +91,9 @@ var levels = [][2]int{{1, 1}, {1, 100}, {100, 1}, {2000, 1}}
 // hubSite is an installation under this load.
 type hubSite struct {
 	*hubload.Server
-	plant *plant.Plant
-	next  int // client that has not registered
+	plant    *plant.Plant
+	profiles string // address of the server's
+	next     int    // client that has not registered
 }
 
 // hubs measures registrations, telemetry and idle connections.
@@ -113,11 +117,22 @@ func (b *bench) hubs(ctx context.Context) (*Hubs, error) {
 
 // newHubSite has known of the clients in its hub's registry, and registered devices besides.
 func (b *bench) newHubSite(ctx context.Context, store, name string, known, clients, registered int) (*hubSite, error) {
-	p, err := plant.New(ctx, store, b.bin, filepath.Join(b.dir, name), b.o.pprof)
+	profiles := ""
+	if known > 0 {
+		if profiles = b.o.pprof; profiles == "" { // for the collection of garbage that idle asks for
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return nil, err
+			}
+			profiles = ln.Addr().String()
+			ln.Close()
+		}
+	}
+	p, err := plant.New(ctx, store, b.bin, filepath.Join(b.dir, name), profiles)
 	if err != nil {
 		return nil, err
 	}
-	s := &hubSite{plant: p, next: known, Server: &hubload.Server{Addr: p.Addr()}}
+	s := &hubSite{plant: p, profiles: profiles, next: known, Server: &hubload.Server{Addr: p.Addr()}}
 	err = func() (err error) {
 		if s.Roots, err = p.Roots(); err != nil {
 			return err
@@ -281,8 +296,8 @@ func (b *bench) telemetry(ctx context.Context, name string, s *hubload.Server, c
 	return out, nil
 }
 
-// idle measures the memory of n connections, after the server was started anew: at once, and later, when the memory of
-// their handshakes had time to be given back.
+// idle measures the memory of n connections, after the server was started anew: at once, and later, when the garbage
+// of their handshakes was collected and its memory given back.
 func (s *hubSite) idle(ctx context.Context, n int, later time.Duration) (m IdleMemory, err error) {
 	m = IdleMemory{Store: s.plant.Store, Connections: n}
 	if err := s.plant.Stop(); err != nil {
@@ -311,6 +326,11 @@ func (s *hubSite) idle(ctx context.Context, n int, later time.Duration) (m IdleM
 	if m.AtOnce, err = per(); err != nil {
 		return m, err
 	}
+	for range 2 { // what the handshakes left, and what a first collection only marked
+		if err := s.collect(ctx); err != nil {
+			return m, err
+		}
+	}
 	select {
 	case <-time.After(later):
 	case <-ctx.Done():
@@ -320,6 +340,20 @@ func (s *hubSite) idle(ctx context.Context, n int, later time.Duration) (m IdleM
 		return m, err
 	}
 	return m, i.Alive()
+}
+
+// collect has the server collect its garbage now, as it does by itself every two minutes.
+func (s *hubSite) collect(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.profiles+"/debug/pprof/heap?gc=1", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return errors.Join(err, resp.Body.Close())
 }
 
 // hubTable prints the figures.
@@ -348,7 +382,7 @@ func hubTable(w io.Writer, h *Hubs) {
 	})
 	if len(h.Idle) > 0 {
 		fmt.Fprintf(w, "\nResident memory of the server per idle connection (MQTT over mutual TLS), target below %d KB\n\n", TargetIdle>>10)
-		table("store\tconnections\tKB at once\tKB later\t", func(t io.Writer) {
+		table("store\tconnections\tKB at once\tKB collected\t", func(t io.Writer) {
 			for _, i := range h.Idle {
 				fmt.Fprintf(t, "%s\t%d\t%.1f\t%.1f\t\n", i.Store, i.Connections, i.AtOnce/1024, i.Later/1024)
 			}
