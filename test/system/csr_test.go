@@ -322,6 +322,9 @@ func TestCSR(t *testing.T) {
 	}
 	w.policy(f.cert, "acme-operational")
 
+	// A device that proves itself by a key of a group gets one too.
+	w.keyed()
+
 	// The provider's word ends it everywhere.
 	w.MustCradle("device", "revoke", id, "--account", world.Account, "--reason", "stolen")
 	if _, text := w.register(client, id, csrC); !strings.Contains(text, "revoked") {
@@ -337,6 +340,45 @@ func TestCSR(t *testing.T) {
 		t.Errorf("by an authority that was ended: %s", text)
 	}
 	w.Audit()
+}
+
+// withToken authenticates requests by a SAS token.
+type withToken struct {
+	next  http.RoundTripper
+	token string
+}
+
+func (a withToken) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", a.token)
+	return a.next.RoundTrip(r)
+}
+
+// keyed is a device of a group by symmetric keys, from its registration to the hub.
+func (w *csrWorld) keyed() {
+	w.t.Helper()
+	group, id := sas.NewKey(), "lamp-key"
+	s := &dps.Service{HTTP: w.HTTP(nil), Conn: w.conn}
+	if _, err := s.PutGroup(w.t.Context(), dps.EnrollmentGroup{EnrollmentGroupID: "keys", Terms: dps.Terms{CredentialPolicyName: "acme-operational"}, Attestation: dps.Attestation{
+		Type: "symmetricKey", SymmetricKey: &dps.SymmetricKey{PrimaryKey: base64.StdEncoding.EncodeToString(group), SecondaryKey: base64.StdEncoding.EncodeToString(sas.NewKey())}}}); err != nil {
+		w.t.Fatal(err)
+	}
+	client := w.HTTP(nil)
+	client.Transport = withToken{client.Transport, sas.Sign(w.scope+"/registrations/"+id, "registration", dps.DeviceKey(group, id), time.Now().Add(time.Hour))}
+	key, csr := csrOf(w.t, id)
+	r, text := w.register(client, id, csr)
+	if r == nil || len(r.IssuedCertificateChain) != 3 {
+		w.t.Fatalf("by a key: %+v %s", r, text)
+	}
+	if v := w.opensslVerify("evaluation-root.pem", r.IssuedCertificateChain); v.Code != 0 {
+		w.t.Errorf("openssl: %s%s", v.Stdout, v.Stderr)
+	}
+	answers := make(chan mqtt.Publish, 16)
+	c := w.mustConnect(id, r.IssuedCertificateChain[:1], key, answers)
+	_, next := csrOf(w.t, id)
+	if status, _, text := w.renew(c, answers, id, "by-key", next); status != "200" {
+		w.t.Errorf("renewal: %s %s", status, text)
+	}
 }
 
 // reenrolOf is a CSR with a certificate's names.
