@@ -5,16 +5,20 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/mqtt"
 	"github.com/cradle-iot/cradle/protocol/dps"
+	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/provisioning"
 	"github.com/cradle-iot/cradle/provisioning/dpsserver"
 	"github.com/cradle-iot/cradle/provisioning/provisioningtest"
@@ -110,5 +114,48 @@ func TestCSROnTheWire(t *testing.T) {
 	}
 	if status, _, b = d.ask(put+"3", `{"registrationId":"dev-1","csr":"!"}`); status != "400" {
 		t.Errorf("no base64 over MQTT: %s %s", status, b)
+	}
+}
+
+// TestCSROfATPM: a TPM gets its key for the hub as ever, and beside it a certificate, by which the hub knows the device.
+func TestCSROfATPM(t *testing.T) {
+	x := newTPM(t)
+	s := newServerWith(t, func(c *provisioning.Config) {
+		c.Issuer = caIssuer{provisioningtest.NewCA(t, "acme", "acme registration")}
+	}, nil)
+	var e dps.Enrollment
+	s.must(200, "PUT", "/enrollments/tpm-1"+v, dps.Enrollment{RegistrationID: "tpm-1", Terms: dps.Terms{CredentialPolicyName: "acme-operational"},
+		Attestation: dps.Attestation{Type: "tpm", TPM: &dps.TPM{EndorsementKey: wire(x).EndorsementKey}}}, &e)
+	if e.CredentialPolicyName != "acme-operational" {
+		t.Errorf("enrolment %+v", e)
+	}
+	if err := x.Activate(s.challenge("tpm-1", wire(x))); err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "tpm-1"}}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := x.Token(s.resource("tpm-1"), "registration", time.Now().Add(time.Hour))
+	var op dps.OperationStatus
+	status, b, _ := s.send("PUT", "/"+s.resource("tpm-1")+"/register"+v, token, dps.DeviceRegistration{RegistrationID: "tpm-1", TPM: wire(x), CSR: base64.StdEncoding.EncodeToString(csr)})
+	if err := json.Unmarshal(b, &op); err != nil || status != 202 {
+		t.Fatalf("register: %d %s", status, b)
+	}
+	for status == 202 {
+		status, b, _ = s.send("GET", "/"+s.resource("tpm-1")+"/operations/"+op.OperationID+v, token, nil)
+	}
+	if err := json.Unmarshal(b, &op); err != nil || status != 200 || op.RegistrationState.TPM == nil || len(op.RegistrationState.IssuedCertificateChain) != 2 {
+		t.Fatalf("poll: %d %s", status, b)
+	}
+	if err := x.Activate(op.RegistrationState.TPM.AuthenticationKey); err != nil {
+		t.Error(err)
+	}
+	if d := s.hub.Device("tpm-1"); d.Authentication.Type != iothub.SelfSigned || !strings.EqualFold(d.Authentication.X509Thumbprint.PrimaryThumbprint, fmt.Sprintf("%x", sha256.Sum256(op.RegistrationState.IssuedCertificateChain[0]))) {
+		t.Errorf("the hub's entry: %+v", d)
 	}
 }

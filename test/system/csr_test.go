@@ -333,6 +333,9 @@ func TestCSR(t *testing.T) {
 	if _, err := w.session(id, renewed[:1], privB, answers); err == nil {
 		t.Error("a revoked device connects")
 	}
+	w.Wait("the end of a revoked device's session", 20*time.Second, func() (bool, string) {
+		return c2.Publish(t.Context(), iothub.TelemetryTopic(id, nil), mqtt.AtLeastOnce, []byte("x")) != nil, "it goes on"
+	})
 	// And the operator's, the authority.
 	w.MustCradle("account", "ra", world.Account, "--profile", "operational", "--end", "--reason", "test")
 	lamp2 := w.HTTP(f.device("lamp-2"))
