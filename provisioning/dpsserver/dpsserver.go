@@ -47,6 +47,8 @@ type Config struct {
 	// Admit decides whether a device's request is taken at all, by its address ("host:port"), its certificate (DER; nil:
 	// none) and the registration id it gives; nil: always. A refusal of kind Busy that has RetryAfter is answered with 429.
 	Admit func(remote string, certificate []byte, id string) error
+	// Stranger is how long an MQTT connection may last before a request of it was of a device that is known; default 1 min.
+	Stranger time.Duration
 	// TokenNow tells the time for SAS tokens; nil: the real clock.
 	TokenNow func() time.Time
 }
@@ -65,6 +67,9 @@ func New(c Config) *Handler {
 	}
 	if c.RetryBusy <= 0 {
 		c.RetryBusy = 5
+	}
+	if c.Stranger <= 0 {
+		c.Stranger = time.Minute
 	}
 	if c.TokenNow == nil {
 		c.TokenNow = time.Now

@@ -22,7 +22,6 @@ import (
 const (
 	maxPacket = dps.MaxBody + 1<<10 // body of any packet after CONNECT: payload and topic
 	maxIdle   = 1767 * time.Second  // the cap of 1.5 times the keep alive, as at the hub
-	strange   = time.Minute         // from CONNECT until a request was of somebody known
 	writeTime = 15 * time.Second    // for one write
 	maxCalls  = 4                   // requests of one connection under way at once
 )
@@ -36,6 +35,8 @@ type conn struct {
 	of   call  // what every request of the connection has in common
 	bad  error // why there can be none: CONNECT makes no sense
 	full chan struct{}
+	idle time.Duration // longest silence
+	end  time.Time     // of a connection that nobody known has made use of
 
 	mu      sync.Mutex // one packet is written at a time
 	hears   bool       // the device has subscribed
@@ -56,30 +57,47 @@ func (h *Handler) ServeMQTT(ctx context.Context, mc *mqttserve.Conn, p *mqtt.Con
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(past) })
 	defer stop()
-	idle := maxIdle
+	c.idle, c.end = maxIdle, time.Now().Add(h.c.Stranger)
 	if p.KeepAlive > 0 {
-		idle = min(idle, time.Duration(p.KeepAlive)*1500*time.Millisecond)
+		c.idle = min(c.idle, time.Duration(p.KeepAlive)*1500*time.Millisecond)
 	}
 	err := c.write(mqtt.Connack{}.Append(nil))
-	for end := time.Now().Add(strange); err == nil; {
-		deadline := time.Now().Add(idle)
-		if !c.IsAuthenticated() && end.Before(deadline) {
-			deadline = end
-		}
-		if err = c.SetReadDeadline(deadline); err != nil || ctx.Err() != nil { // the end may just have been overwritten
-			break
-		}
+	for err == nil {
 		var raw mqtt.Packet
-		if raw, err = c.ReadPacket(maxPacket); err == nil {
-			err = c.handle(ctx, &calls, raw)
+		if err = c.await(ctx); err == nil {
+			raw, err = c.ReadPacket(maxPacket)
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) && !c.IsAuthenticated() && !time.Now().Before(end) {
-			err = cradle.Errorf(cradle.Unauthorized, "nobody has registered within %v", strange)
+		if err == nil {
+			err = c.handle(ctx, &calls, raw)
+		} else if errors.Is(err, os.ErrDeadlineExceeded) && !c.IsAuthenticated() && !time.Now().Before(c.end) {
+			err = cradle.Errorf(cradle.Unauthorized, "nobody has registered within %v", h.c.Stranger)
 		}
 	}
-	if err != nil && err != io.EOF && err != errDisconnect && ctx.Err() == nil {
+	if err != io.EOF && err != errDisconnect && ctx.Err() == nil {
 		c.log.Info("provisioning closed a connection", "reason", err.Error())
 	}
+}
+
+// await sets how long the next packet may take. It is called before each is read, and by the request that makes the device
+// known, whose reader waits already: whichever comes last sees that it is known, and that ctx has ended if it has.
+func (c *conn) await(ctx context.Context) error {
+	for {
+		known := c.IsAuthenticated()
+		deadline := time.Now().Add(c.idle)
+		if !known && c.end.Before(deadline) {
+			deadline = c.end
+		}
+		if err := c.SetReadDeadline(deadline); err != nil {
+			return err
+		}
+		if known == c.IsAuthenticated() {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		c.SetReadDeadline(past)
+	}
+	return ctx.Err()
 }
 
 // past is a deadline that ends what waits.
@@ -192,8 +210,9 @@ func (c *conn) request(ctx context.Context, calls *sync.WaitGroup, p mqtt.Publis
 	calls.Go(func() {
 		defer func() { <-c.full }()
 		rep, err := c.h.answer(ctx, &q)
-		if q.known {
+		if q.known && !c.IsAuthenticated() {
 			c.Authenticated()
+			_ = c.await(ctx)
 		}
 		if ctx.Err() != nil {
 			return // nobody listens any more

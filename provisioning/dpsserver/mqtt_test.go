@@ -413,6 +413,19 @@ func TestMQTTStranger(t *testing.T) {
 	})
 }
 
+// A device that has shown who it is may be silent for as long as its keep alive says.
+func TestMQTTKnownStays(t *testing.T) {
+	const stranger = 300 * time.Millisecond
+	s, addr := newMQTT(t, func(c *dpsserver.Config) { c.Stranger = stranger })
+	d := s.dial(addr, mqtt.Options{ClientID: "dev-1", Username: s.user("dev-1")}, s.ca.Leaf("dev-1", nil))
+	if err := d.Subscribe(t.Context(), dps.ResponseFilter, mqtt.AtMostOnce); err != nil { // so that it says nothing after the answer
+		t.Fatal(err)
+	}
+	d.ask(put+"1", "{}")
+	time.Sleep(2 * stranger)
+	d.subscribe()
+}
+
 // A rate that is exceeded is 429 on both transports, and nothing is looked at.
 func TestAdmit(t *testing.T) {
 	var asked []string
