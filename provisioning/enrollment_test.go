@@ -156,3 +156,41 @@ func TestCheckEnrollment(t *testing.T) {
 		}
 	}
 }
+
+// What the hub's operator chose stays: a device that the hub admits by its CA gets no thumbprint, an IoT Edge device stays one.
+// An enrolment may make a device one.
+func TestEntryOfTheOperator(t *testing.T) {
+	w := newWorld(t, t.TempDir()+"/p.db")
+	r := w.start(true, nil)
+	w.enrol(r)
+	r.arrive("dev-1", w.ca.Leaf("dev-1", nil).Leaf)
+	w.hub.Edit("dev-1", func(d *iothub.Device) {
+		d.Authentication, d.Capabilities.IoTEdge = iothub.Authentication{Type: iothub.CertificateAuthority}, true
+	})
+	if reg := r.arrive("dev-1", w.ca.Leaf("dev-1", nil).Leaf); reg.Status != provisioning.Assigned {
+		t.Errorf("another certificate: %+v", reg)
+	}
+	if d := w.hub.Device("dev-1"); d.Authentication != (iothub.Authentication{Type: iothub.CertificateAuthority}) || !d.Capabilities.IoTEdge {
+		t.Errorf("entry %+v", d)
+	}
+	key := sas.NewKey()
+	for _, id := range []string{"dev-1", "edge-2"} {
+		q := keyed(id, key)
+		q.IoTEdge = true
+		if _, err := r.PutEnrollment(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+		c, err := r.Authenticate(t.Context(), r.token(id, key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		reg, err := r.Register(t.Context(), c, provisioning.Ask{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.await(c, reg.Operation)
+		if d := w.hub.Device(cradle.DeviceID(id)); d.Authentication.Type != iothub.SAS || !d.Capabilities.IoTEdge {
+			t.Errorf("entry of %s: %+v", id, d)
+		}
+	}
+}

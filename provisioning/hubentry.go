@@ -41,6 +41,9 @@ func bringInLine(ctx context.Context, hub HubRegistry, r Registration) error {
 			next, changed, mergeErr := mergeEntry(*cur, r)
 			if mergeErr == nil && r.Blocked == "" {
 				changed = r.credentialPolicy(&next) || changed
+				if r.Edge && !next.Capabilities.IoTEdge { // never taken away: the hub's operator may have set it
+					next.Capabilities.IoTEdge, changed = true, true
+				}
 			}
 			if mergeErr != nil || !changed {
 				return mergeErr
@@ -62,6 +65,7 @@ func newEntry(r Registration) *iothub.Device {
 		DeviceID:       r.DeviceID(),
 		Status:         iothub.Enabled,
 		Authentication: authentication(r),
+		Capabilities:   iothub.Capabilities{IoTEdge: r.Edge},
 	}
 	r.credentialPolicy(d)
 	return d

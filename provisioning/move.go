@@ -17,6 +17,7 @@ type Move struct {
 	Data Data   `json:"data,omitempty"`
 	Twin string `json:"twin,omitempty"` // JSON of the initial twin
 	Asks bool   `json:"asks,omitempty"` // a webhook must still say which hub it is; Hub is where it was
+	Edge bool   `json:"edge,omitempty"` // the entry must be an IoT Edge device's
 	// Answer is the payload that a webhook has for the device; unlike the rest it stays.
 	Answer string `json:"answer,omitempty"`
 }
@@ -99,7 +100,7 @@ func (r *Registration) move(hub string, t *Terms, linked []allocate.Hub) (delive
 			r.From = from
 		}
 	}
-	r.Hub = hub
+	r.Hub, r.Edge = hub, t.IoTEdge
 	return deliver
 }
 
