@@ -180,6 +180,7 @@ func TestAttacks(t *testing.T) {
 		{"client: none", caseOf{Shown: signed(token(key1, resource, "registration", time.Hour)), Individual: pinned(client, nil)}, "wants a client certificate"},
 		{"own CA: signed by it", caseOf{Shown: shownBy(byRoot), Individual: ownCA}, ""},
 		{"own CA: through a chain", caseOf{Shown: shownBy(byLow, low.Cert, mid.Cert), Individual: ownCA}, ""},
+		{"own CA: the CA itself as device", caseOf{Shown: provisioning.Credentials{RegistrationID: "root", Chain: []*x509.Certificate{root.Cert}}, Individual: ownCA}, "CA certificate"},
 		{"own CA: stranger", caseOf{Shown: shownBy(leafOf(stranger, nil)), Individual: ownCA, Groups: groups(provisioning.Group{ID: "s", Attestation: provisioning.SignedBy(stranger.Cert, nil), Terms: on})}, "not registered"},
 
 		{"key: primary", caseOf{Shown: signed(token(key1, resource, "registration", time.Hour)), Individual: keyed}, ""},
