@@ -64,6 +64,7 @@ type commands struct {
 		Register AttestationRegisterCmd `cmd:"" help:"Act three: register the operational CA with the provisioning service."`
 	} `cmd:"" help:"The attestation certificate at the provisioning service."`
 	Enrollment struct {
+		Create EnrollmentCreateCmd `cmd:"" help:"Enrol one device with a symmetric key."`
 		Import EnrollmentImportCmd `cmd:"" help:"Add many individual enrolments, a million if need be."`
 		List   EnrollmentListCmd   `cmd:"" help:"List individual enrolments."`
 		Show   EnrollmentShowCmd   `cmd:"" help:"Show an individual enrolment."`
