@@ -24,7 +24,7 @@ build: ## static binaries; the agent must not need cgo. PKCS11=1 builds cradle w
 
 demo: build
 	@./scripts/deps.sh
-	@bin/cradle-demo --devices $(DEVICES) --dir $(DIR) $(if $(filter 1,$(EXIT)),--exit)
+	@bin/cradle-demo --devices $(DEVICES) --dir $(DIR) --azure-sdk "$$(./scripts/node-modules.sh --if-node)" $(if $(filter 1,$(EXIT)),--exit)
 
 test: deps
 	@./scripts/test.sh

@@ -41,6 +41,8 @@ type StoryCmd struct {
 	Exit    bool   `help:"End by itself: exit status 0 only if everything came true."`
 	Listen  string `help:"Address of the services. Default: 127.0.0.1:8443, or a free port when that is taken." placeholder:"HOST:PORT"`
 	Line    int    `help:"Units that the line personalises at the same time." default:"4"`
+
+	AzureSDK string `name:"azure-sdk" help:"Folder of Microsoft's npm packages: with it, and Node.js, one more device runs their SDK." placeholder:"DIR"`
 }
 
 // story is the demo under way.
@@ -55,6 +57,7 @@ type story struct {
 	listen string
 	serve  *process
 	events *process
+	sdk    *sdk
 	maker  *tpmmaker.Maker
 
 	tpms               []*swtpm.TPM
@@ -69,7 +72,7 @@ func (c *StoryCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	if c.Devices < 1 || c.Line < 1 {
 		return cli.Usagef("--devices and --line must be at least 1")
 	}
-	s := &story{cmd: c, out: out, show: newScreen(out.W), fleet: newFleet()}
+	s := &story{cmd: c, out: out, show: newScreen(out.W), fleet: newFleet(), sdk: newSDK()}
 	if out.JSON {
 		s.show = newScreen(out.Err) // the result alone goes to stdout
 	}
@@ -117,7 +120,7 @@ func (c *StoryCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 // tell goes through the chapters. arrived is true when the whole story has come true; without --exit
 // the devices then go on until ctx ends.
 func (s *story) tell(ctx context.Context) (arrived bool, err error) {
-	for _, chapter := range []func(context.Context) error{s.services, s.acts, s.makeTPMs, s.line, s.powerOn, s.revoke, s.renewals} {
+	for _, chapter := range []func(context.Context) error{s.services, s.acts, s.makeTPMs, s.line, s.powerOn, s.withSDK, s.revoke, s.renewals} {
 		if err := chapter(ctx); err != nil {
 			return false, err
 		}
@@ -341,6 +344,7 @@ func (s *story) line(ctx context.Context) error {
 // stop ends everything, devices first.
 func (s *story) stop() {
 	s.show.settle("")
+	s.sdk.stop()
 	s.fleet.stop()
 	if s.events != nil {
 		s.events.stop(5 * time.Second)
@@ -372,6 +376,7 @@ func (s *story) conclude() error {
 	for l := range strings.Lines(b.String()) {
 		s.show.say("  %s", strings.TrimRight(l, "\n"))
 	}
+	s.sdk.sayRow(s.show.say)
 	if s.cmd.Exit {
 		s.show.say("\n%s", s.show.bold(fmt.Sprintf("Everything came true, in %s.", took(s.began))))
 	}

@@ -140,7 +140,7 @@ func (s *story) followEvents(ctx context.Context) error {
 		in.Buffer(nil, 1<<20)
 		for in.Scan() {
 			e := new(iothub.Event)
-			if json.Unmarshal(in.Bytes(), e) == nil {
+			if json.Unmarshal(in.Bytes(), e) == nil && !s.sdk.event(e) {
 				s.fleet.event(e)
 			}
 		}
