@@ -22,7 +22,7 @@ func (s suite) TestMosquitto(t *testing.T) {
 	cmd := exec.Command("/bin/sh", script)
 	cmd.Dir = t.TempDir()
 	cmd.Env = append(os.Environ(), "HOST="+s.host, "ID_SCOPE="+s.idScope, "LABEL="+world.Account+"-operational", "DEVICE=mosquitto-1",
-		"EST_USER="+user, "EST_PASSWORD="+password, "ANCHORS="+s.anchors)
+		"HUB_TOKEN="+s.hubToken(t), "EST_USER="+user, "EST_PASSWORD="+password, "ANCHORS="+s.anchors)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

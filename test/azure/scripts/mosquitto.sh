@@ -1,6 +1,7 @@
 #!/bin/sh
 # A device of which nothing is known but a name and a password: openssl makes its key, curl enrols it and registers it
-# with the provisioning service, and mosquitto_pub sends telemetry to its hub.
+# with the provisioning service, mosquitto_pub sends telemetry to its hub and mosquitto_sub receives what it is told. The
+# file back-end-authorization has a shared access signature of the hub's owner, as curl wants a header: "Authorization: ...".
 . "$(dirname "$0")/../../interop/scripts/lib.sh"
 to="--silent --show-error --fail-with-body --cacert $ANCHORS"
 printf 'machine %s login %s password %s\n' "$HOST" "$EST_USER" "$EST_PASSWORD" >netrc
@@ -22,6 +23,11 @@ echo "the hub is $hub"
 
 mqtt="-h $hub -p 8883 --cafile $ANCHORS --cert device.pem --key device.key -i $DEVICE -u $hub/$DEVICE/?api-version=2021-04-12 -q 1"
 run mosquitto_pub $mqtt -t "devices/$DEVICE/messages/events/\$.ct=application%2Fjson&\$.ce=utf-8&seq=1" -m '{"temperature":21}'
+
+# The back end tells the device something, which waits for it.
+printf 'Authorization: %s\n' "$HUB_TOKEN" >back-end-authorization
+run curl $to -H @back-end-authorization -H 'iothub-messageid: order-1' -d 'open the valve' "https://$hub/devices/$DEVICE/messages/devicebound?api-version=2021-04-12"
+run mosquitto_sub $mqtt -t "devices/$DEVICE/messages/devicebound/#" -C 1 -W 30
 
 # Topics of another device, and a certificate of another's, are refused.
 refused 'CONN\|lost\|refused\|closed' mosquitto_pub $mqtt -t "devices/other/messages/events/" -m 'not mine'
