@@ -91,10 +91,12 @@ func looksDeclared(qualifier, name string) bool {
 	return exported || mixed || qualifier[0] >= 'A' && qualifier[0] <= 'Z'
 }
 
-// declared finds the names of functions, methods, types, fields, constants and variables, roughly.
+// declared finds the names of functions, methods, types, fields, constants, variables and members of JSON, roughly, and
+// the words of the scripts that call Microsoft's SDKs, whose names the pages use.
 func declared(t *testing.T) map[string]bool {
 	t.Helper()
 	out := map[string]bool{}
+	member, word := regexp.MustCompile("`json:\"(\\w+)"), regexp.MustCompile(`\w+`)
 	decl := regexp.MustCompile(`(?m)^func (?:\([^)]*\) )?(\w+)|^(?:type|var|const) (\w+)|^\t(\w+)(?:, \w+)* +[\w\[\]*.=]`)
 	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -103,12 +105,21 @@ func declared(t *testing.T) map[string]bool {
 		if d.IsDir() && p != root && strings.HasPrefix(d.Name(), ".") {
 			return filepath.SkipDir
 		}
-		if !strings.HasSuffix(p, ".go") {
+		if filepath.Ext(p) != ".go" && filepath.Ext(p) != ".js" {
 			return nil
 		}
 		b, err := os.ReadFile(p)
 		if err != nil {
 			return err
+		}
+		if filepath.Ext(p) == ".js" {
+			for _, w := range word.FindAllString(string(b), -1) {
+				out[w] = true
+			}
+			return nil
+		}
+		for _, m := range member.FindAllStringSubmatch(string(b), -1) {
+			out[m[1]] = true
 		}
 		for _, m := range decl.FindAllStringSubmatch(string(b), -1) {
 			out[m[1]+m[2]+m[3]] = true
