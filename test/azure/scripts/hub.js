@@ -70,3 +70,10 @@ exports.query = async ({connection, query, pageSize}) => {
   while (q.hasMoreResults) pages.push((await q.next(q.continuationToken)).result);
   return pages;
 };
+
+// disable bars a device from the hub.
+exports.disable = async ({connection, id}) => {
+  const registry = Registry.fromConnectionString(connection);
+  const device = (await registry.get(id)).responseBody;
+  await registry.update({...device, status: 'disabled', statusReason: 'stolen'});
+};
