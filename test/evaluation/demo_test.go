@@ -18,14 +18,18 @@ import (
 // file outside its folder; and the next demo takes the folder over.
 func TestDemoLeavesNothing(t *testing.T) {
 	testenv.Long(t)
-	testenv.Require(t, "swtpm")
+	testenv.Require(t, "swtpm", "node")
 	work := t.TempDir()
 	build(t, work)
+	modules, err := exec.Command("../../scripts/node-modules.sh").Output()
+	if err != nil {
+		t.Fatalf("Microsoft's SDKs: %v", err)
+	}
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
-			cmd, out := demo(t, work, "--devices", "3", "--dir", "demo")
-			out.wait(t, "all 3 devices are connected")
-			if running(t, work) < 7 { // serve, 3 agents, 3 TPMs
+			cmd, out := demo(t, work, "--devices", "3", "--dir", "demo", "--azure-sdk", strings.TrimSpace(string(modules)))
+			out.wait(t, "azure-sdk-1 registered")
+			if running(t, work) < 8 { // serve, 3 agents, 3 TPMs, the device with Microsoft's SDK
 				t.Fatalf("only %d processes work in the folder", running(t, work))
 			}
 			second := exec.Command("bin/cradle-demo", "--devices", "3", "--dir", "demo")
