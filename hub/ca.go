@@ -58,7 +58,7 @@ func (h *Hub) AddCA(ctx context.Context, hub Name, name string, der []byte) (*Tr
 		return nil, cradle.Errorf(cradle.Invalid, "certificate of %.100q is not a CA's", c.Subject)
 	case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
 		return nil, cradle.Errorf(cradle.Invalid, "certificate of %.100q may not sign certificates", c.Subject)
-	case h.now().After(c.NotAfter):
+	case h.Expired(c):
 		return nil, cradle.Errorf(cradle.Invalid, "certificate of %.100q expired at %s", c.Subject, c.NotAfter.UTC().Format(time.RFC3339))
 	}
 	have, err := h.CAs(ctx, hub)
@@ -76,6 +76,9 @@ func (h *Hub) AddCA(ctx context.Context, hub Name, name string, der []byte) (*Tr
 	h.log.Info("hub trusts a CA", "hub", hub, "name", name, "subject", c.Subject.String())
 	return ca, nil
 }
+
+// Expired reports whether a certificate has ended by the hub's clock.
+func (h *Hub) Expired(c *x509.Certificate) bool { return h.now().After(c.NotAfter) }
 
 // RemoveCA ends the trust in a CA and the connections that rest on it: at once in this process, within policyAge
 // no new ones in others.

@@ -9,14 +9,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/cli"
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/protocol/iothub"
-	"github.com/cradle-iot/cradle/protocol/sas"
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
@@ -33,29 +31,12 @@ type HubEventsCmd struct {
 
 // Run prints JSON lines, with and without --json.
 func (c *HubEventsCmd) Run(ctx context.Context, out *cli.Out) error {
-	a, _, err := c.client()
+	r, err := c.registry(ctx, c.Hub)
 	if err != nil {
 		return err
 	}
-	var k admin.ServiceKey
-	if err := a.Call(ctx, http.MethodGet, "/service-key/hub", nil, &k); err != nil {
-		return err
-	}
-	var st admin.Status
-	if err := a.Call(ctx, http.MethodGet, "/status", nil, &st); err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(st.Services, func(s admin.Service) bool { return s.Service == c.Hub }) {
-		return cradle.Errorf(cradle.NotFound, "no hub %q", c.Hub).WithHint("cradle status lists them")
-	}
-	cs, err := sas.ParseConnectionString(k.ConnectionString)
-	if err != nil {
-		return err
-	}
-	hc := *a.HTTP
-	hc.Timeout = 0
 	lines := &cli.Out{W: out.W, Err: out.Err, JSON: true}
-	err = iothub.NewRegistry(&hc, cs).Events(ctx, iothub.EventQuery{From: iothub.Cursor(c.From), Follow: c.Follow, Limit: c.Limit,
+	err = r.Events(ctx, iothub.EventQuery{From: iothub.Cursor(c.From), Follow: c.Follow, Limit: c.Limit,
 		Device: cradle.DeviceID(c.Device), Module: iothub.ModuleID(c.Module)},
 		func(e *iothub.Event) error { return lines.Print(e, nil) })
 	if c.Follow && errors.Is(err, context.Canceled) {

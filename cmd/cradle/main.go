@@ -101,6 +101,11 @@ type commands struct {
 	Release RevokeCmd `cmd:"" help:"Release what is suspended: a certificate, a device, or a set."`
 	Hub     struct {
 		Events HubEventsCmd `cmd:"" help:"Read telemetry as JSON lines."`
+		CA     struct {
+			Add    HubCAAddCmd    `cmd:"" help:"Let devices of type certificateAuthority in that have a certificate of this CA."`
+			List   HubCAListCmd   `cmd:"" help:"List the CAs."`
+			Remove HubCARemoveCmd `cmd:"" help:"Let them in no more, and disconnect them."`
+		} `cmd:"" name:"ca" help:"CAs of devices' certificates that are not named one by one in the registry."`
 	} `cmd:"" help:"Hubs."`
 	Audit struct {
 		Export  AuditExportCmd  `cmd:"" help:"Export a log with its records."`

@@ -46,6 +46,7 @@ func (s *Server) routes() *http.ServeMux {
 	s.methodRoutes(m)
 	s.c2dRoutes(m)
 	s.deviceRoutes(m)
+	s.authorityRoutes(m)
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, cradle.Errorf(cradle.NotFound, "%s %.200s is not served here", r.Method, r.URL.Path))
 	})
@@ -183,6 +184,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 			status, code = http.StatusPreconditionFailed, iothub.CodePreconditionFailed
 		case r.PathValue("module") != "":
 			code = iothub.CodeModuleAlreadyExists
+		case r.PathValue("name") != "":
+			code = iothub.CodeNameTaken
 		}
 	case cradle.TooLarge:
 		status, code = http.StatusRequestEntityTooLarge, iothub.CodeTooLarge

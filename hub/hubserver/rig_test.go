@@ -368,3 +368,17 @@ func (r *rig) module(of *unit, id string) *unit {
 	}
 	return &unit{r: r, name: of.name + "/" + id, key: decode(r.t, m.Authentication.SymmetricKey.PrimaryKey)}
 }
+
+// packets reads one packet after the other.
+func packets(t *testing.T, c net.Conn) func() mqtt.Packet {
+	r := bufio.NewReader(c)
+	return func() mqtt.Packet {
+		t.Helper()
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		p, err := mqtt.Read(r, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+}

@@ -34,6 +34,7 @@ const (
 	CodeGatewayTimeout      = "GatewayTimeout"
 	CodeBadDeviceAnswer     = "BadDeviceResponse"
 	CodeQueueFull           = "DeviceMaximumQueueDepthExceeded"
+	CodeNameTaken           = "NameAlreadyExists"
 	CodeLockLost            = "DeviceMessageLockLost"
 )
 
