@@ -49,6 +49,7 @@ type grant struct {
 	sum     [32]byte          // SHA-256 of the certificate; zero with a token
 	slot    int               // thumbprint that matched: 1 primary, 2 secondary, 0 none was needed
 	key     [32]byte          // SHA-256 of the key that had signed the token
+	policy  string            // whose key it was, when it was not the identity's own
 	ca      *x509.Certificate // that vouches for the certificate
 }
 
@@ -181,6 +182,9 @@ func (g *grant) lost(now identity) string {
 		}
 		return ""
 	case iothub.SAS:
+		if g.policy != "" {
+			return ""
+		}
 		for _, k := range [][]byte{now.auth.Primary, now.auth.Secondary} {
 			if len(k) > 0 && g.key == sha256.Sum256(k) {
 				return ""

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/protocol/iothub"
+	"github.com/cradle-iot/cradle/protocol/sas"
 )
 
 // Sink is the connection of a session, as the hub uses it. Its methods may be called from any goroutine and
@@ -168,11 +169,37 @@ func (h *Hub) admit(ctx context.Context, k key, login *Login, g *grant) (*Device
 			return nil, nil, err
 		}
 	}
-	if *g, err = judge(who, login, []string{string(k.hub)}, cas, h.now()); err != nil {
+	byPolicy, err := h.byPolicy(ctx, k, who, login, g)
+	if err == nil && !byPolicy {
+		*g, err = judge(who, login, []string{string(k.hub)}, cas, h.now())
+	}
+	if err != nil {
 		return nil, nil, err
 	}
 	// Again, with what was proved: a token may have come beside a certificate.
 	return d, m, h.blocked(g.account, k.device, g.sum)
+}
+
+// byPolicy admits who connects in a device's name with a token of a policy that may (DeviceConnect), as gateways do. It is for
+// identities with keys only: a certificate cannot be stood in for. False when the token names no policy.
+func (h *Hub) byPolicy(ctx context.Context, k key, who identity, login *Login, g *grant) (bool, error) {
+	if who.auth.Type != iothub.SAS || login.Token == "" {
+		return false, nil
+	}
+	t, err := sas.Parse(login.Token)
+	if err != nil || t.KeyName == "" {
+		return false, nil // judge says what is wrong
+	}
+	*g = grant{by: "SAS token", ends: t.Expiry, policy: t.KeyName}
+	path := "/devices/" + string(who.id)
+	if who.module != "" {
+		path += "/modules/" + string(who.module)
+	}
+	hosts := []string{string(k.hub)}
+	if login.Host != "" {
+		hosts = append(hosts, login.Host, withoutPort(login.Host))
+	}
+	return true, h.Authorize(ctx, k.hub, login.Token, DeviceConnect, hosts, path)
 }
 
 // resume takes up or discards what is kept of earlier connections. The session is in the table already, and the one

@@ -74,8 +74,25 @@ func TestSymmetricKeys(t *testing.T) {
 			t.Error("refused connections ended the one that was there")
 		}
 
+		// A policy may stand in for a device, if it has the right to.
+		policy := func(name, resource string) mqtt.Options {
+			cs, err := r.hub.ConnectionString(t.Context(), hub.DefaultName, host, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return with(sas.Sign(resource, name, cs.Key, time.Now().Add(time.Hour)))
+		}
+		u.refused(policy("service", host), mqtt.NotAuthorized, `policy \"service\" of hub hub-1 does not allow this`)
+		u.refused(policy("device", other.resource()), mqtt.NotAuthorized, "not for hub-1/devices/dev")
+		for _, resource := range []string{host, u.resource()} {
+			if err := u.connectWith(policy("device", resource)); err != nil {
+				t.Errorf("policy device for %s: %v", resource, err)
+			}
+		}
+		u.online(iothub.TwinAnswers)
+
 		// The session ends with its token, and the token is of no use any more.
-		short := with(sas.Sign(u.resource(), "", secondary, time.Now().Add(3*time.Second)))
+		short := with(sas.Sign(u.resource(), "", secondary, time.Now().Add(2*time.Second)))
 		if err := u.connectWith(short); err != nil {
 			t.Fatal(err)
 		}
