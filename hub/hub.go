@@ -46,6 +46,8 @@ type Hub struct {
 	sessions table
 	locks    keyLocks      // of a device's twin and kept session, so that it hears of changes in their order
 	rid      atomic.Uint64 // the last method call's id
+	// otherNames: a device came with a certificate that has another name than it has in the registry.
+	otherNames atomic.Bool
 
 	mu       sync.Mutex
 	policies map[Name]cachedPolicies

@@ -45,6 +45,7 @@ type grant struct {
 	by      string            // "certificate" or "SAS token"
 	ends    time.Time         // the certificate's or token's end
 	account cradle.AccountID  // of the certificate; empty with a token
+	name    cradle.DeviceID   // the certificate's: by it the status feed knows who came
 	cred    credential        // of the certificate
 	sum     [32]byte          // SHA-256 of the certificate; zero with a token
 	slot    int               // thumbprint that matched: 1 primary, 2 secondary, 0 none was needed
@@ -131,7 +132,7 @@ func judgeCertificate(who identity, l *Login, cas []*x509.Certificate, now time.
 			leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	g := grant{by: "certificate", ends: leaf.NotAfter, cred: credentialOf(leaf), sum: sha256.Sum256(leaf.Raw)}
-	g.account = accountOf(leaf)
+	g.account, g.name = accountOf(leaf), cradle.DeviceID(leaf.Subject.CommonName)
 	if who.auth.Type == iothub.SelfSigned {
 		if g.slot = g.cred.slot(who.primary, who.secondary); g.slot == 0 {
 			return grant{}, refuse("certificate %.16s… is not the device's", g.cred.sha256).

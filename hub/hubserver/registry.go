@@ -14,10 +14,10 @@ func (s *Server) get(r *request) (answer, error) {
 		return answer{}, err
 	}
 	n, err := s.hub.WaitingC2D(r.Context(), r.hub, d.DeviceID)
-	d.CloudToDeviceMessageCount = iothub.Count(n)
 	if err != nil {
 		return answer{}, err
 	}
+	d.CloudToDeviceMessageCount = iothub.Count(n)
 	return deviceAnswer(d), nil
 }
 

@@ -28,6 +28,13 @@ func (s *Server) getTwin(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	if module == "" {
+		n, err := s.hub.WaitingC2D(r.Context(), r.hub, device)
+		if err != nil {
+			return answer{}, err
+		}
+		t.CloudToDeviceMessageCount = iothub.Count(n)
+	}
 	return twinAnswer(t), nil
 }
 
