@@ -3,6 +3,7 @@ package hubserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -49,6 +50,7 @@ type conn struct {
 
 	mu      sync.Mutex
 	dropped string // why somebody else ended it
+	broken  error  // why nothing can be written any more
 }
 
 // name is who is connected, for the log.
@@ -92,8 +94,11 @@ func (c *conn) accepted(ctx context.Context, p *mqtt.Connect) bool {
 
 func (c *conn) ended(ctx context.Context, err error) {
 	c.mu.Lock()
-	dropped := c.dropped
+	dropped, broken := c.dropped, c.broken
 	c.mu.Unlock()
+	if broken != nil && err != errDisconnect {
+		err = fmt.Errorf("device does not take what is sent to it: %v", broken)
+	}
 	switch {
 	case err == errDisconnect:
 		c.log.Debug("device disconnected", "hub", c.hub, "device", c.name())
@@ -231,7 +236,7 @@ func (c *conn) serve(ctx context.Context) error {
 func (c *conn) isDropped() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.dropped != ""
+	return c.dropped != "" || c.broken != nil
 }
 
 func (c *conn) handle(ctx context.Context, raw mqtt.Packet) error {

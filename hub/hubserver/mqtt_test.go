@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"reflect"
 	"strings"
 	"testing"
@@ -243,6 +244,34 @@ func TestWill(t *testing.T) {
 	if len(es) != 1 || es[0].Props["iothub-MessageType"] != "Will" {
 		t.Errorf("got %v", es)
 	}
+}
+
+// TestWillAfterWrite: a connection that breaks while something is sent to the device is none that the device ended.
+func TestWillAfterWrite(t *testing.T) {
+	r := newRig(t, sqlite(t))
+	dev := r.register("dev")
+	c := r.dial(dev)
+	b := connectPacket(dev, func(p *mqtt.Connect) { p.Will = &mqtt.Will{Topic: iothub.EventsTopic("dev"), Message: []byte("gone")} })
+	b = (&mqtt.Subscribe{ID: 1, Subscriptions: []mqtt.Subscription{{Filter: iothub.DesiredChanges}}}).Append(b)
+	if _, err := c.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	rd := packets(t, c)
+	for rd().Type() != mqtt.SUBACK {
+	}
+	tcp := c.(*tls.Conn).NetConn().(*net.TCPConn)
+	tcp.SetLinger(0)
+	tcp.Close()
+	for i := range 3 {
+		r.twin("PATCH", "/twins/dev", fmt.Sprintf(`{"properties":{"desired":{"i":%d}}}`, i))
+	}
+	for range 500 {
+		if len(r.events("")) > 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("no will\n%s", r.logs)
 }
 
 func refusedWith(err error, code mqtt.Code) bool {

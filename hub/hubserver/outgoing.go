@@ -56,7 +56,7 @@ func (c *conn) drain() {
 		for _, packet := range queue {
 			if err := c.answer(packet); err != nil {
 				c.endOutgoing()
-				c.drop("device does not take what is sent to it")
+				c.breakOff(err)
 				return
 			}
 			o.mu.Lock()
@@ -64,6 +64,15 @@ func (c *conn) drain() {
 			o.mu.Unlock()
 		}
 	}
+}
+
+// breakOff ends the connection for the reader, who says how it ended: this is no drop by the hub, and the will is published.
+func (c *conn) breakOff(err error) {
+	c.mu.Lock()
+	c.broken = err
+	c.mu.Unlock()
+	c.SetDeadline(time.Unix(1, 0))
+	go c.Conn.Close()
 }
 
 // endOutgoing refuses what comes from now on.
