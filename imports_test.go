@@ -39,6 +39,7 @@ var layers = []struct {
 	{"provider/providerdb", []string{"provider", "provider/ca", "provider/ledger", "keys/keystore", "internal"}},
 	{"provisioning/allocate", []string{"internal"}}, // a pure decision
 	{"provisioning", []string{"provisioning/allocate", "protocol", "internal"}},
+	{"provisioning/destination", []string{"provisioning", "protocol", "internal"}}, // one client for each kind of foreign hub
 	{"provisioning/dpsserver", []string{"provisioning", "protocol", "internal"}},
 	{"provisioning/provisioningdb", []string{"provisioning", "protocol", "internal"}},
 	{"hub/query", []string{}}, // a pure decision
