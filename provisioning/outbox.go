@@ -41,6 +41,7 @@ type flight struct {
 type health struct {
 	failures int
 	until    time.Time
+	why      string // the last failure
 }
 
 const (
@@ -382,6 +383,7 @@ func (o *outbox) ill(hub string, err error) {
 		return // a call that began before the hub was found ill
 	}
 	h.failures++
+	h.why = err.Error()
 	h.until = o.s.now().Add(max(backoff(h.failures-1, retryMax), cradle.RetryAfter(err)))
 	first, until := h.failures == 1, h.until
 	o.mu.Unlock()

@@ -261,13 +261,15 @@ func delivered(now time.Time, refused error) Settled {
 		if refused != nil {
 			if r.Blocked == "" {
 				r.Status, r.ErrorCode = Failed, 400000
-				detail, hint := cradle.Public(refused)
-				r.ErrorMessage = detail
-				if hint != "" {
-					r.ErrorMessage += "; " + hint
-				}
+			}
+			detail, hint := cradle.Public(refused)
+			if r.ErrorMessage = detail; hint != "" {
+				r.ErrorMessage += "; " + hint
 			}
 			return r, nil
+		}
+		if r.Blocked != "" {
+			r.ErrorMessage = ""
 		}
 		if r.Blocked == "" && r.Status == Assigning {
 			r.Status, r.Substatus = Assigned, r.substatus()

@@ -124,6 +124,10 @@ type Outbox interface {
 	Release(ctx context.Context, owner string) error
 	// Pending counts the rows of the outbox.
 	Pending(ctx context.Context) (int, error)
+	// WaitingFor returns the rows of one registration, in order of hub.
+	WaitingFor(ctx context.Context, id RegistrationID) ([]Waiting, error)
+	// WaitingByHub counts the rows of each hub that has some.
+	WaitingByHub(ctx context.Context) (map[string]int, error)
 }
 
 // Feed is the status of devices as the credential provider publishes it. Blocked and CertBlocked must

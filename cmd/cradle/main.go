@@ -7,7 +7,7 @@
 //	cradle attestation register ...   act three: the operational CA at the provisioning service
 //
 // and the verbs to look at and change what there is: status, anchors, account, operator, tpm-maker, oem, order, lot,
-// device, revoke, release, hub, audit, service-key. Every verb has --json. Exit status: 0 done, 1 refused or failed, 2
+// device, revoke, release, hub, provisioning, audit, service-key. Every verb has --json. Exit status: 0 done, 1 refused or failed, 2
 // wrong usage.
 //
 // For fault tests: with CRADLE_KILL_AT_COMMIT=WHEN:N in its environment serve kills itself (SIGKILL) before,
@@ -119,7 +119,8 @@ type commands struct {
 			Remove WitnessRemoveCmd `cmd:"" help:"Take no further cosignatures of a witness."`
 		} `cmd:"" help:"Witnesses of the log (C2SP tlog-cosignature)."`
 	} `cmd:"" help:"The tamper-evident log."`
-	ServiceKey struct {
+	Provisioning provisioningCmds `cmd:"" help:"The provisioning service: linked hubs, registrations, allocation webhooks."`
+	ServiceKey   struct {
 		Show ServiceKeyCmd `cmd:"" help:"Show an Azure-style connection string."`
 	} `cmd:"" name:"service-key" help:"Keys of the service APIs."`
 	ServiceToken ServiceTokenCmd `cmd:"" name:"service-token" help:"Make a bearer token for a service API, with few rights and a short life."`

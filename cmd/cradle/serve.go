@@ -38,6 +38,7 @@ import (
 	"github.com/cradle-iot/cradle/internal/verbs"
 	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/admin"
+	"github.com/cradle-iot/cradle/protocol/dps"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/protocol/sas"
 	"github.com/cradle-iot/cradle/protocol/status"
@@ -49,6 +50,7 @@ import (
 	"github.com/cradle-iot/cradle/provider/shed"
 	certstatus "github.com/cradle-iot/cradle/provider/status"
 	"github.com/cradle-iot/cradle/provisioning"
+	"github.com/cradle-iot/cradle/provisioning/destination"
 	"github.com/cradle-iot/cradle/provisioning/provisioningdb"
 )
 
@@ -337,9 +339,9 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err != nil {
 		return nil, err
 	}
-	own := iothub.NewRegistry(in.within.client(), cs)
-	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Units: units{in.prov}, Issuer: in.ra, Log: in.log, Replica: replica, Hubs: []provisioning.Hub{
-		{Name: string(firstHub), Host: in.hub, Registry: own, Twins: own}}}); err != nil {
+	ownHub := iothub.NewRegistry(in.within.client(), cs)
+	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Units: units{in.prov}, Issuer: in.ra, Log: in.log, Replica: replica, Open: destination.Open,
+		Webhook: &dps.Webhook{}, Hubs: []provisioning.Hub{{Name: string(firstHub), Host: in.hub, Registry: ownHub, Twins: ownHub}}}); err != nil {
 		return nil, err
 	}
 	tokens, err := in.prov.Token(ctx, "admin")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
@@ -183,6 +184,9 @@ func (h *Handler) state(r provisioning.Registration) *dps.RegistrationState {
 	}
 	if r.Status == provisioning.Assigned {
 		s.AssignedHub, s.DeviceID, s.Substatus = h.svc.HubHost(r.Hub), string(r.DeviceID()), r.Substatus
+		if json.Valid([]byte(r.Answer)) { // of the custom allocation's webhook
+			s.Payload = json.RawMessage(r.Answer)
+		}
 	}
 	return s
 }

@@ -85,7 +85,7 @@ func New(c Config) *Handler {
 func Owns(path string) bool {
 	seg := strings.Split(strings.TrimPrefix(path, "/"), "/")
 	switch strings.ToLower(seg[0]) {
-	case "enrollments", "enrollmentgroups", "registrations":
+	case "enrollments", "enrollmentgroups", "registrations", "linkedhubs", "webhookkey":
 		return true
 	}
 	return len(seg) >= 3 && seg[1] == "registrations"
@@ -191,6 +191,9 @@ func (h *Handler) serve(w http.ResponseWriter, q *request) (*reply, error) {
 // route returns the endpoint, or the methods that the path allows. The device API comes first: an id
 // scope is never named like the service API's collections.
 func (h *Handler) route(q *request) (f endpoint, allow string) {
+	if f, allow, ok := h.linkRoute(q); ok {
+		return f, allow
+	}
 	choose := func(m map[string]endpoint, allow string) (endpoint, string) { return m[q.Method], allow }
 	seg, n := q.seg, len(q.seg)
 	// crud are the three methods of a thing that stands alone.

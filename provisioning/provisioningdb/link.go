@@ -14,7 +14,9 @@ import (
 
 const linkColumns = `name, etag, settings, secret, created_at, updated_at`
 
-func scanLink(s row) (provisioning.Link, error) {
+func linkSecret(name string) string { return "linked_hub/" + name }
+
+func (d *DB) scanLink(s row) (provisioning.Link, error) {
 	var l provisioning.Link
 	var name, settings, etag string
 	var secret []byte
@@ -25,12 +27,18 @@ func scanLink(s row) (provisioning.Link, error) {
 	if err := json.Unmarshal([]byte(settings), &l); err != nil {
 		return l, fmt.Errorf("settings of linked hub %q: %w", name, err)
 	}
+	if len(secret) > 0 {
+		var err error
+		if secret, err = d.vault.Open(linkSecret(name), secret); err != nil {
+			return l, fmt.Errorf("credentials of linked hub %q: %w", name, err)
+		}
+	}
 	l.Name, l.ETag, l.Secret, l.Created, l.Updated = name, etag, provisioning.Secret(secret), fromMicros(created), fromMicros(updated)
 	return l, nil
 }
 
-func getLink(tx *sqldb.Tx, name string) (*provisioning.Link, error) {
-	l, err := scanLink(tx.QueryRow(`SELECT `+linkColumns+` FROM linked_hub WHERE name = ? FOR UPDATE`, name))
+func (d *DB) getLink(tx *sqldb.Tx, name string) (*provisioning.Link, error) {
+	l, err := d.scanLink(tx.QueryRow(`SELECT `+linkColumns+` FROM linked_hub WHERE name = ? FOR UPDATE`, name))
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -48,7 +56,7 @@ func (d *DB) Links(ctx context.Context) ([]provisioning.Link, error) {
 		}
 		defer rows.Close()
 		for rows.Next() {
-			l, err := scanLink(rows)
+			l, err := d.scanLink(rows)
 			if err != nil {
 				return err
 			}
@@ -64,7 +72,7 @@ func (d *DB) PutLink(ctx context.Context, name string, change func(*provisioning
 	var out provisioning.Link
 	err := again(func() error {
 		return d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-			cur, err := getLink(tx, name)
+			cur, err := d.getLink(tx, name)
 			if err != nil {
 				return err
 			}
@@ -75,12 +83,16 @@ func (d *DB) PutLink(ctx context.Context, name string, change func(*provisioning
 			if err != nil {
 				return err
 			}
+			var secret any
+			if out.Secret != "" {
+				secret = d.vault.Seal(linkSecret(name), []byte(out.Secret))
+			}
 			if cur == nil {
 				_, err = tx.Exec(`INSERT INTO linked_hub (`+linkColumns+`) VALUES (?, ?, ?, ?, ?, ?)`,
-					name, out.ETag, string(settings), blob(string(out.Secret)), micros(out.Created), micros(out.Updated))
+					name, out.ETag, string(settings), secret, micros(out.Created), micros(out.Updated))
 			} else {
 				_, err = tx.Exec(`UPDATE linked_hub SET etag = ?, settings = ?, secret = ?, updated_at = ? WHERE name = ?`,
-					out.ETag, string(settings), blob(string(out.Secret)), micros(out.Updated), name)
+					out.ETag, string(settings), secret, micros(out.Updated), name)
 			}
 			return err
 		})
@@ -92,7 +104,7 @@ func (d *DB) PutLink(ctx context.Context, name string, change func(*provisioning
 // registration would pay for.
 func (d *DB) DeleteLink(ctx context.Context, name string, check func(provisioning.Link, bool) error) error {
 	return d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		l, err := getLink(tx, name)
+		l, err := d.getLink(tx, name)
 		if err != nil {
 			return err
 		}
@@ -110,4 +122,51 @@ func (d *DB) DeleteLink(ctx context.Context, name string, check func(provisionin
 		_, err = tx.Exec(`DELETE FROM linked_hub WHERE name = ?`, name)
 		return err
 	})
+}
+
+// WaitingFor implements provisioning.Outbox.
+func (d *DB) WaitingFor(ctx context.Context, id provisioning.RegistrationID) ([]provisioning.Waiting, error) {
+	var out []provisioning.Waiting
+	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		out = nil
+		rows, err := tx.Query(`SELECT hub, due_at, attempts, last_error FROM outbox WHERE registration_id = ? ORDER BY hub`, string(id))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var w provisioning.Waiting
+			var due int64
+			if err := rows.Scan(&w.Hub, &due, &w.Attempts, &w.Reason); err != nil {
+				return err
+			}
+			w.Due = fromMicros(due)
+			out = append(out, w)
+		}
+		return rows.Err()
+	})
+	return out, err
+}
+
+// WaitingByHub implements provisioning.Outbox.
+func (d *DB) WaitingByHub(ctx context.Context) (map[string]int, error) {
+	var out map[string]int
+	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		out = map[string]int{}
+		rows, err := tx.Query(`SELECT hub, count(*) FROM outbox GROUP BY hub`)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var hub string
+			var n int
+			if err := rows.Scan(&hub, &n); err != nil {
+				return err
+			}
+			out[hub] = n
+		}
+		return rows.Err()
+	})
+	return out, err
 }
