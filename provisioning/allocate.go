@@ -99,6 +99,9 @@ func (a *admission) facts(by Enrolled, t *Terms, r *Registration, d allocate.Dev
 		}
 		f.Proved = slices.ContainsFunc(policies, cradle.PolicyKeyProved.Equal)
 	}
+	if c.ek != nil {
+		f.EKType, f.Proved = c.ek.Type(), true // its hub key was made for this TPM alone
+	}
 	f.Region, f.CurrentHub, f.Enrolment = d.Region, r.Hub, c.Group
 	if by.Individual != nil {
 		f.Enrolment = string(by.Individual.ID)

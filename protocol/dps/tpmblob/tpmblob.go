@@ -28,6 +28,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"strconv"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -116,6 +117,15 @@ func Parse(what string, b []byte) (*Public, error) {
 
 // Digest is SHA-256 of the key's SubjectPublicKeyInfo, by which the credential provider knows an endorsement key.
 func (p *Public) Digest() [32]byte { return sha256.Sum256(p.spki) }
+
+// Type names the kind of key as orders do: rsa2048, rsa3072, rsa4096, p256.
+func (p *Public) Type() string {
+	key, err := x509.ParsePKIXPublicKey(p.spki)
+	if rsaKey, ok := key.(*rsa.PublicKey); err == nil && ok {
+		return "rsa" + strconv.Itoa(rsaKey.N.BitLen())
+	}
+	return "p256" // what else Parse lets pass
+}
 
 // Equal compares whole public areas.
 func (p *Public) Equal(o *Public) bool { return bytes.Equal(p.raw, o.raw) }

@@ -103,7 +103,7 @@ func areaOf(change func(*tpm2.TPMTPublic)) []byte {
 
 func TestParseRefuses(t *testing.T) {
 	good := areaOf(nil)
-	if _, err := tpmblob.Parse("key", good); err != nil {
+	if p, err := tpmblob.Parse("key", good); err != nil || p.Type() != "rsa2048" && p.Type() != "p256" {
 		t.Fatal(err)
 	}
 	rsa := func(change func(*tpm2.TPMSRSAParms)) []byte {
