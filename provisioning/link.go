@@ -142,6 +142,7 @@ func (s *Service) reloadLinks(ctx context.Context) error {
 	for _, h := range s.builtin {
 		if l, ok := stored[h.Name]; ok {
 			h.Region, h.Latency, h.Weight, h.State, h.link = l.Region, l.Latency, l.Weight, l.State, l
+			h.link.Kind, h.link.Host = LinkBuiltin, h.Host // what was stored may be of another address
 			delete(stored, h.Name)
 		} else {
 			h.link = Link{Name: h.Name, Kind: LinkBuiltin, Host: h.Host, Region: h.Region, Latency: h.Latency, Weight: h.Weight, State: h.State}

@@ -114,6 +114,7 @@ func TestReprovision(t *testing.T) {
 // The old hub's entry goes only when the new one stands; a crash at any step, before or after it took
 // effect, loses nothing.
 func TestMoveCrashes(t *testing.T) {
+	testenv.Long(t)
 	testenv.EachStore(t, func(t *testing.T, url string) {
 		for i, at := range []string{"hub-2 create", "hub-1 twin", "hub-2 replace", "hub-1 delete"} {
 			for _, lost := range []bool{false, true} {

@@ -131,6 +131,7 @@ func TestWebhookAllocates(t *testing.T) {
 // Whatever a webhook answers, a device never lands where its enrolment does not let it, and the rule's failure is the
 // device's patience or the fallback, never a lost registration.
 func TestWebhookFails(t *testing.T) {
+	testenv.Long(t)
 	w, h := newWorld(t, t.TempDir()+"/p.db"), newHook(t)
 	change, _ := w.hooked(h, 200*time.Millisecond)
 	r := w.start(true, change)
