@@ -122,6 +122,7 @@ func TestLimits(t *testing.T) {
 		{"something else first", mqtt.AppendEmpty(nil, mqtt.PINGREQ), nil, "PINGREQ before CONNECT"},
 		{"a message first", (&mqtt.Publish{Topic: "t"}).Append(nil), nil, "PUBLISH before CONNECT"},
 		{"HTTP", []byte("GET / HTTP/1.1\r\n\r\n"), nil, "malformed packet"},
+		{"AMQP", []byte("AMQP\x03\x01\x00\x00"), nil, "malformed packet"},
 		{"cut short", []byte{0x10, 2, 0, 4}, nil, "protocol name is cut short"},
 		{"bytes too many", append([]byte{0x10, byte(len(hello(nil)) - 2 + 1)}, append(hello(nil)[2:], 0)...), nil, "1 bytes too many"},
 		{"reserved flag", flipped(9, 1), nil, "reserved connect flag"},

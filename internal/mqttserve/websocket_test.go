@@ -156,6 +156,7 @@ func TestWebSocketRefusals(t *testing.T) {
 		{"no WebSocket", nil, 400, "subprotocol mqtt"},
 		{"no subprotocol", ask[:8], 400, "subprotocol mqtt"},
 		{"another subprotocol", append(ask[:8:8], "Sec-WebSocket-Protocol", "mqttx, soap"), 400, "subprotocol mqtt"},
+		{"AMQP", append(ask[:8:8], "Sec-WebSocket-Protocol", "AMQPWSB10"), 400, "subprotocol mqtt"},
 		{"no upgrade", ask[8:], 426, "Upgrade"},
 		{"another version", append([]string{"Sec-WebSocket-Version", "8"}, append(append([]string{}, ask[:4]...), ask[6:]...)...), 400, "ersion"},
 		{"a page of another site", append(ask[:10:10], "Origin", "https://evil.example"), 403, "evil.example"},
