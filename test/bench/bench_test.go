@@ -67,7 +67,7 @@ func TestFigures(t *testing.T) {
 	if !near(small.Ratio, 2.5) || !near(small.Total, 2.5*3600) || !near(small.Server, 2.5*3600*3/4) || !near(small.Rate, 25) {
 		t.Errorf("%+v", small)
 	}
-	if !near(small.RatioSpared, 2.5*36/34) {
+	if !near(small.RatioSpared, 2.5*36/30) {
 		t.Errorf("without the spared %v", small.RatioSpared)
 	}
 	large := level([]Sample{round(20, 2.75)})

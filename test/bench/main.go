@@ -1,7 +1,7 @@
 // Command bench measures what one onboarding costs the server, as a ratio to the cryptography that it
 // cannot avoid, and how that changes with the number of devices that are there already.
 //
-//	go run ./test/bench [--json FILE] [--devices N] [--status N] [--quick]
+//	go run ./test/bench [--json FILE] [--devices N] [--status N] [--only PART] [--quick]
 //
 // It builds the commands, runs a real "cradle serve" over SQLite and over PostgreSQL, and onboards devices
 // with software keys from this process (package sim), the factory line included, log on and durable. In the
@@ -74,7 +74,7 @@ func main() {
 	flag.IntVar(&o.devices, "devices", 200_000, "devices of the large installation; 0 leaves growth out")
 	flag.IntVar(&o.small, "small", 10_000, "devices of the small installation")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of each kind, interleaved")
-	flag.IntVar(&o.units, "units", 400, "onboardings per round")
+	flag.IntVar(&o.units, "units", 300, "onboardings per round")
 	flag.IntVar(&o.parallel, "parallel", 32, "units under way at once")
 	flag.StringVar(&o.stores, "stores", "sqlite,postgres", "stores to measure")
 	flag.StringVar(&o.pprof, "pprof", "", "`ADDR` at which the server being measured serves its profiles; one store and, without --only enrol, --devices 0")
