@@ -11,7 +11,7 @@ func (s suite) TestMethod(t *testing.T) {
 	for _, transport := range []string{"mqtt", "ws"} {
 		id := "method-" + transport
 		device := s.node.begin("device.method", s.assigned(t, id, transport))
-		s.Wait("the device "+id+" to listen", 20*time.Second, func() (bool, string) {
+		s.Wait("the device "+id+" to listen", time.Minute, func() (bool, string) {
 			var seen twin
 			s.must(t, &seen, "hub.getTwin", with{"connection": s.hub, "id": id})
 			return seen.Properties.Reported["listening"] != nil, "not yet"

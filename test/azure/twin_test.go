@@ -21,7 +21,7 @@ func (s suite) TestTwin(t *testing.T) {
 		d["interval"] = 30
 		device := s.node.begin("device.twin", d)
 		var seen twin
-		s.Wait("reported properties of "+id, 20*time.Second, func() (bool, string) {
+		s.Wait("reported properties of "+id, time.Minute, func() (bool, string) {
 			s.must(t, &seen, "hub.getTwin", with{"connection": s.hub, "id": id})
 			return seen.Properties.Reported["ready"] != nil, "not yet"
 		})
