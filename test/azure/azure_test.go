@@ -96,8 +96,7 @@ func open(t *testing.T) *place {
 		l.Close()
 	}
 	p := &place{World: world.New(t, world.Options{Addr: "127.0.0.1:443", Serve: []string{"--also-listen", "127.0.0.1:8883"}}), dir: t.TempDir()}
-	p.MustCradle("account", "create", world.Account, "--out", filepath.Join(p.dir, "account"))
-	p.NewMaker()
+	p.Acts()
 	p.anchors = filepath.Join(p.dir, "anchors.pem")
 	p.MustCradle("anchors", "--out", p.anchors)
 	st := world.Decode[admin.Status](t, p.MustCradle("status"))

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cradle-iot/cradle/internal/tpmio"
+	"github.com/cradle-iot/cradle/internal/tpmmaker"
 	"github.com/cradle-iot/cradle/test/world"
 )
 
@@ -37,7 +38,12 @@ type chip struct {
 // newChip starts a swtpm and serves it to tss.js.
 func (p *place) newChip(t *testing.T, name string) *chip {
 	t.Helper()
-	conn, err := tpmio.Open(t.Context(), p.NewTPM(name, world.GoodTPM).Socket())
+	return serveChip(t, p.NewTPM(name, world.GoodTPM).Socket())
+}
+
+func serveChip(t *testing.T, socket string) *chip {
+	t.Helper()
+	conn, err := tpmio.Open(t.Context(), socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,5 +198,25 @@ func (s suite) TestTPMRefused(t *testing.T) {
 		if !logged {
 			t.Errorf("%s: the log does not say %q", c.name, c.reason)
 		}
+	}
+}
+
+// A group admits the units that the line made under an order, by their TPMs, once their lot is accepted; nobody enrols them
+// one by one.
+func (s suite) TestTPMUnits(t *testing.T) {
+	tpm := s.NewTPM("unit", tpmmaker.Options{EKType: tpmmaker.RSA2048})
+	unit := world.Decode[struct{ Device string }](t, s.Must("cradle-oem", s.PersonaliseArgs(world.Serial(1), tpm.Socket())...))
+	s.MustCradle("enrollment", "units", "order-1-units", "--account", world.Account, "--order", world.Order)
+	s.CloseLot()
+	c := serveChip(t, tpm.Socket())
+	d := c.given(s.keyed(unit.Device, "http", ""))
+	d["telemetry"] = with{"unit": true}
+	var r registered
+	s.must(t, &r, "tpm.register", d)
+	if r.AssignedHub != s.host || r.DeviceID != unit.Device {
+		t.Errorf("%+v", r)
+	}
+	if got := s.events(t, unit.Device); len(got) != 1 {
+		t.Errorf("the hub has %+v", got)
 	}
 }
