@@ -1,7 +1,9 @@
 package azure_test
 
 import (
+	"os"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -44,5 +46,28 @@ func (s suite) TestEnrolmentGroups(t *testing.T) {
 	}
 	if !slices.Contains(r.Found, "life") || !slices.Contains(r.Found, "beside") || r.Gone.Status != 404 {
 		t.Errorf("found %v, then %+v", r.Found, r.Gone)
+	}
+}
+
+// A bearer token has the rights that it was made with, and no others.
+func (s suite) TestBearerToken(t *testing.T) {
+	file := s.Path("token")
+	s.MustCradle("service-token", "--name", "dashboard", "--rights", "enrollmentRead", "--out", file)
+	token, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := with{"host": s.host, "token": strings.TrimSpace(string(token)), "group": "devices"}
+	var g enrolment
+	if s.must(t, &g, "enrolments.byToken", given); g.EnrollmentGroupID != "devices" {
+		t.Errorf("%+v", g)
+	}
+	given["remove"] = true
+	if e := s.refused(t, "enrolments.byToken", given); e.Name != "UnauthorizedError" || e.Status != 401 || !e.says("nrollmentWrite") {
+		t.Errorf("a right that the token has not: %v", e)
+	}
+	given["token"] = given["token"].(string) + "x"
+	if e := s.refused(t, "enrolments.byToken", given); e.Name != "UnauthorizedError" || e.Status != 401 {
+		t.Errorf("a token that was changed: %v", e)
 	}
 }

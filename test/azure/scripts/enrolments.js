@@ -84,3 +84,11 @@ exports.groupKeys = async ({connection, id}) =>
   (await ProvisioningServiceClient.fromConnectionString(connection).getEnrollmentGroupAttestationMechanism(id)).responseBody;
 exports.registrations = async ({connection, id, pageSize}) =>
   pages(ProvisioningServiceClient.fromConnectionString(connection).createEnrollmentGroupDeviceRegistrationStateQuery({query: '*'}, id, pageSize));
+
+// byToken reads a group with a bearer token, as a back end with an identity of its own does.
+exports.byToken = async ({host, token, group, remove}) => {
+  const credential = {getToken: async () => ({token, expiresOnTimestamp: Date.now() + 60000})};
+  const client = ProvisioningServiceClient.fromTokenCredential(host, credential);
+  if (remove) await client.deleteEnrollmentGroup(group);
+  return (await client.getEnrollmentGroup(group)).responseBody;
+};
