@@ -14,8 +14,8 @@ type Authority struct {
 	Name     string    `json:"name"`
 	Subject  string    `json:"subject"`
 	SHA256   string    `json:"sha256"` // of the certificate, lower-case hex
-	NotAfter time.Time `json:"notAfter"`
-	Added    time.Time `json:"added"`
+	NotAfter time.Time `json:"not_after"`
+	Added    time.Time `json:"added_at"`
 	Expired  bool      `json:"expired,omitempty"` // by the hub's clock: it admits nobody any more
 }
 

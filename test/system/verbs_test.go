@@ -209,6 +209,15 @@ func TestVerbs(t *testing.T) {
 	v.ok("cradle attestation register --account acme --service-connection-string-file @/dps.key", "id")
 	v.one("cradle service-key show --service hub", "connection_string")
 	v.bad(2, "--service", "cradle service-key show --service moon")
+	v.one("cradle hub ca add acme @/acme/production-operational.pem", "name", "subject", "sha256", "not_after", "added_at")
+	v.bad(1, "acme", "cradle hub ca add acme @/acme/production-root.pem")
+	v.bad(1, "no hub", "cradle hub ca add more @/acme/production-root.pem --hub hub-9")
+	v.bad(1, "holds no certificate", "cradle hub ca add none @/order.jws")
+	if cas := v.ok("cradle hub ca list", "name", "sha256"); len(cas) != 1 {
+		t.Errorf("CAs of the hub: %v", cas)
+	}
+	v.one("cradle hub ca remove acme", "name", "hub")
+	v.bad(1, "trusts no CA", "cradle hub ca remove acme")
 
 	v.agent()
 	v.devices()
