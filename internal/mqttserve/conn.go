@@ -66,8 +66,32 @@ func (c *Conn) ReadPacket(limit int) (mqtt.Packet, error) {
 	return p, err
 }
 
-// Buffered reports whether a whole packet is at hand, so that ReadPacket will not wait.
-func (c *Conn) Buffered() bool { return c.r != nil && mqtt.Buffered(c.r) }
+// Buffered reports whether a whole packet is at hand, so that ReadPacket will not wait. It may leave a read deadline
+// that has passed: the caller sets its own before it reads.
+func (c *Conn) Buffered() bool {
+	if c.r != nil && mqtt.Buffered(c.r) {
+		return true
+	}
+	c.takeIn()
+	return c.r != nil && mqtt.Buffered(c.r)
+}
+
+// takeIn buffers what TLS has already taken from the socket, record after record, of which one Read gives only one. With
+// a deadline that has passed nothing is waited for, and TLS connections go on after it; WebSockets do not.
+func (c *Conn) takeIn() {
+	if c.Transport != TCP || c.SetReadDeadline(past) != nil {
+		return
+	}
+	if c.r == nil {
+		if n, _ := c.Conn.Read(c.first[:]); n == 0 {
+			return
+		}
+		c.have = 1
+		c.r = readers.Get().(*bufio.Reader)
+		c.r.Reset((*source)(c))
+	}
+	c.r.Peek(bufferSize) // an error that lasts comes again at the next read
+}
 
 // source reads the byte that was read ahead, then the connection.
 type source Conn
