@@ -92,3 +92,14 @@ exports.token = async ({sas, transport}) => {
   await client.sendEvent(new Message('by token'));
   await client.close();
 };
+
+// module is a part of a device with a connection of its own: it sends, and reads and reports its own twin.
+exports.module = async ({hub, id, module, symmetricKey, transport}) => {
+  const {ModuleClient} = require('azure-iot-device');
+  const client = ModuleClient.fromConnectionString(`HostName=${hub};DeviceId=${id};ModuleId=${module};SharedAccessKey=${symmetricKey}`, transports[transport]());
+  await client.open();
+  await client.sendEvent(new Message('from the module'));
+  const twin = await client.getTwin();
+  await new Promise((resolve, reject) => twin.properties.reported.update({lens: 'clean'}, (e) => e ? reject(e) : resolve()));
+  await client.close();
+};

@@ -77,3 +77,11 @@ exports.disable = async ({connection, id}) => {
   const device = (await registry.get(id)).responseBody;
   await registry.update({...device, status: 'disabled', statusReason: 'stolen'});
 };
+
+// addModule gives a device a module and returns its key.
+exports.addModule = async ({connection, id, module}) => {
+  const registry = Registry.fromConnectionString(connection);
+  await registry.addModule({deviceId: id, moduleId: module});
+  return (await registry.getModule(id, module)).responseBody.authentication.symmetricKey.primaryKey;
+};
+exports.getModuleTwin = async ({connection, id, module}) => strip((await Registry.fromConnectionString(connection).getModuleTwin(id, module)).responseBody);
