@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -190,40 +189,6 @@ func (v *verification) stationIssued(name string, b Body) {
 	}
 }
 
-func (v *verification) standing(name string, l Leaf, b Body) {
-	if b.Certificate != "" {
-		v.certStanding(name, l, b)
-		return
-	}
-	dev := v.devices[b.Device]
-	if dev == nil {
-		v.find(DeviceMissing, "device "+b.Device, "%s makes it %s", name, b.State)
-		return
-	}
-	dev.standing = cradle.DeviceState(b.State)
-	if dev.final.IsZero() && (dev.standing == cradle.Revoked || dev.standing == cradle.Retired) {
-		dev.final = l.Time
-	}
-}
-
-func (v *verification) certStanding(name string, l Leaf, b Body) {
-	d, ok := parseDigest(b.Certificate)
-	c := v.certs[d]
-	if !ok || c == nil {
-		v.find(CertificateMissing, "certificate "+b.Certificate, "%s makes it %s", name, b.State)
-		return
-	}
-	if c.serial != b.Serial || c.device != b.Device && !deviceless(c.profile) {
-		v.find(CertificateChanged, "certificate "+b.Certificate, "the row says serial %s of %s, %s says serial %s of %s", c.serial, c.device, name, b.Serial, b.Device)
-	}
-	if c.standing == cradle.Revoked {
-		return // final
-	}
-	if c.standing = cradle.DeviceState(b.State); c.standing == cradle.Revoked {
-		c.ended = l.Time
-	}
-}
-
 func (v *verification) ordered(name string, b Body) {
 	o := v.orders[b.Order]
 	if o == nil {
@@ -341,101 +306,6 @@ func (v *verification) lost(name string, l Leaf, b Body) {
 			v.find(OrderMissing, "order "+id, "%s freezes it", name)
 		}
 	}
-}
-
-// profileLeaf is how a leaf speaks of a profile: by the digest of its text, or by the old and the new one's.
-type profileLeaf struct{ Old, New string }
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (p *profileLeaf) UnmarshalJSON(b []byte) error {
-	if len(b) > 0 && b[0] == '"' {
-		return json.Unmarshal(b, &p.New)
-	}
-	type plain profileLeaf
-	return json.Unmarshal(b, (*plain)(p))
-}
-
-func (v *verification) profiled(b Body) {
-	for name, p := range b.Profiles {
-		if v.profiles == nil {
-			v.profiles = map[string]string{}
-		}
-		v.profiles[name] = p.New
-	}
-}
-
-// finishProfiles holds the account's profiles against what the leaves said of them.
-func (v *verification) finishProfiles() {
-	if v.accountRow == nil || v.profiles == nil {
-		return
-	}
-	for name, text := range v.accountRow.Profiles {
-		if got := hexDigest([]byte(text)); got != v.profiles[name] {
-			v.find(AccountChanged, "account "+v.accountRow.ID, "its profile %s has the digest %s, the log says %q", name, got, v.profiles[name])
-		}
-	}
-	for name := range v.profiles {
-		if _, there := v.accountRow.Profiles[name]; !there {
-			v.find(AccountChanged, "account "+v.accountRow.ID, "its profile %s is gone", name)
-		}
-	}
-}
-
-// stateOf is where a device must be by what the leaves said.
-func (v *verification) stateOf(d *deviceRecord) cradle.DeviceState {
-	switch lot := v.lots[d.row.Lot]; {
-	case d.standing.Blocked():
-		return d.standing
-	case d.ldevid, d.row.Order == "" && d.standing == "": // without an order it came by a credential
-		return cradle.Active
-	case d.row.Order == "":
-		return d.standing
-	case lot != nil && lot.state == "accepted":
-		return cradle.Accepted
-	}
-	return cradle.Made
-}
-
-// finishRevocation holds a certificate's mark against what the leaves said of it and of its device.
-func (v *verification) finishRevocation(name string, d digest, c *certRecord) {
-	final, held := c.ended, c.standing == cradle.Suspended
-	if dev := v.devices[c.device]; dev != nil && !deviceless(c.profile) {
-		if final.IsZero() {
-			final = dev.final
-		}
-		held = held || dev.standing == cradle.Suspended
-	}
-	switch {
-	case c.revoked && final.IsZero() && !held:
-		v.find(RevocationUnlogged, name, "it is revoked or on hold, but no leaf says so of it or of device %s", c.device)
-	case !c.revoked && !final.IsZero() && c.notAfter.After(final):
-		v.find(RevocationMissing, name, "it, or its device %s, was revoked on %s, but it is not marked so", c.device, stamp(final))
-	case !c.revoked && c.standing == cradle.Suspended:
-		v.find(RevocationMissing, name, "it was put on hold and never released, but it is not marked so")
-	case c.revoked && c.crl == "":
-		v.find(RevocationMissing, name, "it is marked as revoked or on hold, but CRLs and OCSP do not know of it")
-	case !c.revoked && c.crl != "":
-		v.find(RevocationUnlogged, name, "CRLs and OCSP say %s, it is not marked so", c.crl)
-	case c.revoked && (c.crl == cradle.CertificateHold.String()) != final.IsZero():
-		v.find(RevocationMissing, name, "CRLs and OCSP say %s, which is not how the log has it", c.crl)
-	case !c.revoked && c.reason != "", c.revoked && !gave(c, v.certEvents[d.String()], v.devEvents[c.device]):
-		v.find(RevocationUnlogged, name, "the row gives the reason %q, CRLs and OCSP %s; no leaf does", c.reason, c.crl)
-	}
-}
-
-// gave reports whether a leaf that blocks gave the certificate's reason and code.
-func gave(c *certRecord, tallies ...*tally) bool {
-	for _, t := range tallies {
-		if t == nil {
-			continue
-		}
-		for _, l := range t.leaves {
-			if cradle.DeviceState(l.state).Blocked() && l.reason == c.reason && (l.code == "" || l.code == c.crl) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // compareText puts findings that come from maps into a fixed order.
