@@ -183,6 +183,38 @@ func TestDeviceSideUnderChange(t *testing.T) {
 	})
 }
 
+// TestLateSubscription: what a dropped connection still has under way is not kept for the one that took its place.
+func TestLateSubscription(t *testing.T) {
+	r := newRig(t, sqlite(t))
+	u := r.keyed("dev")
+	connect := func(clean bool) *hub.Session {
+		t.Helper()
+		s, err := r.hub.Connect(t.Context(), hub.DefaultName, "dev", "", &hub.Login{Token: u.token(), Host: host}, clean, onDrop(func(string) {}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	old := connect(false)
+	if err := old.Subscribe(t.Context(), hub.HearTwin, 0); err != nil {
+		t.Fatal(err)
+	}
+	if s := connect(false); !s.Present() {
+		t.Error("no session present")
+	}
+	old = connect(false)
+	connect(true) // discards what was kept
+	if err := old.Subscribe(t.Context(), hub.HearMethods, 0); cradle.KindOf(err) != cradle.Unauthorized {
+		t.Errorf("a dropped session subscribed: %v", err)
+	}
+	if s := connect(false); s.Present() {
+		t.Error("what a dropped session subscribed to was kept")
+	}
+	if _, err := old.Report(t.Context(), []byte(`{"a":1}`)); cradle.KindOf(err) != cradle.Unauthorized {
+		t.Errorf("a dropped session reported: %v", err)
+	}
+}
+
 // lame is a store whose mailbox and twins can be switched off.
 type lame struct {
 	hub.Store
