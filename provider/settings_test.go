@@ -25,42 +25,7 @@ func TestTamperedSettings(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		const profile = "guests"
-		guests := ca.DefaultProfile(cradle.Operational)
-		guests.Approval, guests.Default = true, false
-		_, err := r.p.SetProfiles(t.Context(), "acme", provider.Profiles{profile: guests}, false)
-		try(err)
-		r.basicUser(profile, "guest", "")
-		r.basicUser(profile, "former", "")
-		_, err = r.p.DisableBasicUser(t.Context(), "acme", profile, "former")
-		try(err)
-		manifest, err := provider.ParseManifest("gw-9\ngw-1\n")
-		try(err)
-		_, err = r.p.SetClientCA(t.Context(), provider.ClientCA{Account: "acme", Profile: cradle.LDevID, Certs: [][]byte{o.root.Raw}}, manifest)
-		try(err)
-		_, _, err = r.p.AddOperator(t.Context(), provider.Operator{Account: "acme", Name: "alice", Role: admin.Auditor})
-		try(err)
-		_, _, err = r.p.AddOperator(t.Context(), provider.Operator{Name: "root", Role: admin.Auditor})
-		try(err)
-		public, _, err := ed25519.GenerateKey(rand.Reader)
-		try(err)
-		witness, err := ledger.WitnessKey("w1", public)
-		try(err)
-		_, err = r.p.AddWitness(t.Context(), "acme", witness)
-		try(err)
-		try(r.p.SetKEK(t.Context(), "acme", []byte{1}, make([]byte, 32)))
-		for _, device := range []string{"gw-1", "gw-2", "gw-3"} {
-			_, err = r.plain(profile, provider.Enroll, byBasic("guest"), plainCSR(t, device, newKey(t), false))
-			refused(t, err, cradle.Pending, "waits")
-		}
-		list, err := r.p.Approvals(t.Context(), "acme", provider.Waiting)
-		try(err)
-		_, err = r.p.Decide(t.Context(), list[0].ID, true, "")
-		try(err)
-		_, err = r.p.Decide(t.Context(), list[1].ID, false, "no")
-		try(err)
-		_, err = r.p.Distrust(t.Context(), provider.Distrusting{EK: strings.Repeat("ab", 32)}, "lost", true)
-		try(err)
+		r.grants(o)
 		r.check()
 		store := openTampered(r, url)
 		audit := func(log string) []ledger.Finding {
@@ -121,4 +86,51 @@ func TestTamperedSettings(t *testing.T) {
 		}
 		r.check()
 	})
+}
+
+// grants makes every kind of row by which somebody may do something.
+func (r *rig) grants(o *otherCA) {
+	r.t.Helper()
+	try := func(err error) {
+		r.t.Helper()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	const profile = "guests"
+	guests := ca.DefaultProfile(cradle.Operational)
+	guests.Approval, guests.Default = true, false
+	_, err := r.p.SetProfiles(r.t.Context(), "acme", provider.Profiles{profile: guests}, false)
+	try(err)
+	r.basicUser(profile, "guest", "")
+	r.basicUser(profile, "former", "")
+	_, err = r.p.DisableBasicUser(r.t.Context(), "acme", profile, "former")
+	try(err)
+	manifest, err := provider.ParseManifest("gw-9\ngw-1\n")
+	try(err)
+	_, err = r.p.SetClientCA(r.t.Context(), provider.ClientCA{Account: "acme", Profile: cradle.LDevID, Certs: [][]byte{o.root.Raw}}, manifest)
+	try(err)
+	_, _, err = r.p.AddOperator(r.t.Context(), provider.Operator{Account: "acme", Name: "alice", Role: admin.Auditor})
+	try(err)
+	_, _, err = r.p.AddOperator(r.t.Context(), provider.Operator{Name: "root", Role: admin.Auditor})
+	try(err)
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	try(err)
+	witness, err := ledger.WitnessKey("w1", public)
+	try(err)
+	_, err = r.p.AddWitness(r.t.Context(), "acme", witness)
+	try(err)
+	try(r.p.SetKEK(r.t.Context(), "acme", []byte{1}, make([]byte, 32)))
+	for _, device := range []string{"gw-1", "gw-2", "gw-3"} {
+		_, err = r.plain(profile, provider.Enroll, byBasic("guest"), plainCSR(r.t, device, newKey(r.t), false))
+		refused(r.t, err, cradle.Pending, "waits")
+	}
+	list, err := r.p.Approvals(r.t.Context(), "acme", provider.Waiting)
+	try(err)
+	_, err = r.p.Decide(r.t.Context(), list[0].ID, true, "")
+	try(err)
+	_, err = r.p.Decide(r.t.Context(), list[1].ID, false, "no")
+	try(err)
+	_, err = r.p.Distrust(r.t.Context(), provider.Distrusting{EK: strings.Repeat("ab", 32)}, "lost", true)
+	try(err)
 }
