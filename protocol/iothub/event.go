@@ -146,5 +146,8 @@ func (r *Registry) Events(ctx context.Context, q EventQuery, fn func(*Event) err
 		}
 		return fmt.Errorf("reading hub events: %w", busy(err))
 	}
+	if q.Follow { // a stream that was given up may also look as if it had ended
+		return ctx.Err()
+	}
 	return nil
 }
