@@ -22,6 +22,7 @@ func (s suite) TestTwin(t *testing.T) {
 		device := s.node.begin("device.twin", d)
 		var seen twin
 		s.Wait("reported properties of "+id, time.Minute, func() (bool, string) {
+			seen = twin{} // else what is gone stays in its maps
 			s.must(t, &seen, "hub.getTwin", with{"connection": s.hub, "id": id})
 			return seen.Properties.Reported["ready"] != nil, "not yet"
 		})

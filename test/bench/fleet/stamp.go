@@ -3,6 +3,7 @@ package fleet
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
@@ -28,6 +29,7 @@ type stamp struct {
 	key                 *ecdsa.PrivateKey
 	first               []byte
 	serial              []byte
+	spki                []byte // the first one's
 	device, unit, ek    string
 	notBefore, notAfter time.Time
 }
@@ -42,7 +44,7 @@ func newStamp(iss *ca.Issuer, p cradle.Profile, key crypto.Signer, now, end time
 		return nil, err
 	}
 	n := ca.NewSerial()
-	s := &stamp{issuer: iss, key: signer, serial: n.Bytes(), unit: plant.Serial(plant.Fleet, 0), ek: digestOf("an EK")}
+	s := &stamp{issuer: iss, key: signer, serial: n.Bytes(), spki: spki, unit: plant.Serial(plant.Fleet, 0), ek: digestOf("an EK")}
 	s.device = string(plant.Account) + "-" + s.unit
 	ek, err := hex.DecodeString(s.ek)
 	if err != nil {
@@ -74,15 +76,22 @@ func shardURL(statusURL, authority string, shard int64) string {
 	return fmt.Sprintf("%s/crl/%s/%d.crl", statusURL, provider.StatusName(authority), shard)
 }
 
-// certificate makes d's.
-func (s *stamp) certificate(serial *big.Int, d *provider.Device) ([]byte, error) {
+// certificate makes d's, for a key that nobody keeps, and names the key.
+func (s *stamp) certificate(serial *big.Int, d *provider.Device) (der []byte, spki string, err error) {
+	key, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, "", err
+	}
+	point := key.PublicKey().Bytes()
+	own := append(bytes.Clone(s.spki[:len(s.spki)-len(point)]), point...)
 	// The device's name holds the unit's serial number, so it goes first.
-	rs := []replace{{s.serial, serial.Bytes()}, {[]byte(s.device), []byte(d.ID)}, {[]byte(s.unit), []byte(d.Serial)}, {[]byte(s.ek), []byte(d.EKDigest)}}
+	rs := []replace{{s.serial, serial.Bytes()}, {[]byte(s.device), []byte(d.ID)}, {[]byte(s.unit), []byte(d.Serial)}, {[]byte(s.ek), []byte(d.EKDigest)}, {s.spki, own}}
 	if s.shard != 0 {
 		rs = append(rs, replace{fmt.Appendf(nil, "/%d.crl", s.shard), fmt.Appendf(nil, "/%d.crl", s.shard+s.made/provider.ShardSize)})
 	}
 	s.made++
-	return resign(s.first, s.key, rs...)
+	der, err = resign(s.first, s.key, rs...)
+	return der, digestOf(string(own)), err
 }
 
 type replace struct{ old, new []byte }
