@@ -177,8 +177,11 @@ func checkCAs(a Attestation, now time.Time) (Attestation, error) {
 	if err := checkCA(a.Primary, now); err != nil {
 		return out, err
 	}
-	if len(a.Secondary) > 0 {
-		return out, checkCA(a.Secondary, now)
+	if bytes.Equal(a.Primary, a.Secondary) { // one certificate in both slots is one
+		out.Secondary = nil
+	}
+	if len(out.Secondary) > 0 {
+		return out, checkCA(out.Secondary, now)
 	}
 	return out, nil
 }

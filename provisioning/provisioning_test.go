@@ -537,6 +537,20 @@ func TestAllocation(t *testing.T) {
 	}
 }
 
+// One certificate in both slots is one.
+func TestGroupOneCertificateTwice(t *testing.T) {
+	w := newWorld(t, t.TempDir()+"/p.db")
+	r := w.start(false, nil)
+	g, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: "twice", Attestation: provisioning.Attestation{Kind: provisioning.X509CA, Primary: w.ca.Cert.Raw, Secondary: w.ca.Cert.Raw},
+		Terms: provisioning.Terms{Enabled: true}})
+	if err != nil || len(g.Secondary) != 0 {
+		t.Fatalf("%+v %v", g, err)
+	}
+	if _, _, err := r.register("dev-1", w.ca.Leaf("dev-1", nil).Leaf); err != nil {
+		t.Error(err)
+	}
+}
+
 // Another replica's change of groups is seen: a new CA at once (at most a second later), a disabled group at
 // the very next registration.
 func TestGroupsAcrossReplicas(t *testing.T) {
