@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
+	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/cli"
 	"github.com/cradle-iot/cradle/internal/durable"
 	"github.com/cradle-iot/cradle/protocol/admin"
@@ -161,8 +163,14 @@ func (c *EnrollmentUnitsCmd) Run(ctx context.Context, out *cli.Out) error {
 		return err
 	}
 	g := dps.EnrollmentGroup{EnrollmentGroupID: c.ID, Attestation: dps.Attestation{Type: "tpm", TPMUnits: &dps.TPMUnits{Account: c.Account, Order: c.Order, Lots: c.Lot}}}
-	if present, err := svc.Group(ctx, c.ID); err == nil {
+	switch present, err := svc.Group(ctx, c.ID); {
+	case err == nil:
+		if err := holdsUnits(present, c.Account); err != nil {
+			return err
+		}
 		g.Terms = present.Terms
+	case cradle.KindOf(err) != cradle.NotFound:
+		return err
 	}
 	g.ProvisioningStatus = "enabled"
 	if c.Disable {
@@ -173,8 +181,24 @@ func (c *EnrollmentUnitsCmd) Run(ctx context.Context, out *cli.Out) error {
 		return err
 	}
 	return out.Print(map[string]any{"group": stored.EnrollmentGroupID, "account": c.Account, "order": c.Order, "lots": c.Lot, "status": stored.ProvisioningStatus, "etag": stored.ETag}, func(w io.Writer) {
-		fmt.Fprintf(w, "enrolment group %s admits the units of order %s %v of account %s by their TPMs (%s)\n", stored.EnrollmentGroupID, c.Order, c.Lot, c.Account, stored.ProvisioningStatus)
+		var of []string
+		if c.Order != "" {
+			of = append(of, "order "+c.Order)
+		}
+		if len(c.Lot) > 0 {
+			of = append(of, "lot "+strings.Join(c.Lot, ", "))
+		}
+		fmt.Fprintf(w, "enrolment group %s admits the units of %s of account %s by their TPMs (%s)\n", stored.EnrollmentGroupID, strings.Join(of, ", "), c.Account, stored.ProvisioningStatus)
 	})
+}
+
+// holdsUnits refuses to make a group of units out of another one, whose keys or certificates would be lost.
+func holdsUnits(g *dps.EnrollmentGroup, account string) error {
+	if u := g.Attestation.TPMUnits; u == nil || u.Account != account {
+		return cradle.Errorf(cradle.Conflict, "enrolment group %s is there already, and is not one of units of account %s", g.EnrollmentGroupID, account).
+			WithHint("choose another id, or delete that group first")
+	}
+	return nil
 }
 
 // ServiceTokenCmd makes a bearer token for a service API.
