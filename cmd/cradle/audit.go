@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -31,6 +32,12 @@ type HubEventsCmd struct {
 
 // Run prints JSON lines, with and without --json.
 func (c *HubEventsCmd) Run(ctx context.Context, out *cli.Out) error {
+	if _, err := strconv.ParseUint(c.From, 10, 63); c.From != "" && err != nil {
+		return cli.Usagef("--from %.40q is no cursor: give that of an event, a number", c.From)
+	}
+	if c.Limit < 0 {
+		return cli.Usagef("--limit %d is less than 0", c.Limit)
+	}
 	r, err := c.registry(ctx, c.Hub)
 	if err != nil {
 		return err

@@ -1,9 +1,22 @@
 package main
 
 import (
+	"errors"
 	"testing"
 	"time"
+
+	"github.com/cradle-iot/cradle/internal/cli"
 )
+
+// TestEventsUsage: what is no cursor or count is wrong usage, before any service is asked.
+func TestEventsUsage(t *testing.T) {
+	for _, c := range []HubEventsCmd{{From: "abc"}, {From: "-1"}, {From: "18446744073709551616"}, {Limit: -1}} {
+		var usage *cli.UsageError
+		if err := c.Run(t.Context(), &cli.Out{}); !errors.As(err, &usage) {
+			t.Errorf("from %q, limit %d: %v", c.From, c.Limit, err)
+		}
+	}
+}
 
 func TestKeepTime(t *testing.T) {
 	for in, want := range map[string]time.Duration{"7d": 7 * 24 * time.Hour, "0d": 0, "0": 0, "90m": 90 * time.Minute, "d": -1, "-1d": -1, "-1h": -1, "7": -1, "99999d": -1, "1.5d": -1} {

@@ -187,6 +187,9 @@ type HubSetCmd struct {
 
 // Run implements the verb.
 func (c *HubSetCmd) Run(ctx context.Context, out *cli.Out) error {
+	if c.Region == "" && len(c.Latency) == 0 && c.Weight == nil && c.Connection == "" && c.Password == "" && c.Anchors == "" {
+		return cli.Usagef("say what is to change: --region, --latency, --weight, --anchors, --connection-string-file or --password-file")
+	}
 	l, err := c.present(ctx, c.Name)
 	if err != nil {
 		return err
