@@ -139,12 +139,11 @@ func checkID(what, id string) error {
 	if id == "" || len(id) > MaxDeviceIDLen {
 		return cradle.Errorf(cradle.Invalid, "%s id must have 1 to %d characters, not %d", what, MaxDeviceIDLen, len(id))
 	}
-	for i := range len(id) {
-		c := id[i]
+	for _, c := range id {
 		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' {
 			continue
 		}
-		if strings.IndexByte("-:.+%_#*?!(),=@$'", c) < 0 {
+		if !strings.ContainsRune("-:.+%_#*?!(),=@$'", c) {
 			return cradle.Errorf(cradle.Invalid, "%s id %q: character %q is not allowed", what, id, c)
 		}
 	}

@@ -96,6 +96,12 @@ func TestDeviceID(t *testing.T) {
 			t.Errorf("%q: got %v", id, err)
 		}
 	}
+	if err := iothub.CheckDeviceID("dü"); err == nil || !strings.Contains(err.Error(), "character 'ü'") {
+		t.Errorf("the character that is not allowed is not named: %v", err)
+	}
+	if err := iothub.CheckDeviceID("d\xff"); err == nil {
+		t.Error("an id that is not UTF-8 is taken")
+	}
 }
 
 func TestEventBody(t *testing.T) {

@@ -38,9 +38,8 @@ func (m *Method) Check() error {
 	if m.MethodName == "" || len(m.MethodName) > MaxMethodName {
 		return cradle.Errorf(cradle.Invalid, "methodName must have 1 to %d characters, not %d", MaxMethodName, len(m.MethodName))
 	}
-	for i := range len(m.MethodName) {
-		c := m.MethodName[i]
-		if c <= ' ' || c > '~' || strings.IndexByte(`$()<>@,;:\"/[]?={}+#`, c) >= 0 {
+	for _, c := range m.MethodName {
+		if c <= ' ' || c > '~' || strings.ContainsRune(`$()<>@,;:\"/[]?={}+#`, c) {
 			return cradle.Errorf(cradle.Invalid, "methodName %q: character %q is not allowed", m.MethodName, c)
 		}
 	}

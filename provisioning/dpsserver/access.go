@@ -3,6 +3,7 @@ package dpsserver
 import (
 	"context"
 	"net"
+	"strings"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/protocol/dps"
@@ -45,7 +46,7 @@ func (h *Handler) rights(q *request) ([]dps.Right, string, error) {
 		if err != nil {
 			return nil, "", err
 		}
-		return b.Rights, "token " + b.Name, nil
+		return b.Rights, strings.TrimSpace("token " + b.Name), nil
 	}
 	t, err := sas.Parse(header)
 	if err != nil {

@@ -496,6 +496,10 @@ func TestRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	nameless, err := dps.Bearer{Rights: []dps.Right{dps.EnrollmentRead}, Expiry: now.Add(time.Hour)}.Mint(s.svc.Identity().ServiceKey, now)
+	if err != nil {
+		t.Fatal(err)
+	}
 	host := strings.TrimPrefix(s.http.URL, "https://")
 	put := []string{"PUT", "/enrollments/r-1" + v, `{"attestation":{"type":"symmetricKey"}}`}
 	get := []string{"GET", "/enrollments/r-1" + v, ""}
@@ -524,6 +528,7 @@ func TestRights(t *testing.T) {
 		{"no such policy", s.policy("iothubowner"), get, 401, "does not exist"},
 		{"bearer reads", bearer(time.Hour, dps.EnrollmentRead, dps.RegistrationStatusRead), query, 200, ""},
 		{"bearer writes", bearer(time.Hour, dps.EnrollmentRead), put, 401, "token ci has the rights [enrollmentRead]"},
+		{"bearer without a name", "Bearer " + nameless, put, 401, "\"token has the rights [enrollmentRead]"},
 		{"bearer expired", bearer(-time.Minute, dps.ServiceConfig), get, 401, "expired"},
 		{"bearer of another installation", "Bearer " + foreign, get, 401, "not made with this service's key"},
 		{"bearer changed", strings.Replace(bearer(time.Hour, dps.EnrollmentRead), "v1.e", "v1.f", 1), get, 401, "not made with"},
