@@ -80,7 +80,7 @@ const (
 	RegistryRead Rights = 1 << iota
 	RegistryWrite
 	ServiceConnect // the event stream, twins, methods, messages to devices, queries
-	DeviceConnect  // Azure's right to connect as any device; here every device proves itself, and nothing asks for it
+	DeviceConnect  // connect as any device that has symmetric keys
 )
 
 // Owner is the name of the policy with all rights.
