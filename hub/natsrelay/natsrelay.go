@@ -18,6 +18,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,7 +56,7 @@ type Relay struct {
 func New(c Config) (*Relay, error) {
 	for u := range strings.SplitSeq(c.URL, ",") {
 		p, err := url.Parse(strings.TrimSpace(u))
-		if err != nil || p.Host == "" {
+		if err != nil || p.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, p.Scheme) {
 			return nil, cradle.Errorf(cradle.Invalid, "the address of NATS is not a URL").WithHint("it reads nats://HOST:4222 or tls://HOST:4222")
 		}
 	}

@@ -304,7 +304,7 @@ func TestRelayHoldsEvents(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
-	for _, u := range []string{"", "localhost:4222", "nats://", "nats://a:4222,", "%"} {
+	for _, u := range []string{"", "localhost:4222", "nats://", "nats://a:4222,", "%", "http://a:4222"} {
 		if _, err := natsrelay.New(natsrelay.Config{URL: u}); cradle.KindOf(err) != cradle.Invalid {
 			t.Errorf("%q: %v", u, err)
 		}

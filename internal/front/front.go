@@ -30,19 +30,22 @@ import (
 // cradle.Forbidden, a bad address cradle.Invalid; each with a hint.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
+	if addr == "" { // for which Go listens everywhere, at any port
+		return nil, cradle.Errorf(cradle.Invalid, "the address to listen on is empty").WithHint("give an address of this machine as host:port")
+	}
 	ln, err := lc.Listen(ctx, "tcp", addr)
 	switch {
 	case err == nil:
 		return ln, nil
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, cradle.Errorf(cradle.Conflict, "cannot listen on %s: the port is taken", addr).
-			WithHint("another process listens on %s; choose another with --listen", addr)
+			WithHint("this or another process listens on %s; choose another address", addr)
 	case errors.Is(err, syscall.EACCES):
 		return nil, cradle.Errorf(cradle.Forbidden, "cannot listen on %s: no permission", addr).
-			WithHint("choose a port above 1023 with --listen")
+			WithHint("choose a port above 1023")
 	default:
 		return nil, cradle.Errorf(cradle.Invalid, "cannot listen on %s: %w", addr, err).
-			WithHint("give an address of this machine as host:port with --listen")
+			WithHint("give an address of this machine as host:port")
 	}
 }
 

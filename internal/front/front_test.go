@@ -330,10 +330,10 @@ func TestPortTaken(t *testing.T) {
 	if cradle.KindOf(err) != cradle.Conflict {
 		t.Fatalf("got %v", err)
 	}
-	if _, hint := cradle.Public(err); hint != "another process listens on "+addr+"; choose another with --listen" {
+	if _, hint := cradle.Public(err); hint != "this or another process listens on "+addr+"; choose another address" {
 		t.Errorf("hint %q", hint)
 	}
-	for _, bad := range []string{"nonsense", "127.0.0.1:99999", "192.0.2.1:0"} {
+	for _, bad := range []string{"", "nonsense", "127.0.0.1:99999", "192.0.2.1:0"} {
 		if _, err := front.Listen(t.Context(), bad); cradle.KindOf(err) != cradle.Invalid {
 			t.Errorf("%s: %v", bad, err)
 		}
