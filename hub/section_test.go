@@ -14,7 +14,7 @@ var at = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 
 func object(t testing.TB, s string) map[string]any {
 	t.Helper()
-	m, err := parseObject("test", []byte(s))
+	m, err := iothub.ParseSection("test", []byte(s))
 	if err != nil {
 		t.Fatalf("%s: %v", s, err)
 	}
@@ -72,7 +72,7 @@ func TestSectionLimits(t *testing.T) {
 		``:                                          false,
 		"{\"a\":\"\xff\"}":                          false,
 	} {
-		_, err := parseObject("test", []byte(s))
+		_, err := iothub.ParseSection("test", []byte(s))
 		if (err == nil) != ok || err != nil && cradle.KindOf(err) != cradle.Invalid {
 			t.Errorf("%.80s: got %v, want ok %v", s, err, ok)
 		}
@@ -84,7 +84,7 @@ func TestSectionLimits(t *testing.T) {
 
 func TestSectionSize(t *testing.T) {
 	for s, want := range map[string]int{`{}`: 0, `{"ab":"cü"}`: 5, `{"a":1.5}`: 9, `{"a":true}`: 5, `{"a":{"b":[1,2,"x"]}}`: 19, `{"a":"x\u0007\u0085"}`: 2} {
-		if got := size(object(t, s)); got != want {
+		if got := iothub.SectionSize(object(t, s)); got != want {
 			t.Errorf("%s: got %d, want %d", s, got, want)
 		}
 	}
@@ -149,18 +149,18 @@ func FuzzMerge(f *testing.F) {
 	f.Add([]byte(`{"a":1}`), []byte(`{"a":{"b":null}}`))
 	f.Add([]byte(`{}`), []byte(`{}`))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
-		from, err := parseObject("a", a)
+		from, err := iothub.ParseSection("a", a)
 		if err != nil {
 			if cradle.KindOf(err) != cradle.Invalid {
 				t.Fatalf("kind of %v", err)
 			}
 			return
 		}
-		patch, err := parseObject("b", b)
+		patch, err := iothub.ParseSection("b", b)
 		if err != nil {
 			return
 		}
-		if again, err := parseObject("again", encodeJSON(patch)); err != nil || !equal(again, patch) {
+		if again, err := iothub.ParseSection("again", encodeJSON(patch)); err != nil || !equal(again, patch) {
 			t.Fatalf("%s: encoded %s, %v", b, encodeJSON(patch), err)
 		}
 		st := newStamp(at, 0)

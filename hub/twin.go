@@ -179,13 +179,13 @@ func parsePatch(what string, b json.RawMessage, replace bool) (*sectionPatch, er
 	case len(b) == 0 || string(b) == "null": // RFC 7396: null deletes
 		return &sectionPatch{map[string]any{}, true}, nil
 	}
-	m, err := parseObject(what, b)
+	m, err := iothub.ParseSection(what, b)
 	return &sectionPatch{m, replace}, err
 }
 
 // report applies a device's merge patch to its reported properties and returns their new version.
 func (h *Hub) report(ctx context.Context, k key, generation string, patch []byte) (int64, error) {
-	m, err := parseObject("reported properties", patch)
+	m, err := iothub.ParseSection("reported properties", patch)
 	if err != nil {
 		return 0, err
 	}

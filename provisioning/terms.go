@@ -176,20 +176,32 @@ func (s *Service) checkTerms(t Terms) (Terms, error) {
 	return t, nil
 }
 
-// checkInitialTwin returns an initial twin as it is stored; what a hub would refuse for its size is refused at once.
+// checkInitialTwin returns an initial twin as it is stored. What no hub would take is refused at once, and not when a device
+// registers.
 func checkInitialTwin(raw json.RawMessage) (json.RawMessage, error) {
-	var twin struct {
-		Tags       map[string]json.RawMessage `json:"tags"`
-		Properties struct {
-			Desired map[string]json.RawMessage `json:"desired"`
-		} `json:"properties"`
-	}
+	var twin iothub.TwinPatch
 	var b bytes.Buffer
-	if json.Unmarshal(raw, &twin) != nil || json.Compact(&b, raw) != nil {
+	if json.Unmarshal(raw, &twin) != nil || json.Compact(&b, raw) != nil || b.Bytes()[0] != '{' {
 		return nil, cradle.Errorf(cradle.Invalid, `initialTwin is not an object {"tags":{…},"properties":{"desired":{…}}}`)
 	}
 	if b.Len() > 2*(iothub.MaxTags+iothub.MaxSection) {
 		return nil, cradle.Errorf(cradle.Invalid, "initialTwin has %d bytes: more than a hub takes", b.Len())
+	}
+	for _, c := range []struct {
+		what string
+		raw  json.RawMessage
+		most int
+	}{{"tags", twin.Tags, iothub.MaxTags}, {"desired properties", twin.Properties.Desired, iothub.MaxSection}} {
+		if len(c.raw) == 0 || string(c.raw) == "null" {
+			continue
+		}
+		values, err := iothub.ParseSection("initialTwin: "+c.what, c.raw)
+		if err != nil {
+			return nil, err
+		}
+		if n := iothub.SectionSize(values); n > c.most {
+			return nil, cradle.Errorf(cradle.Invalid, "initialTwin: %s would have %d bytes, at most %d", c.what, n, c.most)
+		}
 	}
 	return b.Bytes(), nil
 }

@@ -304,6 +304,11 @@ func TestTermsRefused(t *testing.T) {
 		"wrong region":   {provisioning.Terms{Region: "E U"}, "region"},
 		"unknown policy": {provisioning.Terms{Allocation: "nearest"}, "not supported"},
 		"unknown hub":    {provisioning.Terms{Hubs: []string{"hub-9"}}, "not linked"},
+		"twin's name":    {provisioning.Terms{InitialTwin: json.RawMessage(`{"tags":{"a.b":1}}`)}, "tags: property name"},
+		"twin's text":    {provisioning.Terms{InitialTwin: json.RawMessage(`{"properties":{"desired":{"a":"` + strings.Repeat("x", 4097) + `"}}}`)}, "desired properties: string of 4097"},
+		"twin's section": {provisioning.Terms{InitialTwin: json.RawMessage(`{"tags":7}`)}, "tags: not a JSON object"},
+		"twin too large": {provisioning.Terms{InitialTwin: json.RawMessage(`{"tags":{"a":"` + strings.Repeat("x", 4000) + `","b":"` + strings.Repeat("x", 4000) + `","c":"` + strings.Repeat("x", 4000) + `"}}`)}, "at most 8192"},
+		"no twin":        {provisioning.Terms{InitialTwin: json.RawMessage(`[]`)}, "initialTwin"},
 		"wrong twin":     {provisioning.Terms{InitialTwin: json.RawMessage(`7`)}, "initialTwin"},
 	} {
 		_, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: "g", Attestation: provisioning.SignedBy(w.ca.Cert, nil), Terms: c.terms})
