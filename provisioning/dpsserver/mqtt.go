@@ -208,7 +208,8 @@ func (c *conn) request(ctx context.Context, calls *sync.WaitGroup, p mqtt.Publis
 		return c.refuse(ctx, r.RID, &q, &cradle.Error{Kind: cradle.Busy, Detail: "this connection has too many requests under way", RetryAfter: time.Second})
 	}
 	calls.Go(func() {
-		defer func() { <-c.full }()
+		over := sync.OnceFunc(func() { <-c.full })
+		defer over()
 		rep, err := c.h.answer(ctx, &q)
 		if q.known && !c.IsAuthenticated() {
 			c.Authenticated()
@@ -218,11 +219,9 @@ func (c *conn) request(ctx context.Context, calls *sync.WaitGroup, p mqtt.Publis
 			return // nobody listens any more
 		}
 		if err != nil {
-			err = c.refuse(ctx, r.RID, &q, err)
-		} else {
-			err = c.respond(r.RID, rep)
+			rep = c.refusal(ctx, &q, err)
 		}
-		if err != nil {
+		if err := c.respond(r.RID, rep, over); err != nil {
 			c.SetDeadline(past) // half a packet may be out; who reads finds out
 		}
 	})
@@ -230,20 +229,27 @@ func (c *conn) request(ctx context.Context, calls *sync.WaitGroup, p mqtt.Publis
 }
 
 func (c *conn) refuse(ctx context.Context, rid string, q *call, err error) error {
+	return c.respond(rid, c.refusal(ctx, q, err), func() {})
+}
+
+// refusal logs why.
+func (c *conn) refusal(ctx context.Context, q *call, err error) *reply {
 	tracking := newUUID()
 	rep := c.h.refusal(tracking, err)
 	c.h.logRefusal(ctx, rep.status, tracking, err, "operation", q.operation, "id", q.id, "remote", c.RemoteAddr().String(), "transport", c.Transport)
-	return c.respond(rid, rep)
+	return rep
 }
 
-// respond publishes an answer, always with JSON: SDKs parse the payload whatever the status.
-func (c *conn) respond(rid string, rep *reply) error {
+// respond publishes an answer, always with JSON: SDKs parse the payload whatever the status. over is called when nothing
+// but the writing is left: the device may send its next request as soon as it has read the answer.
+func (c *conn) respond(rid string, rep *reply, over func()) error {
 	payload := []byte("{}")
 	if rep.body != nil {
 		payload = encode(rep.body)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	over()
 	if !c.hears {
 		return nil
 	}
