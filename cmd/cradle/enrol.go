@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/cli"
@@ -23,6 +25,9 @@ type EnrollmentCreateCmd struct {
 
 // Run makes the enrolment by the service API that Azure DPS has too; the service makes the key.
 func (c *EnrollmentCreateCmd) Run(ctx context.Context, out *cli.Out) error {
+	if dir := filepath.Dir(c.KeyOut); !isFolder(dir) { // before anything is enrolled
+		return cradle.Errorf(cradle.Invalid, "there is no folder %s for the key", dir).WithHint("choose a file in a folder you may write to with --key-out")
+	}
 	svc, err := c.provisioningService(ctx)
 	if err != nil {
 		return err
@@ -44,4 +49,9 @@ func (c *EnrollmentCreateCmd) Run(ctx context.Context, out *cli.Out) error {
 	return out.Print(map[string]string{"id": e.RegistrationID, "host": svc.Conn.HostName, "etag": e.ETag, "file": c.KeyOut}, func(w io.Writer) {
 		fmt.Fprintf(w, "%s is enrolled at %s; its key is in %s\n", e.RegistrationID, svc.Conn.HostName, c.KeyOut)
 	})
+}
+
+func isFolder(name string) bool {
+	fi, err := os.Stat(name)
+	return err == nil && fi.IsDir()
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/cli"
 	"github.com/cradle-iot/cradle/protocol/dps"
 )
 
@@ -22,5 +24,13 @@ func TestHoldsUnits(t *testing.T) {
 		if err := holdsUnits(&dps.EnrollmentGroup{EnrollmentGroupID: "g", Attestation: c.a}, "acme"); (err == nil) != c.ok || err != nil && cradle.KindOf(err) != cradle.Conflict {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestEnrollmentCreateKeyOut: nothing is enrolled when there is no place for the key.
+func TestEnrollmentCreateKeyOut(t *testing.T) {
+	c := EnrollmentCreateCmd{ID: "dev-1", KeyOut: t.TempDir() + "/none/dev-1.key"}
+	if err := c.Run(t.Context(), &cli.Out{}); cradle.KindOf(err) != cradle.Invalid || !strings.Contains(err.Error(), "no folder") {
+		t.Errorf("got %v", err)
 	}
 }
