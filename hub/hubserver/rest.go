@@ -202,8 +202,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	tracking := rand.Text()
 	level := s.log.Info
-	if status >= 500 {
+	switch {
+	case status == http.StatusInternalServerError:
 		level = s.log.Error
+	case status > http.StatusInternalServerError: // a store or a device that does not answer
+		level = s.log.Warn
 	}
 	level("hub refused a request", "method", r.Method, "path", r.URL.Path, "status", status, "tracking", tracking, "err", err)
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
