@@ -60,6 +60,7 @@ func NewClients(ctx context.Context, p *plant.Plant, n int) (c *Clients, err err
 	if own, err = newStamp(own.issuer, cradle.Operational, key, m.now, m.now.Add(24*time.Hour)); err != nil {
 		return nil, err
 	}
+	own.shared = true
 	m.stamps[cradle.Operational] = own
 	c = &Clients{Key: key, Issuer: own.issuer.Cert.Raw}
 	for i := range n {

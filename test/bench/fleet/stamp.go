@@ -30,6 +30,7 @@ type stamp struct {
 	first               []byte
 	serial              []byte
 	spki                []byte // the first one's
+	shared              bool   // by all: its key is kept; else each has one that nobody keeps
 	device, unit, ek    string
 	notBefore, notAfter time.Time
 }
@@ -76,14 +77,17 @@ func shardURL(statusURL, authority string, shard int64) string {
 	return fmt.Sprintf("%s/crl/%s/%d.crl", statusURL, provider.StatusName(authority), shard)
 }
 
-// certificate makes d's, for a key that nobody keeps, and names the key.
+// certificate makes d's, and names its key.
 func (s *stamp) certificate(serial *big.Int, d *provider.Device) (der []byte, spki string, err error) {
-	key, err := ecdh.P256().GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, "", err
+	own := s.spki
+	if !s.shared {
+		key, err := ecdh.P256().GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, "", err
+		}
+		point := key.PublicKey().Bytes()
+		own = append(bytes.Clone(s.spki[:len(s.spki)-len(point)]), point...)
 	}
-	point := key.PublicKey().Bytes()
-	own := append(bytes.Clone(s.spki[:len(s.spki)-len(point)]), point...)
 	// The device's name holds the unit's serial number, so it goes first.
 	rs := []replace{{s.serial, serial.Bytes()}, {[]byte(s.device), []byte(d.ID)}, {[]byte(s.unit), []byte(d.Serial)}, {[]byte(s.ek), []byte(d.EKDigest)}, {s.spki, own}}
 	if s.shard != 0 {
