@@ -88,24 +88,7 @@ func (d *DB) Enrollment(ctx context.Context, id provisioning.RegistrationID) (pr
 
 // EnrollmentPage implements provisioning.Enrollments.
 func (d *DB) EnrollmentPage(ctx context.Context, after provisioning.RegistrationID, limit int) ([]provisioning.Enrollment, error) {
-	var out []provisioning.Enrollment
-	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		out = nil
-		rows, err := tx.Query(selectEnrollment+` WHERE id > ? ORDER BY id LIMIT ?`, string(after), limit)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			e, err := d.scanEnrollment(rows)
-			if err != nil {
-				return err
-			}
-			out = append(out, e)
-		}
-		return rows.Err()
-	})
-	return out, err
+	return list(ctx, d, d.scanEnrollment, selectEnrollment+` WHERE id > ? ORDER BY id LIMIT ?`, string(after), limit)
 }
 
 const anyEnrollment = `EXISTS (SELECT 1 FROM enrollment)`

@@ -47,24 +47,7 @@ func (d *DB) getLink(tx *sqldb.Tx, name string) (*provisioning.Link, error) {
 
 // Links implements provisioning.Store.
 func (d *DB) Links(ctx context.Context) ([]provisioning.Link, error) {
-	var out []provisioning.Link
-	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		out = nil
-		rows, err := tx.Query(`SELECT ` + linkColumns + ` FROM linked_hub ORDER BY name`)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			l, err := d.scanLink(rows)
-			if err != nil {
-				return err
-			}
-			out = append(out, l)
-		}
-		return rows.Err()
-	})
-	return out, err
+	return list(ctx, d, d.scanLink, `SELECT `+linkColumns+` FROM linked_hub ORDER BY name`)
 }
 
 // PutLink implements provisioning.Store.

@@ -140,26 +140,31 @@ func noGroup(id string) error {
 	return cradle.Errorf(cradle.NotFound, "enrolment group %q does not exist", id)
 }
 
-// Groups implements provisioning.Store.
-func (d *DB) Groups(ctx context.Context) ([]provisioning.Group, error) {
-	var out []provisioning.Group
-	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+// list reads what a query finds.
+func list[T any](ctx context.Context, d *DB, scan func(row) (T, error), query string, args ...any) ([]T, error) {
+	var out []T
+	err := d.db.Read(ctx, func(_ context.Context, tx *sqldb.Tx) error {
 		out = nil
-		rows, err := tx.Query(`SELECT ` + groupColumns + ` FROM enrollment_group ORDER BY id`)
+		rows, err := tx.Query(query, args...)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
-			g, err := d.scanGroup(rows)
+			v, err := scan(rows)
 			if err != nil {
 				return err
 			}
-			out = append(out, g)
+			out = append(out, v)
 		}
 		return rows.Err()
 	})
 	return out, err
+}
+
+// Groups implements provisioning.Store.
+func (d *DB) Groups(ctx context.Context) ([]provisioning.Group, error) {
+	return list(ctx, d, d.scanGroup, `SELECT `+groupColumns+` FROM enrollment_group ORDER BY id`)
 }
 
 // Group implements provisioning.Store.

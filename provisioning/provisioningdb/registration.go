@@ -127,33 +127,12 @@ func (d *DB) Registration(ctx context.Context, id provisioning.RegistrationID) (
 
 // Registrations implements provisioning.Store.
 func (d *DB) Registrations(ctx context.Context, group string, after provisioning.RegistrationID, limit int) ([]provisioning.Registration, error) {
-	return d.list(ctx, `SELECT `+registrationColumns+` FROM registration WHERE group_id = ? AND id > ? ORDER BY id LIMIT ?`, group, string(after), limit)
+	return list(ctx, d, d.scanRegistration, `SELECT `+registrationColumns+` FROM registration WHERE group_id = ? AND id > ? ORDER BY id LIMIT ?`, group, string(after), limit)
 }
 
 // BlockedRegistrations implements provisioning.Store.
 func (d *DB) BlockedRegistrations(ctx context.Context, after provisioning.RegistrationID, limit int) ([]provisioning.Registration, error) {
-	return d.list(ctx, `SELECT `+registrationColumns+` FROM registration WHERE blocked <> '' AND id > ? ORDER BY id LIMIT ?`, string(after), limit)
-}
-
-func (d *DB) list(ctx context.Context, query string, args ...any) ([]provisioning.Registration, error) {
-	var out []provisioning.Registration
-	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		out = nil
-		rows, err := tx.Query(query, args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			r, err := d.scanRegistration(rows)
-			if err != nil {
-				return err
-			}
-			out = append(out, r)
-		}
-		return rows.Err()
-	})
-	return out, err
+	return list(ctx, d, d.scanRegistration, `SELECT `+registrationColumns+` FROM registration WHERE blocked <> '' AND id > ? ORDER BY id LIMIT ?`, string(after), limit)
 }
 
 // DeleteRegistration implements provisioning.Store.
