@@ -146,7 +146,7 @@ func TestMoveCrashes(t *testing.T) {
 							return m == method
 						})
 						if method == "twin" {
-							t.Skip("reading has no effect that could be lost")
+							return // reading has no effect that could be lost
 						}
 					} else {
 						hubs[name].Before(func(m string, _ cradle.DeviceID) {
