@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -82,6 +83,34 @@ func TestCertsKeepTheirOrder(t *testing.T) {
 			if !bytes.Equal(got[i].Raw, in[i]) {
 				t.Errorf("order %v: certificate %d moved", order, i)
 			}
+		}
+	}
+}
+
+// TestCertsAreDER compares with encoding/asn1, at the sizes where a length takes one byte more.
+func TestCertsAreDER(t *testing.T) {
+	type info struct {
+		Type    asn1.ObjectIdentifier
+		Content any `asn1:"explicit,tag:0"`
+	}
+	type signed struct {
+		Version    int
+		Algorithms asn1.RawValue
+		Content    struct{ Type asn1.ObjectIdentifier }
+		Certs      asn1.RawValue
+		Signers    asn1.RawValue
+	}
+	set := asn1.RawValue{Tag: asn1.TagSet, IsCompound: true}
+	for _, n := range []int{1, 80, 95, 100, 127, 128, 200, 230, 255, 256, 1000, 65480} {
+		cert := make([]byte, n)
+		want, err := asn1.Marshal(info{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}, signed{1, set,
+			struct{ Type asn1.ObjectIdentifier }{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}},
+			asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: cert}, set}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := est.EncodeCerts(cert); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes: %v, %x..., want %x...", n, err, got[:min(len(got), 40)], want[:40])
 		}
 	}
 }

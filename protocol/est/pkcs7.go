@@ -12,6 +12,37 @@ var (
 	oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
 )
 
+// The parts of a certs-only message that are always the same.
+var (
+	signedDataDER = rawOf(oidSignedData).FullBytes
+	versionDER    = []byte{asn1.TagInteger, 1, 1}
+	emptySetDER   = []byte{0x31, 0}
+	dataDER       = element(0x30, rawOf(oidData).FullBytes) // encapContentInfo without content
+)
+
+// element is one DER element of that tag.
+func element(tag byte, parts ...[]byte) []byte {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	out := make([]byte, 0, n+5)
+	switch out = append(out, tag); {
+	case n < 1<<7:
+		out = append(out, byte(n))
+	case n < 1<<8:
+		out = append(out, 0x81, byte(n))
+	case n < 1<<16:
+		out = append(out, 0x82, byte(n>>8), byte(n))
+	default:
+		out = append(out, 0x83, byte(n>>16), byte(n>>8), byte(n))
+	}
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out
+}
+
 // contentInfo is RFC 5652 §3.
 type contentInfo struct {
 	Type    asn1.ObjectIdentifier
@@ -25,33 +56,8 @@ func EncodeCerts(certs ...[]byte) ([]byte, error) {
 	if len(certs) == 0 || len(certs) > MaxCerts {
 		return nil, cradle.Errorf(cradle.Invalid, "a certs-only message holds 1 to %d certificates, not %d", MaxCerts, len(certs))
 	}
-	var all []byte
-	for _, c := range certs {
-		all = append(all, c...)
-	}
-	set := func(tag, class int, content []byte) asn1.RawValue {
-		return asn1.RawValue{Class: class, Tag: tag, IsCompound: true, Bytes: content}
-	}
-	sd, err := asn1.Marshal(struct {
-		Version      int
-		Algorithms   asn1.RawValue
-		Content      struct{ Type asn1.ObjectIdentifier }
-		Certificates asn1.RawValue
-		Signers      asn1.RawValue
-	}{
-		Version:      1,
-		Algorithms:   set(asn1.TagSet, asn1.ClassUniversal, nil),
-		Content:      struct{ Type asn1.ObjectIdentifier }{oidData},
-		Certificates: set(0, asn1.ClassContextSpecific, all),
-		Signers:      set(asn1.TagSet, asn1.ClassUniversal, nil),
-	})
-	if err != nil {
-		return nil, cradle.Errorf(cradle.Invalid, "encoding a certs-only message: %w", err)
-	}
-	der, err := asn1.Marshal(contentInfo{oidSignedData, set(0, asn1.ClassContextSpecific, sd)})
-	if err != nil {
-		return nil, cradle.Errorf(cradle.Invalid, "encoding a certs-only message: %w", err)
-	}
+	all := element(0xa0, certs...)
+	der := element(0x30, signedDataDER, element(0xa0, element(0x30, versionDER, emptySetDER, dataDER, all, emptySetDER)))
 	if len(der) > MaxDER {
 		return nil, cradle.Errorf(cradle.TooLarge, "a certs-only message of %d bytes: at most %d", len(der), MaxDER)
 	}

@@ -1,9 +1,9 @@
 package estserver
 
 import (
+	"bytes"
 	"encoding/asn1"
 	"errors"
-	"io"
 	"mime"
 	"net"
 	"net/http"
@@ -24,28 +24,23 @@ var operations = map[string]bool{
 // splitPath reads /.well-known/est[/label]/operation (RFC 7030 §3.2.2). It takes the path as it was sent: an encoded
 // slash is part of a segment, and no segment that we have holds one.
 func splitPath(u *url.URL) (op, label string, err error) {
-	noSuch := cradle.Errorf(cradle.NotFound, "there is no such EST resource").
-		WithHint("use %s[label/]{cacerts,csrattrs,simpleenroll,simplereenroll,serverkeygen,nonce}", est.WellKnown)
-	segments := strings.Split(strings.TrimPrefix(u.EscapedPath(), est.WellKnown), "/")
-	if !strings.HasPrefix(u.EscapedPath(), est.WellKnown) || len(segments) > 2 {
-		return "", "", noSuch
+	path, ours := strings.CutPrefix(u.EscapedPath(), est.WellKnown)
+	label, op, labelled := strings.Cut(path, "/")
+	if !labelled {
+		label, op = "", label
 	}
-	for i, seg := range segments {
-		if segments[i], err = url.PathUnescape(seg); err != nil {
-			return "", "", noSuch
-		}
+	if op, err = url.PathUnescape(op); err != nil || !ours || !operations[op] {
+		return "", "", noSuch()
 	}
-	op = segments[len(segments)-1]
-	if !operations[op] {
-		return "", "", noSuch
-	}
-	if len(segments) == 1 {
-		return op, "", nil
-	}
-	if label = segments[0]; !isLabel(label) {
-		return "", "", noSuch
+	if label, err = url.PathUnescape(label); err != nil || labelled && !isLabel(label) {
+		return "", "", noSuch()
 	}
 	return op, label, nil
+}
+
+func noSuch() error {
+	return cradle.Errorf(cradle.NotFound, "there is no such EST resource").
+		WithHint("use %s[label/]{cacerts,csrattrs,simpleenroll,simplereenroll,serverkeygen,nonce}", est.WellKnown)
 }
 
 // isLabel: what cradle.Label can make, so that nothing else comes near a log or a store.
@@ -129,20 +124,24 @@ func mediaType(r *http.Request, want string) error {
 
 // readBody reads at most est.MaxBody; net/http closes the connection of a client that sends more.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	tooLarge := cradle.Errorf(cradle.TooLarge, "the body has more than %d bytes", est.MaxBody)
 	if r.ContentLength > est.MaxBody {
 		w.Header()["Connection"] = []string{"close"} // the rest of the body is not read
-		return nil, tooLarge
+		return nil, tooLarge()
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, est.MaxBody))
-	var over *http.MaxBytesError
-	switch {
-	case errors.As(err, &over):
-		return nil, tooLarge
-	case err != nil:
-		return nil, &cradle.Error{Kind: cradle.Invalid, Detail: "the body is not complete", Hint: "send it again", Err: err}
+	body := new(bytes.Buffer)
+	body.Grow(int(max(r.ContentLength, 0)) + bytes.MinRead)
+	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, est.MaxBody))
+	if err == nil {
+		return body.Bytes(), nil
 	}
-	return body, nil
+	if over := new(http.MaxBytesError); errors.As(err, &over) {
+		return nil, tooLarge()
+	}
+	return nil, &cradle.Error{Kind: cradle.Invalid, Detail: "the body is not complete", Hint: "send it again", Err: err}
+}
+
+func tooLarge() error {
+	return cradle.Errorf(cradle.TooLarge, "the body has more than %d bytes", est.MaxBody)
 }
 
 // wants tells whether an object identifier is in the list.
