@@ -44,7 +44,7 @@ type EnrollmentRequest struct {
 	Attestation
 	Terms
 	Info    json.RawMessage
-	IfMatch string // empty: create; "*": whatever is there; else the present ETag
+	IfMatch string // empty: create; "*": replace whatever is there; else the present ETag
 }
 
 // maxInfo bounds optionalDeviceInformation, in bytes.
@@ -60,8 +60,8 @@ func (s *Service) PutEnrollment(ctx context.Context, r EnrollmentRequest) (Enrol
 	e, err := s.store.PutEnrollment(ctx, want.ID, func(cur *Enrollment) (Enrollment, error) {
 		next := want
 		switch {
-		case cur == nil && r.IfMatch != "" && r.IfMatch != "*":
-			return Enrollment{}, errPrecondition("individual enrolment %q does not exist", want.ID)
+		case cur == nil && r.IfMatch != "":
+			return Enrollment{}, errAbsent(r.IfMatch, "individual enrolment %q does not exist", want.ID)
 		case cur == nil:
 			return next, nil
 		}

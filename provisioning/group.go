@@ -45,7 +45,7 @@ type GroupRequest struct {
 	ID string
 	Attestation
 	Terms          // Allocation empty: Static when Hubs has one entry, else Hashed; Hubs are names or hosts of linked hubs
-	IfMatch string // empty: create; "*": whatever is there; else the present ETag
+	IfMatch string // empty: create; "*": replace whatever is there; else the present ETag
 }
 
 // SignedBy is the attestation by signing certificates; secondary may be nil.
@@ -75,8 +75,8 @@ func (s *Service) PutGroup(ctx context.Context, r GroupRequest) (Group, error) {
 		next := want
 		next.ETag, next.Created, next.Updated = etag, now, now
 		switch {
-		case cur == nil && r.IfMatch != "" && r.IfMatch != "*":
-			return Group{}, errPrecondition("enrolment group %q does not exist", id)
+		case cur == nil && r.IfMatch != "":
+			return Group{}, errAbsent(r.IfMatch, "enrolment group %q does not exist", id)
 		case cur == nil:
 			return next, nil
 		}
@@ -187,6 +187,14 @@ func checkETag(ifMatch, etag string) error {
 		return nil
 	}
 	return errPrecondition("etag %.60q does not match: it has changed since it was read", ifMatch)
+}
+
+// errAbsent refuses to replace what does not exist: Azure answers 404 to "*", which asks for no version, and else 412.
+func errAbsent(ifMatch, format string, args ...any) error {
+	if ifMatch == "*" {
+		return cradle.Errorf(cradle.NotFound, format, args...).WithHint("leave If-Match out to create it")
+	}
+	return errPrecondition(format, args...)
 }
 
 func errPrecondition(format string, args ...any) error {

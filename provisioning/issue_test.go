@@ -95,8 +95,8 @@ func (w *world) policied(i *issuer, policy string) *replica {
 
 func (r *replica) policy(w *world, name string) {
 	w.t.Helper()
-	if _, err := r.PutGroup(w.t.Context(), provisioning.GroupRequest{ID: "acme-devices", Attestation: provisioning.SignedBy(w.ca.Cert, nil),
-		Terms: provisioning.Terms{Enabled: true, CredentialPolicy: name}, IfMatch: "*"}); err != nil {
+	if _, err := r.replaceGroup(provisioning.GroupRequest{ID: "acme-devices", Attestation: provisioning.SignedBy(w.ca.Cert, nil),
+		Terms: provisioning.Terms{Enabled: true, CredentialPolicy: name}}); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -219,10 +219,10 @@ func (s *Service) Link(ctx context.Context, l Link, ifMatch string) (Link, error
 		next := l
 		next.ETag, next.Created, next.Updated = etag, now, now
 		switch {
-		case cur == nil && (ifMatch == "" || ifMatch == "*"):
+		case cur == nil && (ifMatch == "" || ifMatch == "*" && l.Kind == LinkBuiltin): // one of our own needs no row
 			return next, nil
 		case cur == nil:
-			return Link{}, errPrecondition("hub %q is not linked", l.Name)
+			return Link{}, errAbsent(ifMatch, "hub %q is not linked", l.Name)
 		case ifMatch == "":
 			return Link{}, cradle.Errorf(cradle.Conflict, "hub %q is linked already", l.Name).WithHint("remove it first, or give the link another name")
 		case cur.Kind != l.Kind:

@@ -32,10 +32,21 @@ func (w *world) twoHubs() (func(*provisioning.Config), *provisioningtest.Hub) {
 	}, second
 }
 
+// replaceGroup makes a group, or replaces the one that is there.
+func (r *replica) replaceGroup(q provisioning.GroupRequest) (provisioning.Group, error) {
+	q.IfMatch = "*"
+	g, err := r.PutGroup(r.t.Context(), q)
+	if cradle.KindOf(err) == cradle.NotFound {
+		q.IfMatch = ""
+		g, err = r.PutGroup(r.t.Context(), q)
+	}
+	return g, err
+}
+
 func (w *world) group(r *replica, id string, ca *provisioningtest.CA, t provisioning.Terms) {
 	w.t.Helper()
 	t.Enabled = true
-	if _, err := r.PutGroup(w.t.Context(), provisioning.GroupRequest{ID: id, Attestation: provisioning.SignedBy(ca.Cert, nil), Terms: t, IfMatch: "*"}); err != nil {
+	if _, err := r.replaceGroup(provisioning.GroupRequest{ID: id, Attestation: provisioning.SignedBy(ca.Cert, nil), Terms: t}); err != nil {
 		w.t.Fatal(err)
 	}
 }

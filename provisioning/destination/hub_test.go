@@ -128,7 +128,11 @@ func TestForeignHub(t *testing.T) {
 		}
 		group := func(hub string) {
 			t.Helper()
-			if _, err := svc.PutGroup(t.Context(), provisioning.GroupRequest{ID: "g", IfMatch: "*", Attestation: provisioning.SignedBy(ca.Cert, nil),
+			etag := ""
+			if g, err := svc.Group(t.Context(), "g"); err == nil {
+				etag = g.ETag
+			}
+			if _, err := svc.PutGroup(t.Context(), provisioning.GroupRequest{ID: "g", IfMatch: etag, Attestation: provisioning.SignedBy(ca.Cert, nil),
 				Terms: provisioning.Terms{Enabled: true, Hubs: []string{hub}, Reprovision: provisioning.Reprovision{UpdateHub: true, MigrateData: true},
 					InitialTwin: []byte(`{"tags":{"site":"north"},"properties":{"desired":{"rate":5}}}`)}}); err != nil {
 				t.Fatal(err)

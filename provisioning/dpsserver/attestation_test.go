@@ -413,7 +413,13 @@ func TestEnrollments(t *testing.T) {
 	s.must(404, "GET", "/enrollments/x-1"+v, nil, nil)
 	s.must(404, "DELETE", "/enrollments/x-1"+v, nil, nil)
 	s.must(412, "PUT", "/enrollments/x-1"+v, e, nil, "If-Match", got.ETag)
+	s.must(404, "PUT", "/enrollments/x-1"+v, e, nil, "If-Match", "*")
+	s.must(412, "PUT", "/enrollmentGroups/x-1"+v, keyedGroup, nil, "If-Match", `"x"`)
+	s.must(404, "PUT", "/enrollmentGroups/x-1"+v, keyedGroup, nil, "If-Match", "*")
+	s.must(404, "GET", "/enrollmentGroups/x-1"+v, nil, nil)
 }
+
+var keyedGroup = dps.EnrollmentGroup{Attestation: dps.Attestation{Type: "symmetricKey"}}
 
 func TestQueryAndBulk(t *testing.T) {
 	s := newServer(t, nil)
@@ -440,6 +446,15 @@ func TestQueryAndBulk(t *testing.T) {
 	if r := bulk("updateIfMatchETag", `"x"`, "b-1"); r.IsSuccessful || r.Errors[0].ErrorCode != 412001 {
 		t.Errorf("stale etag: %+v", r)
 	}
+	for mode, c := range map[string]struct {
+		etag string
+		code int
+	}{"update": {"", 404001}, "updateIfMatchETag": {`"x"`, 412001}, "UpdateIfMatchETag": {"", 400000}} {
+		if r := bulk(mode, c.etag, "b-9"); r.IsSuccessful || r.Errors[0].ErrorCode != c.code {
+			t.Errorf("%s of what does not exist: %+v, want %d", mode, r, c.code)
+		}
+	}
+	s.must(404, "GET", "/enrollments/b-9"+v, nil, nil)
 	if r := bulk("delete", "", "b-6", "b-9"); r.IsSuccessful || len(r.Errors) != 1 || r.Errors[0].ErrorCode != 404001 {
 		t.Errorf("delete: %+v", r)
 	}

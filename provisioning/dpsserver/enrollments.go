@@ -155,13 +155,13 @@ func (h *Handler) queryEnrollments(ctx context.Context, q *request) (*reply, err
 }
 
 func (h *Handler) bulkEnrollments(ctx context.Context, q *request) (*reply, error) {
-	return h.bulk(ctx, q, func(b *dps.Bulk) int { return len(b.Enrollments) }, func(b *dps.Bulk, i int, delete bool, match func(string) string) dps.BulkError {
+	return h.bulk(ctx, q, func(b *dps.Bulk) int { return len(b.Enrollments) }, func(b *dps.Bulk, i int, delete bool, match etagRule) dps.BulkError {
 		e := b.Enrollments[i]
-		var err error
-		if delete {
-			err = h.dropEnrollment(ctx, e.RegistrationID, match(e.ETag))
-		} else {
-			_, err = h.storeEnrollment(ctx, e, match(e.ETag))
+		etag, err := match(e.ETag)
+		if err == nil && delete {
+			err = h.dropEnrollment(ctx, e.RegistrationID, etag)
+		} else if err == nil {
+			_, err = h.storeEnrollment(ctx, e, etag)
 		}
 		out := bulkError(err)
 		out.RegistrationID = e.RegistrationID
@@ -169,8 +169,11 @@ func (h *Handler) bulkEnrollments(ctx context.Context, q *request) (*reply, erro
 	})
 }
 
+// etagRule is what If-Match would say of an entry with this etag, by the mode of a bulk operation.
+type etagRule func(etag string) (string, error)
+
 // bulk makes each change by itself: one that is refused leaves the others as they are.
-func (h *Handler) bulk(ctx context.Context, q *request, count func(*dps.Bulk) int, do func(b *dps.Bulk, i int, delete bool, match func(string) string) dps.BulkError) (*reply, error) {
+func (h *Handler) bulk(ctx context.Context, q *request, count func(*dps.Bulk) int, do func(b *dps.Bulk, i int, delete bool, match etagRule) dps.BulkError) (*reply, error) {
 	var b dps.Bulk
 	if err := q.decode(&b); err != nil {
 		return nil, err
@@ -181,16 +184,21 @@ func (h *Handler) bulk(ctx context.Context, q *request, count func(*dps.Bulk) in
 			WithHint("for many more at once there is cradle enrollment import")
 	}
 	mode := strings.ToLower(b.Mode)
-	var match func(etag string) string
+	var match etagRule
 	switch mode {
 	case "create":
-		match = func(string) string { return "" }
+		match = func(string) (string, error) { return "", nil }
 	case "update":
-		match = func(string) string { return "*" }
+		match = func(string) (string, error) { return "*", nil }
 	case "updateifmatchetag":
-		match = bare
+		match = func(etag string) (string, error) {
+			if bare(etag) == "" {
+				return "", cradle.Errorf(cradle.Invalid, "updateIfMatchETag needs the etag of each entry").WithHint("read the entry and send its etag along, or use update")
+			}
+			return bare(etag), nil
+		}
 	case "delete": // with the entry's etag where it has one
-		match = bare
+		match = func(etag string) (string, error) { return bare(etag), nil }
 	default:
 		return nil, cradle.Errorf(cradle.Invalid, "bulk mode %.40q: use create, update, updateIfMatchETag or delete", b.Mode)
 	}

@@ -133,13 +133,13 @@ func (h *Handler) queryGroups(ctx context.Context, q *request) (*reply, error) {
 }
 
 func (h *Handler) bulkGroups(ctx context.Context, q *request) (*reply, error) {
-	return h.bulk(ctx, q, func(b *dps.Bulk) int { return len(b.EnrollmentGroups) }, func(b *dps.Bulk, i int, delete bool, match func(string) string) dps.BulkError {
+	return h.bulk(ctx, q, func(b *dps.Bulk) int { return len(b.EnrollmentGroups) }, func(b *dps.Bulk, i int, delete bool, match etagRule) dps.BulkError {
 		g := b.EnrollmentGroups[i]
-		var err error
-		if delete {
-			err = h.dropGroup(ctx, g.EnrollmentGroupID, match(g.ETag))
-		} else {
-			_, err = h.storeGroup(ctx, g, match(g.ETag))
+		etag, err := match(g.ETag)
+		if err == nil && delete {
+			err = h.dropGroup(ctx, g.EnrollmentGroupID, etag)
+		} else if err == nil {
+			_, err = h.storeGroup(ctx, g, etag)
 		}
 		e := bulkError(err)
 		e.EnrollmentGroupID = g.EnrollmentGroupID

@@ -103,6 +103,9 @@ func TestLinkedHubsRefused(t *testing.T) {
 	s, _ := linkedServer(t)
 	svc, ctx := s.service(), t.Context()
 	good := dps.LinkedHub{Name: "far", Kind: "azure", Host: "far.example", Weight: 1, Secret: "x"}
+	if _, err := svc.PutLinkedHub(ctx, good, "*"); cradle.KindOf(err) != cradle.NotFound {
+		t.Errorf("a change of what is not linked: %v", err)
+	}
 	if _, err := svc.PutLinkedHub(ctx, good, ""); err != nil {
 		t.Fatal(err)
 	}

@@ -142,7 +142,11 @@ func (w *csrWorld) register(client *http.Client, id string, csr []byte) (*dps.Re
 func (w *csrWorld) policy(ca *x509.Certificate, name string) {
 	w.t.Helper()
 	s := &dps.Service{HTTP: w.HTTP(nil), Conn: w.conn}
-	if _, err := s.PutGroup(w.t.Context(), dps.EnrollmentGroup{EnrollmentGroupID: "contoso", Terms: dps.Terms{ETag: "*", CredentialPolicyName: name}, Attestation: dps.Attestation{
+	etag := "*"
+	if _, err := s.Group(w.t.Context(), "contoso"); cradle.KindOf(err) == cradle.NotFound {
+		etag = ""
+	}
+	if _, err := s.PutGroup(w.t.Context(), dps.EnrollmentGroup{EnrollmentGroupID: "contoso", Terms: dps.Terms{ETag: etag, CredentialPolicyName: name}, Attestation: dps.Attestation{
 		Type: "x509", X509: &dps.X509Attestation{SigningCertificates: &dps.X509Certificates{Primary: &dps.X509Certificate{Certificate: dps.PEM(ca)}}}}}); err != nil {
 		w.t.Fatal(err)
 	}
