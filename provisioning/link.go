@@ -270,7 +270,7 @@ func (s *Service) checkLink(ctx context.Context, l Link) error {
 	case l.Weight < 0 || l.Weight > 1_000_000:
 		return bad("weight %d: use 0 to 1000000", l.Weight)
 	case l.State != allocate.Open && l.State != allocate.Maintenance && l.State != allocate.Draining:
-		return bad("state %.40q: use maintenance or draining, or leave it out", l.State)
+		return bad("state %.40q: use open, maintenance or draining", l.State)
 	}
 	if err := s.reloadLinks(ctx); err != nil {
 		return err

@@ -156,7 +156,7 @@ func (p *ProvisioningService) put(ctx context.Context, out *cli.Out, l dps.Linke
 		return err
 	}
 	return out.Print(stored, func(w io.Writer) {
-		fmt.Fprintf(w, "hub %s (%s, %s) is linked, weight %d, %s\n", stored.Name, stored.Kind, stored.Host, stored.Weight, cmp.Or(stored.State, "open"))
+		fmt.Fprintf(w, "hub %s (%s, %s) is linked, weight %d, %s\n", stored.Name, stored.Kind, stored.Host, stored.Weight, stored.State)
 	})
 }
 
@@ -214,7 +214,7 @@ func (c *HubListCmd) Run(ctx context.Context, out *cli.Out) error {
 		return err
 	}
 	return printRows(out, all, []string{"hub", "kind", "host", "region", "weight", "state", "waiting", "trouble"}, func(l *dps.LinkedHub) []string {
-		return []string{l.Name, l.Kind, l.Host, l.Region, strconv.Itoa(l.Weight), cmp.Or(l.State, "open"), strconv.Itoa(l.Waiting), l.Trouble}
+		return []string{l.Name, l.Kind, l.Host, l.Region, strconv.Itoa(l.Weight), l.State, strconv.Itoa(l.Waiting), l.Trouble}
 	})
 }
 
@@ -236,7 +236,7 @@ func (c *HubMaintenanceCmd) Run(ctx context.Context, out *cli.Out) error {
 	if err != nil {
 		return err
 	}
-	switch l.State = ""; {
+	switch l.State = "open"; {
 	case c.Drain:
 		l.State = "draining"
 	case c.On:

@@ -15,7 +15,7 @@ type LinkedHub struct {
 	Region  string         `json:"region,omitempty"`
 	Latency map[string]int `json:"latency,omitempty"` // ms from a device's region
 	Weight  int            `json:"weight"`
-	State   string         `json:"state,omitempty"`   // maintenance, draining; empty: open
+	State   string         `json:"state,omitempty"`   // open (also when it is not given), maintenance, draining
 	Control string         `json:"control,omitempty"` // mqtt: host:port of the broker's listener for its administrator
 	Anchors string         `json:"anchors,omitempty"` // PEM
 	// Secret is only ever sent to the service: a connection string, or user:password of a broker's administrator. Empty in an

@@ -1,6 +1,7 @@
 package dpsserver
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strings"
@@ -46,9 +47,12 @@ func (h *Handler) listLinks(ctx context.Context, _ *request) (*reply, error) {
 	return &reply{status: http.StatusOK, body: out}, nil
 }
 
+// openState is allocate.Open on the wire.
+const openState = "open"
+
 // wireLink shows everything but the secret.
 func wireLink(l provisioning.Link) dps.LinkedHub {
-	return dps.LinkedHub{Name: l.Name, Kind: string(l.Kind), Host: l.Host, Region: l.Region, Latency: l.Latency, Weight: l.Weight, State: string(l.State),
+	return dps.LinkedHub{Name: l.Name, Kind: string(l.Kind), Host: l.Host, Region: l.Region, Latency: l.Latency, Weight: l.Weight, State: cmp.Or(string(l.State), openState),
 		Control: l.Control, Anchors: l.Anchors, ETag: l.ETag, Created: dps.Time{Time: l.Created}, Updated: dps.Time{Time: l.Updated}}
 }
 
@@ -60,8 +64,12 @@ func (h *Handler) putLink(ctx context.Context, q *request) (*reply, error) {
 	if b.Name != "" && !strings.EqualFold(b.Name, q.seg[1]) {
 		return nil, cradle.Errorf(cradle.Invalid, "body is for hub %.70q, the path for %.70q", b.Name, q.seg[1])
 	}
+	state := allocate.State(b.State)
+	if b.State == openState {
+		state = allocate.Open
+	}
 	l, err := h.svc.Link(ctx, provisioning.Link{Name: q.seg[1], Kind: provisioning.LinkKind(b.Kind), Host: b.Host, Region: b.Region, Latency: b.Latency, Weight: b.Weight,
-		State: allocate.State(b.State), Control: b.Control, Anchors: b.Anchors, Secret: provisioning.Secret(b.Secret)}, ifMatch(q))
+		State: state, Control: b.Control, Anchors: b.Anchors, Secret: provisioning.Secret(b.Secret)}, ifMatch(q))
 	if err != nil {
 		return nil, err
 	}

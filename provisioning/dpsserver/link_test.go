@@ -61,7 +61,7 @@ func TestLinkedHubs(t *testing.T) {
 		return err == nil && len(ds) == 1 && ds[0].Wants == "disabled" && ds[0].State == "pending" && ds[0].Attempts > 0 && strings.Contains(ds[0].Reason, "401")
 	})
 	all, err := svc.LinkedHubs(ctx)
-	if err != nil || len(all) != 2 || all[0].Name != "hub-1" || all[0].State != "maintenance" || all[1].Waiting != 1 || !strings.Contains(all[1].Trouble, "401") || all[1].Latency["us"] != 90 {
+	if err != nil || len(all) != 2 || all[0].Name != "hub-1" || all[0].State != "maintenance" || all[1].State != "open" || all[1].Waiting != 1 || !strings.Contains(all[1].Trouble, "401") || all[1].Latency["us"] != 90 {
 		t.Errorf("%+v %v", all, err)
 	}
 	if b, err := json.Marshal(all); err != nil || bytes.Contains(b, []byte("s3cret")) {
@@ -76,6 +76,12 @@ func TestLinkedHubs(t *testing.T) {
 	// Removal is refused while it is in use.
 	if err := svc.DeleteLinkedHub(ctx, "far"); cradle.KindOf(err) != cradle.Conflict || !strings.Contains(err.Error(), "still takes devices") {
 		t.Errorf("open: %v", err)
+	}
+	if l.Weight = 2; l.State != "open" {
+		t.Errorf("as it was linked: state %q", l.State)
+	}
+	if l, err = svc.PutLinkedHub(ctx, *l, l.ETag); err != nil || l.State != "open" { // what was read is written back
+		t.Fatalf("%+v %v", l, err)
 	}
 	l.State, l.Weight = "draining", 3
 	if l, err = svc.PutLinkedHub(ctx, *l, l.ETag); err != nil || l.Weight != 3 {
