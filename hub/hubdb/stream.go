@@ -73,7 +73,8 @@ func (s *Store) TrimEvents(ctx context.Context, name hub.Name, t hub.Trim, limit
 			out.Events++
 			freed += size + eventOverhead
 		}
-		if err := rows.Close(); err != nil {
+		rows.Close()
+		if err := rows.Err(); err != nil {
 			return err
 		}
 		if last < 0 {

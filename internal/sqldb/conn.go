@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"sync"
@@ -26,9 +27,9 @@ var forever = context.Background()
 
 // conn is a connection with its prepared statements, used by one goroutine at a time.
 type conn struct {
-	sql   *sql.Conn
-	pg    *pgx.Conn            // PostgreSQL: the driver's connection inside sql
-	stmts map[string]*sql.Stmt // SQLite: statements by text (pgx keeps its own)
+	sql  *sql.Conn // holds the driver's, which is one of these:
+	pg   *pgx.Conn
+	lite *lite
 
 	// PostgreSQL: statements that travel with the next one whose result is asked for; the first
 	// foreign of them are not of the function that runs now.
@@ -44,19 +45,20 @@ func (db *DB) connect(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting: %w", err)
 	}
-	if db.engine == SQLite {
-		return &conn{sql: c, stmts: map[string]*sql.Stmt{}}, nil
-	}
-	var pg *pgx.Conn
+	out := &conn{sql: c}
 	err = c.Raw(func(d any) error {
-		pg = d.(*stdlib.Conn).Conn()
+		if db.engine == SQLite {
+			out.lite = newLite(d.(driver.ConnPrepareContext))
+		} else {
+			out.pg = d.(*stdlib.Conn).Conn()
+		}
 		return nil
 	})
 	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("connecting: %w", err)
 	}
-	return &conn{sql: c, pg: pg}, nil
+	return out, nil
 }
 
 // discard closes the connection for good.
@@ -64,8 +66,8 @@ func (c *conn) discard() {
 	if c == nil {
 		return
 	}
-	for _, s := range c.stmts {
-		s.Close()
+	if c.lite != nil {
+		c.lite.close()
 	}
 	if c.pg != nil {
 		ctx, cancel := context.WithTimeout(forever, time.Second)
@@ -105,29 +107,17 @@ func (c *conn) execArgs(text string, args []any) (int64, error) {
 		tag, err := c.pg.Exec(forever, text, args...)
 		return tag.RowsAffected(), err
 	}
-	s, err := c.stmt(text)
-	if err != nil {
-		return 0, err
-	}
-	r, err := s.ExecContext(forever, args...)
-	if err != nil {
-		return 0, err
-	}
-	return r.RowsAffected()
+	return c.lite.exec(text, args)
 }
 
-func (c *conn) query(text string, args []any) (*sql.Rows, error) {
-	if c.pg != nil {
-		if err := c.flush(); err != nil {
-			return nil, err
-		}
-		return c.sql.QueryContext(forever, text, args...)
+func (c *conn) query(text string, args []any) (Rows, error) {
+	if c.lite != nil {
+		return c.lite.query(text, args)
 	}
-	s, err := c.stmt(text)
-	if err != nil {
+	if err := c.flush(); err != nil {
 		return nil, err
 	}
-	return s.QueryContext(forever, args...)
+	return c.pg.Query(forever, text, args...)
 }
 
 func (c *conn) queryRow(text string, args []any) Row {
@@ -141,30 +131,7 @@ func (c *conn) queryRow(text string, args []any) Row {
 		}
 		return r
 	}
-	s, err := c.stmt(text)
-	if err != nil {
-		return &pgRow{err: err}
-	}
-	return s.QueryRowContext(forever, args...)
-}
-
-// stmt returns SQLite's prepared statement.
-func (c *conn) stmt(text string) (*sql.Stmt, error) {
-	if s, ok := c.stmts[text]; ok {
-		return s, nil
-	}
-	if len(c.stmts) >= maxStatements {
-		for _, s := range c.stmts {
-			s.Close()
-		}
-		clear(c.stmts)
-	}
-	s, err := c.sql.PrepareContext(forever, text)
-	if err != nil {
-		return nil, err
-	}
-	c.stmts[text] = s
-	return s, nil
+	return c.lite.queryRow(text, args)
 }
 
 // pool holds the connections of readers.

@@ -100,13 +100,6 @@ func (c *conn) sendWith(text string, args []any, row *pgRow) (n int64, err error
 	return n, err
 }
 
-// Row is the one row that a query returned.
-type Row interface {
-	// Scan says sql.ErrNoRows when there was none.
-	Scan(dest ...any) error
-	Err() error
-}
-
 // pgRow holds a row that was read from PostgreSQL, or why there is none.
 type pgRow struct {
 	types  *pgtype.Map

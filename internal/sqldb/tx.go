@@ -2,7 +2,6 @@ package sqldb
 
 import (
 	"context"
-	"database/sql"
 	"strconv"
 	"strings"
 	"sync"
@@ -95,7 +94,7 @@ func (tx *Tx) Queue(query string, args ...any) error {
 }
 
 // Query runs a statement that returns rows. Close them before the next statement.
-func (tx *Tx) Query(query string, args ...any) (*sql.Rows, error) {
+func (tx *Tx) Query(query string, args ...any) (Rows, error) {
 	s, err := tx.prepare(query)
 	if err != nil {
 		return nil, err
@@ -118,6 +117,21 @@ func (tx *Tx) QueryRow(query string, args ...any) Row {
 		tx.fail(err)
 	}
 	return row
+}
+
+// Row is the one row that a query returned.
+type Row interface {
+	// Scan says sql.ErrNoRows when there was none.
+	Scan(dest ...any) error
+	Err() error
+}
+
+// Rows are the rows that a query returns. After Next said that there are no more, Err says why.
+type Rows interface {
+	Next() bool
+	Scan(dest ...any) error
+	Err() error
+	Close()
 }
 
 // prepare is what comes before each statement.

@@ -75,9 +75,7 @@ func (d *DB) Due(ctx context.Context, hub string, l provisioning.Lease, limit in
 		if err := rows.Err(); err != nil {
 			return err
 		}
-		if err := rows.Close(); err != nil {
-			return err
-		}
+		rows.Close()
 		for i := range out {
 			r, err := d.getRegistration(tx, out[i].Registration.ID, "")
 			if err != nil {
