@@ -40,3 +40,44 @@ func (b *bench) against(ctx context.Context, store string, stdout io.Writer) err
 	fmt.Fprintf(stdout, "%s: %.2f against %.2f; pairwise %+.1f %% (median of %d)\n", store, median(ratios[1]), median(ratios[0]), median(change), len(change))
 	return nil
 }
+
+// againstHub is against for registrations over new connections.
+func (b *bench) againstHub(ctx context.Context, store string, stdout io.Writer) error {
+	transports := []string{"HTTPS", "MQTT"}
+	var sites [2]*hubSite
+	for i, bin := range []string{b.o.against, b.bin} {
+		one := *b
+		one.bin = bin
+		s, err := one.newHubSite(ctx, store, fmt.Sprintf("hub-%s-%d", store, i), 0, (b.o.rounds+1)*b.o.registrations*len(transports), 0)
+		if err != nil {
+			return err
+		}
+		defer s.plant.Close()
+		sites[i] = s
+	}
+	ratios := map[string][2][]float64{}
+	change := map[string][]float64{}
+	for n := -1; n < b.o.rounds; n++ { // the first warms up
+		for _, transport := range transports {
+			var now [2]float64
+			for k := range sites {
+				i := (n + 1 + k) % 2
+				x, err := sites[i].register(ctx, transport, b.o.registrations, b.o.parallel)
+				if err != nil {
+					return fmt.Errorf("registering over %s, %s: %w", transport, store, err)
+				}
+				now[i] = ratio(x, floor.MutualHandshake)
+			}
+			if n < 0 {
+				continue
+			}
+			r := ratios[transport]
+			ratios[transport] = [2][]float64{append(r[0], now[0]), append(r[1], now[1])}
+			change[transport] = append(change[transport], 100*(now[1]/now[0]-1))
+		}
+	}
+	for _, t := range transports {
+		fmt.Fprintf(stdout, "%s, registrations over %s: %.2f against %.2f; pairwise %+.1f %% (median of %d)\n", store, t, median(ratios[t][1]), median(ratios[t][0]), median(change[t]), len(change[t]))
+	}
+	return nil
+}

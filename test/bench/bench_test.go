@@ -297,3 +297,22 @@ func TestHubRun(t *testing.T) {
 		t.Errorf("%+v", i)
 	}
 }
+
+// Two builds compared by registrations; here the second is the first.
+func TestAgainstRegistrations(t *testing.T) {
+	testenv.Long(t)
+	bin := t.TempDir()
+	if err := plant.Build(t.Context(), bin); err != nil {
+		t.Fatal(err)
+	}
+	var out, progress bytes.Buffer
+	o := options{bin: bin, against: bin, small: 1, rounds: 1, units: 1, parallel: 4, stores: "sqlite", dir: t.TempDir(), only: "hub", registrations: 6}
+	if err := run(t.Context(), o, &out, &progress); err != nil {
+		t.Fatalf("%v\n%s", err, &progress)
+	}
+	for _, transport := range []string{"HTTPS", "MQTT"} {
+		if !strings.Contains(out.String(), "registrations over "+transport) {
+			t.Errorf("got %q", &out)
+		}
+	}
+}
