@@ -20,12 +20,11 @@ import (
 // row is still there and its lease runs out; delivering twice is harmless because bringing the hub in
 // line is idempotent.
 type outbox struct {
-	s       *Service
-	owner   string
-	term    time.Duration
-	workers int
-	queues  map[lane]chan Delivery
-	kick    chan struct{} // a scan is worth while
+	s      *Service
+	owner  string
+	term   time.Duration
+	queues map[lane]chan Delivery
+	kick   chan struct{} // a scan is worth while
 
 	mu     sync.Mutex
 	flying map[flight]*Delivery // deliveries of this process, and what was offered meanwhile
@@ -51,10 +50,7 @@ const (
 	retryMax     = 8 * time.Second  // between two probes of a hub that is down, and two tries of one delivery
 )
 
-func newOutbox(s *Service, owner string, workers int, term time.Duration) *outbox {
-	if workers <= 0 {
-		workers = 8
-	}
+func newOutbox(s *Service, owner string, term time.Duration) *outbox {
 	if term <= 0 {
 		term = 10 * time.Second
 	}
@@ -64,7 +60,7 @@ func newOutbox(s *Service, owner string, workers int, term time.Duration) *outbo
 		owner = hex.EncodeToString(id[:])
 	}
 	o := &outbox{
-		s: s, owner: owner, term: max(term, time.Second), workers: workers,
+		s: s, owner: owner, term: max(term, time.Second),
 		queues: map[lane]chan Delivery{}, kick: make(chan struct{}, 1),
 		flying: map[flight]*Delivery{}, health: map[string]*health{},
 	}
@@ -82,6 +78,15 @@ const (
 	foreign
 	asking
 )
+
+// workers are the deliveries that a lane has under way at once. Those to our own hubs share commits, there and here: the
+// more, the cheaper each.
+func (l lane) workers() int {
+	if l == own {
+		return 64
+	}
+	return 8
+}
 
 // laneOf says who delivers to a target; ok is false for a hub that is not linked.
 func (o *outbox) laneOf(target string) (l lane, ok bool) {
@@ -147,8 +152,8 @@ func (o *outbox) troubled(hub string) bool {
 
 func (o *outbox) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	for _, queue := range o.queues {
-		for range o.workers {
+	for l, queue := range o.queues {
+		for range l.workers() {
 			wg.Go(func() {
 				for {
 					select {

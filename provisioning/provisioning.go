@@ -66,7 +66,6 @@ type Config struct {
 	Issuer  Issuer           // nil: no certificates are issued for CSRs
 	Now     func() time.Time // nil: the real clock
 	Log     *slog.Logger     // nil: slog.Default()
-	Workers int              // deliveries under way at once; default 8
 	Lease   time.Duration    // how long a replica may take over a delivery before another one does; default 10 s, at least 1 s
 	// Replica is a name that this process keeps over restarts and shares with no other one that runs.
 	// With it a process that died takes up its own deliveries at once, and not when its leases have
@@ -131,7 +130,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err := s.reloadGroups(ctx, nil); err != nil {
 		return nil, err
 	}
-	s.outbox = newOutbox(s, c.Replica, c.Workers, c.Lease)
+	s.outbox = newOutbox(s, c.Replica, c.Lease)
 	if c.Replica != "" {
 		if err := s.store.Release(ctx, c.Replica); err != nil {
 			return nil, fmt.Errorf("taking up deliveries of the last run: %w", err)
