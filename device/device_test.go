@@ -382,8 +382,8 @@ func TestTimeAndEnrolmentShareAConnection(t *testing.T) {
 		noAuthTime bool
 		want       string // handshakes with the provider until the device arrives, or for a day
 	}{
-		"good":                               {48 * time.Hour, false, "time cacerts"},
-		"no time to who shows a certificate": {48 * time.Hour, true, "time cacerts cacerts time"},
+		"good":                               {48 * time.Hour, false, "time nonce"},
+		"no time to who shows a certificate": {48 * time.Hour, true, "time cacerts nonce time"},
 		"expired at the stated time":         {-30 * time.Second, false, "time cacerts"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -410,6 +410,37 @@ func TestTimeAndEnrolmentShareAConnection(t *testing.T) {
 				}
 				if c.server < 0 && (slices.Contains(w.calls, "nonce") || len(w.issued) > 0) {
 					t.Errorf("asked a server that is not believed: %v", w.calls)
+				}
+			})
+		})
+	}
+}
+
+// One answer of cacerts does for both certificates where it holds both issuers (RFC 7030 §4.1); where it does not the
+// provider is asked again, and never when nothing changed.
+func TestCACertsAreAskedOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		apart bool
+		want  int
+	}{"together": {false, 1}, "apart": {true, 2}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.cacertsApart = c.apart
+				stop := w.start(w.options())
+				w.until("two renewals", 3*24*time.Hour, func() bool { return w.count(w.operational) >= 3 })
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+				w.check()
+				asked := 0
+				for _, call := range w.calls {
+					if call == "cacerts" {
+						asked++
+					}
+				}
+				if n := w.count(w.onboarding); asked != c.want || n != 1 {
+					t.Errorf("cacerts asked %d times, want %d; %d LDevIDs", asked, c.want, n)
 				}
 			})
 		})

@@ -42,7 +42,7 @@ func (d *Device) enrol(ctx context.Context, j *Journal, profile cradle.Profile, 
 	defer s.Close()
 	client := s.EST(label)
 
-	if len(j.Issuers[profile]) == 0 {
+	if len(j.issuersOf(profile)) == 0 {
 		if err := d.fetchIssuers(ctx, client, profile); err != nil {
 			return err
 		}
@@ -174,13 +174,13 @@ func (d *Device) finish(ctx context.Context, client EST, t todo, resent bool) er
 	if err != nil {
 		return fmt.Errorf("internal error: own request: %w", err)
 	}
-	chain, err := d.checkIssued(leaf, csr.RawSubjectPublicKeyInfo, j.Issuers[x.Profile])
-	if err != nil { // the CA may have been rolled since cacerts was asked
+	chain, err := d.checkIssued(leaf, csr.RawSubjectPublicKeyInfo, j.issuersOf(x.Profile))
+	if err != nil { // the CA may have been rolled since cacerts was asked, or for another profile
 		if ferr := d.fetchIssuers(ctx, client, x.Profile); ferr != nil {
 			return errors.Join(err, ferr)
 		}
 		j, _ = d.look()
-		if chain, err = d.checkIssued(leaf, csr.RawSubjectPublicKeyInfo, j.Issuers[x.Profile]); err != nil {
+		if chain, err = d.checkIssued(leaf, csr.RawSubjectPublicKeyInfo, j.issuersOf(x.Profile)); err != nil {
 			return errors.Join(err, d.abandon("its answer is not acceptable"))
 		}
 	}

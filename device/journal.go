@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -30,6 +31,15 @@ type Journal struct {
 func (j Journal) clone() Journal {
 	j.Issuers = maps.Clone(j.Issuers)
 	return j
+}
+
+// issuersOf returns what may have issued a certificate of that profile: what cacerts answered for it, else what it
+// answered for another, in which the account's other issuing CAs may be.
+func (j *Journal) issuersOf(p cradle.Profile) [][]byte {
+	if own := j.Issuers[p]; len(own) > 0 {
+		return own
+	}
+	return slices.Concat(slices.Collect(maps.Values(j.Issuers))...)
 }
 
 // Credential is a certificate and its issuers below the anchor, leaf first, in DER.

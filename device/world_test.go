@@ -66,10 +66,11 @@ type world struct {
 	calls      []string
 	handshakes []string // the provider's: the calls that they were made for
 
-	noTime     bool
-	noAuthTime bool // the provider tells nobody the time who shows a certificate
-	blocked    bool // device suspended or revoked
-	lot        bool // accepted
+	noTime       bool
+	cacertsApart bool // each label's cacerts names its own CA alone
+	noAuthTime   bool // the provider tells nobody the time who shows a certificate
+	blocked      bool // device suspended or revoked
+	lot          bool // accepted
 	// fault is asked twice per call: before the service acts and after it did, before the reply.
 	fault func(call string, acted bool) error
 }
@@ -338,6 +339,9 @@ func (e *fakeEST) CACerts(ctx context.Context) (out []*x509.Certificate, err err
 			issuer = e.w.operational
 		}
 		out = []*x509.Certificate{issuer.cert, e.w.root.cert}
+		if e.label == acme+"-ldevid" && !e.w.cacertsApart {
+			out = append(out, e.w.operational.cert)
+		}
 		return nil
 	})
 	return out, err

@@ -5,13 +5,16 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/provider/ca"
 )
 
 // CACerts returns what chains an endpoint's certificates to the account's roots (RFC 7030 §4.1.3): for each
 // class the CA that issues, and those before it, while what they signed may be valid; what stands between them and
 // their roots; where a root was replaced, the certificates by which the two vouch for each other (OldWithNew and
-// NewWithOld); the roots. The caller must not change the slice.
+// NewWithOld); the roots. At an endpoint of LDevIDs there stand behind them, while there is room, the CAs that issue
+// operational certificates: a device whose next certificate that is need not ask again. The caller must not change
+// the slice.
 func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 	d, now := p.dir.Load(), p.now()
 	key := Endpoint{Account: e.Account, Profile: e.Profile}
@@ -65,6 +68,13 @@ func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 		for _, ders := range [][][]byte{above, crosses, roots} {
 			if err := chain(ders); err != nil {
 				return nil, err
+			}
+		}
+	}
+	if p.kindOf(e.Account, e.Profile) == ca.KindLDevID {
+		for _, a := range all {
+			if a.Kind == OperationalCA && a.State == ActiveCA && len(out) < est.MaxCerts {
+				add(a.issuer.Cert)
 			}
 		}
 	}

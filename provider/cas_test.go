@@ -174,6 +174,7 @@ func TestExternalRoot(t *testing.T) {
 			}
 			o = r.order(func(o *order.Order) { o.AccountAnchors = pemText(root.Cert) })
 			u := r.active(o, r.station(o), "SN0001")
+			r.trusts(root.Cert, u.op, cradle.LDevID) // which a device asks once for both
 			for p, c := range map[cradle.Profile]*x509.Certificate{cradle.IDevID: u.idevid, cradle.IAK: u.iak, cradle.LDevID: u.ldevid, cradle.Operational: u.op} {
 				r.trusts(root.Cert, c, p)
 				// A verifier that demands the tier's policy is content: the CA has it.

@@ -40,11 +40,12 @@ func (l *Line) http(cert *tls.Certificate, cache tls.ClientSessionCache) *http.C
 // PowerOn is the device's way from its first power to an accepted connection to its hub, which stays open until Off.
 func (l *Line) PowerOn(ctx context.Context, u *Unit) error {
 	idevid := &tls.Certificate{Certificate: append([][]byte{u.idevidCert.Raw}, l.accepted.IDevIDChain...), PrivateKey: u.idevid, Leaf: u.idevidCert}
-	ldevid, err := l.enrol(ctx, u, idevid, cradle.LDevID, u.ldevid, l.askTime)
+	var cas []*x509.Certificate // of one answer, for both certificates
+	ldevid, err := l.enrol(ctx, u, idevid, cradle.LDevID, u.ldevid, &cas, l.askTime)
 	if err != nil {
 		return fmt.Errorf("LDevID of %s: %w", u.ID, err)
 	}
-	operational, err := l.enrol(ctx, u, ldevid, cradle.Operational, u.operational, nil)
+	operational, err := l.enrol(ctx, u, ldevid, cradle.Operational, u.operational, &cas, nil)
 	if err != nil {
 		return fmt.Errorf("operational certificate of %s: %w", u.ID, err)
 	}
@@ -85,8 +86,9 @@ func (l *Line) askTime(ctx context.Context, hc *http.Client) error {
 	return err
 }
 
-// enrol is one act of the agent's: cacerts, nonce and simpleenroll on one connection, after what comes first.
-func (l *Line) enrol(ctx context.Context, u *Unit, auth *tls.Certificate, p cradle.Profile, key *softkey.Key, first func(context.Context, *http.Client) error) (*tls.Certificate, error) {
+// enrol is one act of the agent's: cacerts where it knows no CAs yet, nonce and simpleenroll on one connection, after
+// what comes first; cacerts at the end where what it knows does not hold the issuer.
+func (l *Line) enrol(ctx context.Context, u *Unit, auth *tls.Certificate, p cradle.Profile, key *softkey.Key, cas *[]*x509.Certificate, first func(context.Context, *http.Client) error) (*tls.Certificate, error) {
 	hc := l.http(auth, nil)
 	defer hc.CloseIdleConnections()
 	if first != nil {
@@ -95,16 +97,25 @@ func (l *Line) enrol(ctx context.Context, u *Unit, auth *tls.Certificate, p crad
 		}
 	}
 	c := &est.Client{HTTP: hc, URL: l.order.ProviderURL + est.WellKnown + cradle.Label(l.order.Account, p)}
-	cas, err := c.CACerts(ctx)
-	if err != nil {
-		return nil, err
+	if len(*cas) == 0 {
+		var err error
+		if *cas, err = c.CACerts(ctx); err != nil {
+			return nil, err
+		}
 	}
 	x := exchange{tpm: u.tpm, account: l.order.Account, id: u.ID, auth: auth.Certificate[0], claim: evidence.Claim{Serial: u.Serial}}
 	leaf, err := x.enrol(ctx, c, p, key)
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{Certificate: chain(leaf, cas), PrivateKey: key, Leaf: leaf}, nil
+	certs := chain(leaf, *cas)
+	if len(certs) == 1 {
+		if *cas, err = c.CACerts(ctx); err != nil {
+			return nil, err
+		}
+		certs = chain(leaf, *cas)
+	}
+	return &tls.Certificate{Certificate: certs, PrivateKey: key, Leaf: leaf}, nil
 }
 
 // chain is what the agent shows: the leaf and its issuers below the root.
