@@ -21,6 +21,7 @@ import (
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/cli"
 	"github.com/cradle-iot/cradle/internal/durable"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 	"github.com/cradle-iot/cradle/protocol/dps"
 )
 
@@ -243,7 +244,7 @@ func readLines(r io.Reader, skip int, add func(int, *dps.Enrollment, json.RawMes
 		}
 		var e dps.Enrollment
 		if err := json.Unmarshal(line, &e); err != nil {
-			return cradle.Errorf(cradle.Invalid, "line %d is not the JSON of an individual enrolment: %v", n, err)
+			return cradle.Errorf(cradle.Invalid, "line %d is not the JSON of an individual enrolment: %v", n, strictjson.Reason(err))
 		}
 		if e.RegistrationID == "" {
 			return cradle.Errorf(cradle.Invalid, "line %d has no registrationId", n)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 	"github.com/cradle-iot/cradle/protocol/sas"
 )
 
@@ -107,7 +108,7 @@ func parseBatch(b []byte) ([]hub.Message, error) {
 		Properties    map[string]string `json:"properties"`
 	}
 	if err := json.Unmarshal(b, &in); err != nil {
-		return nil, cradle.Errorf(cradle.Invalid, "batch is not JSON as expected: %v", err)
+		return nil, cradle.Errorf(cradle.Invalid, "batch is not JSON as expected: %v", strictjson.Reason(err))
 	}
 	if len(in) == 0 || len(in) > maxMessages {
 		return nil, cradle.Errorf(cradle.Invalid, "a batch has 1 to %d messages, not %d", maxMessages, len(in))

@@ -187,3 +187,17 @@ func (s *service) ids(path string) (out []string) {
 	}
 	return out
 }
+
+// A body of another shape is refused in the words of the API, without a name of Go's.
+func TestBodyRefused(t *testing.T) {
+	s := newRig(t, sqlite(t)).service()
+	for _, c := range [][3]string{
+		{"/devices/query", `{"query":["SELECT"]}`, `\"query\" is an array, not a string`},
+		{"/devices/query", `{"query":"SELECT`, `it ends before the value does`},
+		{"/devices", `{"id":"x"}`, `it is an object, not an array`},
+	} {
+		if code, text := s.call("POST", c[0], c[1], nil); code != 400 || !strings.Contains(text, c[2]) || strings.Contains(text, "Go ") {
+			t.Errorf("%s: %d %s, want %s", c[1], code, text, c[2])
+		}
+	}
+}

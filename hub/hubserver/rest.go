@@ -12,6 +12,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
@@ -128,7 +129,7 @@ func (r *request) decode(what string, v any) error {
 	case errors.As(err, &big):
 		return cradle.Errorf(cradle.TooLarge, "request is larger than %d bytes", big.Limit)
 	case err != nil:
-		return cradle.Errorf(cradle.Invalid, "%s is not JSON as expected: %v", what, err)
+		return cradle.Errorf(cradle.Invalid, "%s is not JSON as expected: %v", what, strictjson.Reason(err))
 	}
 	return nil
 }

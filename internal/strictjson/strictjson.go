@@ -1,7 +1,7 @@
 // Package strictjson reads JSON that means the same to every reader. The standard package takes a member's name in any
 // case, takes the last of two members of one name, and passes over members that it does not know; another
 // reader of the same bytes may take the first, or another. What was checked is then not what is used. Here names are
-// exact, single and known, and nothing follows the value.
+// exact, single and known, and nothing follows the value. What is wrong is said in JSON's words (Reason), not in Go's.
 package strictjson
 
 import (
@@ -22,17 +22,14 @@ func Unmarshal(b []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	if err := value(d, reflect.TypeOf(v).Elem(), 0); err != nil {
-		if errors.Is(err, io.EOF) {
-			return io.ErrUnexpectedEOF
-		}
-		return err
+		return Reason(err)
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return errors.New("something follows the JSON value")
 	}
 	s := json.NewDecoder(bytes.NewReader(b))
 	s.DisallowUnknownFields()
-	return s.Decode(v)
+	return Reason(s.Decode(v))
 }
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()

@@ -38,7 +38,7 @@ func TestUnmarshal(t *testing.T) {
 		}
 	}
 	for bad, why := range map[string]string{
-		``: "EOF", `{`: "EOF", `[]`: "array", `{"name":1}`: "number", `{"Name":"x"}`: "unknown", `{"NAME":"x","name":"y"}`: "unknown", `{"name":"x","name":"x"}`: "twice",
+		``: "ends", `{`: "ends", `[]`: "array", `{"name":1}`: "number", `{"Name":"x"}`: "unknown", `{"NAME":"x","name":"y"}`: "unknown", `{"name":"x","name":"x"}`: "twice",
 		`{"nam\u0065":"x","name":"y"}`: "twice", `{"list":[{"A":"1"}]}`: "unknown", `{"map":{"k":{"A":"1"}}}`: "unknown", `{"map":{"k":{},"k":{}}}`: "twice",
 		`{"raw":{"x":1,"x":2}}`: "twice", `{"Hide":"x"}`: "unknown", `{"-":"x"}`: "unknown", `{"plain":3}`: "unknown", `{} {}`: "follows", `{}x`: "follows", `{"name":"x",}`: "",
 		`{"raw":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}`: "deeper", strings.Repeat(`[`, 1<<20): "deeper", `{"ſ":1}`: "unknown", `{"liſt":[]}`: "unknown",

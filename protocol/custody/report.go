@@ -28,6 +28,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/jws"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 	"github.com/cradle-iot/cradle/protocol/order"
 )
 
@@ -229,7 +230,7 @@ func decode(what string, payload []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return bad(what, "%v", err)
+		return bad(what, "%v", strictjson.Reason(err))
 	}
 	if b, err := json.Marshal(v); err != nil || !bytes.Equal(b, payload) {
 		return bad(what, "not in canonical encoding")

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 )
 
 // AllocationRequest is what a provisioning service posts to a custom allocation webhook (Azure's contract). Exactly one
@@ -194,7 +195,7 @@ func (w *Webhook) Ask(ctx context.Context, target string, key []byte, q *Allocat
 func ParseAllocationResponse(b []byte) (*AllocationResponse, error) {
 	out := new(AllocationResponse)
 	if err := json.Unmarshal(b, out); err != nil {
-		return nil, cradle.Errorf(cradle.Invalid, "webhook's answer is not an allocation: %v", err)
+		return nil, cradle.Errorf(cradle.Invalid, "webhook's answer is not an allocation: %v", strictjson.Reason(err))
 	}
 	if out.IotHubHostName == "" || len(out.IotHubHostName) > 255 {
 		return nil, cradle.Errorf(cradle.Invalid, "webhook's answer names no hub").WithHint("iotHubHostName must be one of linkedHubs")

@@ -9,6 +9,7 @@ import (
 	"io"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 )
 
 // Bounds of a nonce in bytes (draft-ietf-lamps-attestation-freshness).
@@ -115,7 +116,7 @@ func parseJSON(body []byte, v any) error {
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	if err := d.Decode(v); err != nil {
-		return cradle.Errorf(cradle.Invalid, "the body is not the expected JSON object: %w", err)
+		return cradle.Errorf(cradle.Invalid, "the body is not the expected JSON object: %w", strictjson.Reason(err))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return cradle.Errorf(cradle.Invalid, "something follows the JSON object")

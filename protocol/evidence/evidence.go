@@ -21,6 +21,7 @@ import (
 	"encoding/json"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 )
 
 // Draft is the revision of draft-ietf-lamps-csr-attestation that this package writes.
@@ -61,7 +62,7 @@ type Claim struct {
 func ParseClaim(body []byte) (Claim, error) {
 	var c Claim
 	if err := json.Unmarshal(body, &c); err != nil {
-		return Claim{}, cradle.Errorf(cradle.Invalid, "claim is not the expected JSON object: %v", err)
+		return Claim{}, cradle.Errorf(cradle.Invalid, "claim is not the expected JSON object: %v", strictjson.Reason(err))
 	}
 	return c, c.Check()
 }
@@ -109,7 +110,7 @@ type Challenge struct {
 func ParseChallenge(body []byte) (Challenge, error) {
 	var c Challenge
 	if err := json.Unmarshal(body, &c); err != nil {
-		return Challenge{}, cradle.Errorf(cradle.Invalid, "challenge is not the expected JSON object: %v", err)
+		return Challenge{}, cradle.Errorf(cradle.Invalid, "challenge is not the expected JSON object: %v", strictjson.Reason(err))
 	}
 	return c, c.Check()
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 	"github.com/cradle-iot/cradle/protocol/settings"
 )
 
@@ -163,7 +164,7 @@ func decode(payload []byte) (*Order, error) {
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&o); err != nil {
-		return nil, cradle.Errorf(cradle.Invalid, "order: %v", err).WithHint("it may come from a newer version of cradle")
+		return nil, cradle.Errorf(cradle.Invalid, "order: %v", strictjson.Reason(err)).WithHint("it may come from a newer version of cradle")
 	}
 	if err := o.Check(); err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/protocol/order"
 	"github.com/cradle-iot/cradle/provider"
@@ -163,7 +164,7 @@ func decode[T any](r *http.Request) (T, error) {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&in); err != nil {
-		return in, cradle.Errorf(cradle.Invalid, "request body: %v", err)
+		return in, cradle.Errorf(cradle.Invalid, "request body: %v", strictjson.Reason(err))
 	}
 	return in, nil
 }

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 	"github.com/cradle-iot/cradle/protocol/dps"
 	"github.com/cradle-iot/cradle/provisioning"
 )
@@ -378,7 +379,7 @@ func decode(body []byte, v any) error {
 		return nil
 	}
 	if err := json.Unmarshal(body, v); err != nil {
-		return cradle.Errorf(cradle.Invalid, "body is not the JSON that is expected here: %v", err)
+		return cradle.Errorf(cradle.Invalid, "body is not the JSON that is expected here: %v", strictjson.Reason(err))
 	}
 	return nil
 }

@@ -507,6 +507,7 @@ func TestServiceAPIRefusals(t *testing.T) {
 		{"unknown registration", good, "GET", "/registrations/nope" + v, "", 404, "nope"},
 		{"registrations of unknown group", good, "POST", "/registrations/nope/query" + v, `{"query":"*"}`, 404, "nope"},
 		{"query", good, "POST", "/enrollmentGroups/query" + v, `{"query":"SELECT * FROM enrollmentGroups WHERE x = 1"}`, 400, "not supported"},
+		{"a member of another type", good, "PUT", "/enrollmentGroups/g" + v, `{"iotHubs":"hub-1"}`, 400, `"iotHubs" is a string, not an array`},
 		{"method", good, "PATCH", "/enrollmentGroups/g" + v, "", 405, "allowed"},
 		{"update of what is not there", good, "PUT", "/enrollmentGroups/g" + v + "&x=1", same, 412, "does not exist"},
 	} {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 	"github.com/cradle-iot/cradle/protocol/dps"
 	"github.com/cradle-iot/cradle/provisioning"
 )
@@ -40,7 +41,7 @@ func ReadImport(body []byte) ([]provisioning.EnrollmentRequest, error) {
 		}
 		var b dps.Enrollment
 		if err := json.Unmarshal(line, &b); err != nil {
-			return nil, cradle.Errorf(cradle.Invalid, "line %d is not the JSON of an individual enrolment: %v", n, err)
+			return nil, cradle.Errorf(cradle.Invalid, "line %d is not the JSON of an individual enrolment: %v", n, strictjson.Reason(err))
 		}
 		r, err := enrollmentRequest(b, nil)
 		if err != nil {
