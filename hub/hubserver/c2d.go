@@ -30,6 +30,7 @@ func (s *Server) sendC2D(r *request) (answer, error) {
 			return answer{}, cradle.Errorf(cradle.Invalid, "%s is of device %.128q, the path of %.128q", iothub.HeaderTo, named, id)
 		}
 		id = named
+		r.SetPathValue("id", string(id)) // for fail: it is the device that is not found
 	}
 	bag, err := bagOfHeader(r.Header)
 	if err != nil {

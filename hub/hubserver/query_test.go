@@ -201,3 +201,16 @@ func TestBodyRefused(t *testing.T) {
 		}
 	}
 }
+
+// A path is what it says: none is cleaned, and none redirected, which devices would not follow.
+func TestPathRefused(t *testing.T) {
+	r := newRig(t, sqlite(t))
+	for _, path := range []string{"/devices/..", "/devices/.", "/devices//x", "/devices/x/../y", "/twins/../devices"} {
+		if status, _, out := r.asOwner("PUT", path, `{"deviceId":".."}`); status != 400 || !strings.Contains(out, "empty segment") {
+			t.Errorf("%s: got %d %s", path, status, out)
+		}
+	}
+	if status, _, out := r.asOwner("PUT", "/devices/%2E%2E", `{"deviceId":".."}`); status != 200 {
+		t.Errorf("a device of that name: %d %s", status, out)
+	}
+}

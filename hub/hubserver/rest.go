@@ -12,6 +12,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
+	"github.com/cradle-iot/cradle/internal/front"
 	"github.com/cradle-iot/cradle/internal/strictjson"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
@@ -24,7 +25,13 @@ const (
 )
 
 // ServeHTTP implements http.Handler: the REST side.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := front.CheckPath(r); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
 
 func (s *Server) routes() *http.ServeMux {
 	m := http.NewServeMux()

@@ -129,6 +129,8 @@ func TestOneLinePerRequest(t *testing.T) {
 		{"GET", "/admin/v1/accounts/acme", alice, "", 404, map[string]string{"op": "GET /accounts/{account}", "account": "acme", "outcome": "not_found"}},
 		{"GET", "/admin/v1/status", "", "", 401, map[string]string{"op": "GET /status", "outcome": "unauthorized"}},
 		{"GET", "/admin/v1/nothing", alice, "", 404, map[string]string{"outcome": "not_found", "path": "/admin/v1/nothing"}},
+		{"GET", "/admin/v1/accounts/../status", alice, "", 400, map[string]string{"outcome": "invalid"}},
+		{"POST", "/admin/v1//oems", alice, "{}", 400, map[string]string{"outcome": "invalid"}},
 		{"DELETE", "/admin/v1/status", alice, "", 405, map[string]string{"outcome": "invalid", "method": "DELETE"}},
 		{"GET", "/admin/v1/devices?account=acme&limit=x", alice, "", 400, map[string]string{"outcome": "invalid"}},
 		{"GET", "/admin/v1/devices?account=acme&colour=red", alice, "", 400, map[string]string{"outcome": "invalid"}},

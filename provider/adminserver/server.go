@@ -8,6 +8,7 @@
 package adminserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/front"
 	"github.com/cradle-iot/cradle/internal/reqlog"
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/protocol/order"
@@ -83,6 +85,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		limit = order.MaxBody
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, limit)
+	if err := front.CheckPath(r); err != nil {
+		s.answer(w, r, &reqlog.Event{Service: "admin"}, func() error { return cmp.Or(s.Gate.Address(r), err) })
+		return
+	}
 	if _, pattern := s.mux.Handler(r); pattern == "" {
 		s.nothing(w, r)
 		return
