@@ -25,9 +25,11 @@ func (p *Provider) openAuthority(ctx context.Context, a Authority) (*authority, 
 	if a.Key.Ref == "" || p.apart { // a root that is kept elsewhere, a key that was lost with an earlier store; a front end
 		return &authority{a, iss}, nil
 	}
-	if iss.Key, err = p.keys.Open(ctx, a.Key, cert.PublicKey); err != nil {
+	key, err := p.keys.Open(ctx, a.Key, cert.PublicKey)
+	if err != nil {
 		return nil, fmt.Errorf("%s CA %s: %w", a.Kind, a.ID, err)
 	}
+	iss.Key = ca.Proved(key)
 	return &authority{a, iss}, nil
 }
 

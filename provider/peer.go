@@ -121,7 +121,7 @@ func (p *Provider) issuerOf(c *Certificate) AuthorityKind {
 
 // signed verifies that a recorded certificate was signed by its recorded issuer. Certificates that were
 // verified are remembered, since the connection of a device asks several times; so are those that this process
-// signed, whose signature ca verified when it was made.
+// signed.
 func (p *Provider) signed(ctx context.Context, peer *x509.Certificate, c *Certificate) error {
 	a := p.dir.Load().byID[c.Authority]
 	if a == nil { // made by another replica a moment ago

@@ -171,7 +171,7 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 	if err := p.store.FinishIssue(ctx, in.ID, row, leaf); err != nil {
 		return nil, err
 	}
-	p.verified.add(row.Digest)                                       // x509.CreateCertificate verified what it signed
+	p.verified.add(row.Digest)                                       // signed here, by the key that the row names
 	if !d.activated() && !p.kindOf(in.Account, in.Profile).Birth() { // usable from now on
 		row.Slot = Current // the first of its lineage is; of a later one the transaction that rests on it knows better
 		if in.AuthProfile == in.Profile {

@@ -133,27 +133,31 @@ func Issue(iss *Issuer, p *Permit, l Leaf) (*x509.Certificate, error) {
 func NewDraft(iss *Issuer, serial *big.Int, l Leaf) (*Draft, error) { return lint(iss, serial, &l) }
 
 // SerialNumber is what the certificate will have.
-func (d *Draft) SerialNumber() *big.Int { return d.template.SerialNumber }
+func (d *Draft) SerialNumber() *big.Int { return d.serial }
 
 // Sign spends the permit, which must be for the draft's serial number, and signs.
 func (d *Draft) Sign(p *Permit) (*x509.Certificate, error) {
 	if p.Serial.Cmp(d.SerialNumber()) != 0 {
 		return nil, fmt.Errorf("internal error: permit of intent %s is for another serial number than its draft", p.Intent)
 	}
-	if err := d.iss.stamp(d.template); err != nil {
+	at, err := d.iss.points(d.NotAfter)
+	if err != nil {
 		return nil, err
 	}
 	if p.used.Swap(true) {
 		return nil, fmt.Errorf("internal error: permit of intent %s used twice", p.Intent)
 	}
-	if d.iss.Key == nil {
-		return nil, cradle.Errorf(cradle.Busy, "the key of %q is kept elsewhere", d.iss.Cert.Subject.CommonName)
+	alg := SignatureAlgorithm(d.iss.Cert.PublicKey)
+	id := signatureAlgorithms[alg].id
+	if id == nil {
+		return nil, fmt.Errorf("internal error: %q has a key that may not issue", d.iss.Cert.Subject.CommonName)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, d.template, d.iss.Cert, d.Public, d.iss.Key)
+	tbs := d.tbs(id, at)
+	sig, err := d.iss.sign(alg, tbs)
 	if err != nil {
 		return nil, fmt.Errorf("signing for intent %s: %w", p.Intent, err)
 	}
-	return x509.ParseCertificate(der)
+	return x509.ParseCertificate(certificate(tbs, id, sig))
 }
 
 func leafPolicies(l *Leaf) []x509.OID {

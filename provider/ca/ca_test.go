@@ -15,7 +15,7 @@ import (
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func key(t *testing.T, c elliptic.Curve) *ecdsa.PrivateKey {
+func key(t testing.TB, c elliptic.Curve) *ecdsa.PrivateKey {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(c, rand.Reader)
 	if err != nil {
@@ -24,7 +24,7 @@ func key(t *testing.T, c elliptic.Curve) *ecdsa.PrivateKey {
 	return k
 }
 
-func issuer(t *testing.T, class cradle.Class) *ca.Issuer {
+func issuer(t testing.TB, class cradle.Class) *ca.Issuer {
 	t.Helper()
 	k := key(t, elliptic.P256())
 	c, err := ca.SelfSign(k, ca.Authority{Organization: "acme", CommonName: "acme CA", Class: class, NotBefore: now.Add(-time.Hour), NotAfter: ca.Forever})

@@ -118,7 +118,9 @@ func TestGolden(t *testing.T) {
 		if rules.Validity != ca.Endless {
 			l.NotAfter = now.Add(time.Duration(rules.Validity))
 		}
-		keep(name)(ca.Issue(iss, ca.NewPermit("i", ca.NewSerial()), l))
+		serial := ca.NewSerial()
+		sameAsX509(t, iss, serial, l)
+		keep(name)(ca.Issue(iss, ca.NewPermit("i", serial), l))
 	}
 	leaf("idevid", idevid, cradle.IDevID, "", device.Public())
 	leaf("iak", idevid, cradle.IAK, "", other.Public())

@@ -20,19 +20,23 @@ import (
 // by Sign.
 type Draft struct {
 	*Leaf
-	iss      *Issuer
-	template *x509.Certificate
-	subject  pkix.RDNSequence
-	names    []string
-	usages   []asn1.ObjectIdentifier
+	iss        *Issuer
+	serial     *big.Int
+	subject    pkix.RDNSequence
+	rawSubject []byte
+	names      []string
+	usage      x509.KeyUsage
+	usages     []asn1.ObjectIdentifier
+	policies   []x509.OID
+	extensions []pkix.Extension // subjectAltName and the profile's
 }
 
 // newDraft fills the facts of the leaf into its profile.
 func newDraft(iss *Issuer, serial *big.Int, l *Leaf) (*Draft, error) {
-	d := &Draft{Leaf: l, iss: iss}
 	if l.Rules == nil {
 		return nil, fmt.Errorf("no such profile %q", l.Profile)
 	}
+	d := &Draft{Leaf: l, iss: iss, serial: serial, usage: l.keyUsage(), policies: leafPolicies(l)}
 	var err error
 	if d.subject, err = l.subject(); err != nil {
 		return nil, err
@@ -43,17 +47,7 @@ func newDraft(iss *Issuer, serial *big.Int, l *Leaf) (*Draft, error) {
 	if d.usages, err = l.extKeyUsage(); err != nil {
 		return nil, err
 	}
-	d.template = &x509.Certificate{
-		SerialNumber:          serial,
-		NotBefore:             l.NotBefore,
-		NotAfter:              l.NotAfter,
-		KeyUsage:              l.keyUsage(),
-		UnknownExtKeyUsage:    d.usages,
-		BasicConstraintsValid: true,
-		SubjectKeyId:          keyID(l.SPKI),
-		Policies:              leafPolicies(l),
-	}
-	if d.template.RawSubject, err = asn1.Marshal(d.subject); err != nil {
+	if d.rawSubject, err = asn1.Marshal(d.subject); err != nil {
 		return nil, err
 	}
 	if len(d.names) > 0 {
@@ -61,7 +55,7 @@ func newDraft(iss *Issuer, serial *big.Int, l *Leaf) (*Draft, error) {
 		if err != nil {
 			return nil, err
 		}
-		d.template.ExtraExtensions = append(d.template.ExtraExtensions, san)
+		d.extensions = append(d.extensions, san)
 	}
 	for _, e := range l.Rules.Extensions {
 		id, err := parseOID(e.OID)
@@ -72,7 +66,7 @@ func newDraft(iss *Issuer, serial *big.Int, l *Leaf) (*Draft, error) {
 		if err != nil {
 			return nil, err
 		}
-		d.template.ExtraExtensions = append(d.template.ExtraExtensions, pkix.Extension{Id: id, Critical: e.Critical, Value: der})
+		d.extensions = append(d.extensions, pkix.Extension{Id: id, Critical: e.Critical, Value: der})
 	}
 	return d, nil
 }
@@ -98,11 +92,11 @@ var checks = []struct {
 	refuse func(*Draft) string
 }{
 	{"RFC 5280 §4.1.2.2", func(d *Draft) string {
-		n := d.template.SerialNumber
+		n := d.serial
 		return unless(n != nil && n.Sign() > 0 && n.BitLen() <= 159, "serial number out of bounds")
 	}},
 	{"802.1AR-2018 §8.3", func(d *Draft) string {
-		return unless(d.template.SerialNumber.BitLen() >= 64, "serial number has less than 64 bits")
+		return unless(d.serial.BitLen() >= 64, "serial number has less than 64 bits")
 	}},
 	{"device ids", func(d *Draft) string {
 		if err := cradle.CheckID("device", string(d.Device)); err != nil {
@@ -144,7 +138,7 @@ var checks = []struct {
 		return fmt.Sprintf("issuer belongs to %v, not to account %s", org, d.Account)
 	}},
 	{"evaluation never signs for production", func(d *Draft) string {
-		for _, want := range d.template.Policies {
+		for _, want := range d.policies {
 			if !slices.ContainsFunc(d.iss.policies(), want.Equal) {
 				return fmt.Sprintf("issuer %q does not sign under policy %s", d.iss.Cert.Subject.CommonName, want)
 			}
@@ -159,19 +153,17 @@ var checks = []struct {
 		if len(d.subject) > 0 {
 			return ""
 		}
-		ok := slices.ContainsFunc(d.template.ExtraExtensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSAN) && e.Critical })
+		ok := slices.ContainsFunc(d.extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSAN) && e.Critical })
 		return unless(ok, "the subject is empty and subjectAltName is not critical")
 	}},
 	{"RFC 5280 §4.2", func(d *Draft) string {
-		for i, e := range d.template.ExtraExtensions {
-			if slices.ContainsFunc(d.template.ExtraExtensions[:i], func(x pkix.Extension) bool { return x.Id.Equal(e.Id) }) {
-				return fmt.Sprintf("extension %s stands twice", extensionName(e.Id))
-			}
+		if id, twice := d.clash(); twice {
+			return fmt.Sprintf("extension %s stands twice", extensionName(id))
 		}
 		return ""
 	}},
 	{"RFC 5280 §4.2.1.3", func(d *Draft) string {
-		u := d.template.KeyUsage
+		u := d.usage
 		switch {
 		case u == 0:
 			return fmt.Sprintf("no key usage is left for a key of %s", KeyTypeOf(d.Public))
@@ -183,12 +175,12 @@ var checks = []struct {
 		return ""
 	}},
 	{"RFC 3279 §2.3.1, RFC 8813 §3, RFC 8410 §5", func(d *Draft) string {
-		return unless(d.template.KeyUsage&^keyUsageOf(d.Public) == 0, "the key's algorithm cannot be used so")
+		return unless(d.usage&^keyUsageOf(d.Public) == 0, "the key's algorithm cannot be used so")
 	}},
 	{"RFC 5280 §4.2.1.12", func(d *Draft) string {
 		for _, id := range d.usages {
 			u, known := extKeyUsages[extKeyUsageName(id)]
-			if known && u.needs&d.template.KeyUsage == 0 {
+			if known && u.needs&d.usage == 0 {
 				return fmt.Sprintf("extended key usage %s does not go with the key usage", extKeyUsageName(id))
 			}
 		}
@@ -220,7 +212,9 @@ var checks = []struct {
 		pub, ok := d.iss.Cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 		return unless(!ok || !pub.Equal(d.Public), "the key is the issuer's own")
 	}},
-	{"RFC 5280 §4.1.2.7", func(d *Draft) string { return unless(len(d.SPKI) > 0, "no SubjectPublicKeyInfo") }},
+	{"RFC 5280 §4.1.2.7", func(d *Draft) string {
+		return unless(isSPKI(d.SPKI, d.Public), "the SubjectPublicKeyInfo is not the key's in DER")
+	}},
 }
 
 // lintSubject holds each attribute to its upper bound and alphabet.

@@ -1,6 +1,7 @@
 package ca_test
 
 import (
+	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
@@ -66,6 +67,7 @@ func lintCases(t *testing.T) []lintCase {
 		{"a domain component beyond ASCII", "RFC 5280 appendix A.1", "no IA5String", func(b *bent) { b.Rules.Subject = append(b.Rules.Subject, "DC=ä") }},
 		{"no name at all", "RFC 5280 §4.1.2.6", "neither subject", func(b *bent) { b.Rules.Subject = nil }},
 		{"an extension twice", "RFC 5280 §4.2", "twice", ext(ca.Extension{OID: "1.2.3", Value: "hex:0500"}, ca.Extension{OID: "1.2.3", Value: "hex:0500"})},
+		{"an extension that is the CA's", "RFC 5280 §4.2", "twice", ext(ca.Extension{OID: "2.5.29.35", Value: "hex:3000"})},
 		{"a second subjectAltName", "RFC 5280 §4.2", "subjectAltName stands twice", func(b *bent) {
 			b.Rules.SubjectAltName = []string{"URI:urn:x:1"}
 			b.Rules.Extensions = []ca.Extension{{OID: "2.5.29.17", Value: "hex:3000"}}
@@ -93,7 +95,18 @@ func lintCases(t *testing.T) []lintCase {
 			b.use(t, &rsa.PublicKey{N: n, E: 65537})
 		}},
 		{"the issuer's own key", "own key", "issuer's own", func(b *bent) { b.use(t, b.iss.Key.Public()) }},
-		{"no SubjectPublicKeyInfo", "RFC 5280 §4.1.2.7", "no SubjectPublicKeyInfo", func(b *bent) { b.SPKI = nil }},
+		{"no SubjectPublicKeyInfo", "RFC 5280 §4.1.2.7", "not the key's", func(b *bent) { b.SPKI = nil }},
+		{"a SubjectPublicKeyInfo with more in it", "RFC 5280 §4.1.2.7", "not the key's", func(b *bent) { // encoding/asn1 reads over it
+			b.SPKI = append(append([]byte{0x30, b.SPKI[1] + 2}, b.SPKI[2:]...), 5, 0)
+			if pub, err := x509.ParsePKIXPublicKey(b.SPKI); err != nil || !b.Public.(*ecdsa.PublicKey).Equal(pub) {
+				t.Errorf("no longer read as the same key: %v", err)
+			}
+		}},
+		{"another key's SubjectPublicKeyInfo", "RFC 5280 §4.1.2.7", "not the key's", func(b *bent) {
+			pub := b.Public
+			b.use(t, key(t, elliptic.P256()).Public())
+			b.Public = pub
+		}},
 		{"a fact that is not known", "", "needs {order}, which is not known", func(b *bent) { b.Rules.Subject, b.Order = append(b.Rules.Subject, "OU={order}"), "" }},
 		{"no profile", "", "no such profile", func(b *bent) { b.Profile, b.Rules = "root", nil }},
 	}

@@ -35,11 +35,7 @@ func (l *Leaf) Sketch() (Sketch, error) {
 		}
 		s.Subject = append(s.Subject, part)
 	}
-	usage, err := keyUsageExtension(l.Rules.possibleUsage())
-	if err != nil {
-		return s, err
-	}
-	s.Extensions = append(s.Extensions, usage)
+	s.Extensions = append(s.Extensions, pkix.Extension{Id: oidKeyUsage, Critical: true, Value: keyUsageDER(l.Rules.possibleUsage())})
 	if ids, err := l.extKeyUsage(); err != nil {
 		return s, err
 	} else if len(ids) > 0 {
@@ -74,12 +70,14 @@ func (p *Profile) possibleUsage() x509.KeyUsage {
 	return u & possible
 }
 
-// keyUsageExtension encodes bit 0 first, without trailing zeros (RFC 5280 §4.2.1.3).
-func keyUsageExtension(u x509.KeyUsage) (pkix.Extension, error) {
-	b := []byte{bits.Reverse8(byte(u)), bits.Reverse8(byte(u >> 8))}
-	if b[1] == 0 {
-		b = b[:1]
+// keyUsageDER is a BIT STRING, bit 0 first, without trailing zeros (RFC 5280 §4.2.1.3).
+func keyUsageDER(u x509.KeyUsage) []byte {
+	n := bits.Len16(uint16(u))
+	switch {
+	case n == 0:
+		return []byte{asn1.TagBitString, 1, 0}
+	case n > 8:
+		return []byte{asn1.TagBitString, 3, byte(16 - n), bits.Reverse8(byte(u)), bits.Reverse8(byte(u >> 8))}
 	}
-	der, err := asn1.Marshal(asn1.BitString{Bytes: b, BitLength: bits.Len16(uint16(u))})
-	return pkix.Extension{Id: oidKeyUsage, Critical: true, Value: der}, err
+	return []byte{asn1.TagBitString, 2, byte(8 - n), bits.Reverse8(byte(u))}
 }

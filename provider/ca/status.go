@@ -22,17 +22,25 @@ type Points struct {
 	CA   string // URL of the issuer's own certificate
 }
 
+// points are those of a certificate that ends at notAfter.
+func (iss *Issuer) points(notAfter time.Time) (points, error) {
+	if iss == nil || iss.Points == nil {
+		return points{}, nil
+	}
+	url, err := iss.Points.CRL(notAfter)
+	if err != nil {
+		return points{}, fmt.Errorf("distribution point of %q: %w", iss.Cert.Subject.CommonName, err)
+	}
+	return points{crl: url, ocsp: iss.Points.OCSP, ca: iss.Points.CA}, nil
+}
+
 // stamp writes the issuer's points into a certificate to be signed.
 func (iss *Issuer) stamp(t *x509.Certificate) error {
-	if iss == nil || iss.Points == nil {
-		return nil
+	at, err := iss.points(t.NotAfter)
+	if at != (points{}) {
+		t.CRLDistributionPoints, t.OCSPServer, t.IssuingCertificateURL = []string{at.crl}, []string{at.ocsp}, []string{at.ca}
 	}
-	url, err := iss.Points.CRL(t.NotAfter)
-	if err != nil {
-		return fmt.Errorf("distribution point for %q: %w", t.Subject.CommonName, err)
-	}
-	t.CRLDistributionPoints, t.OCSPServer, t.IssuingCertificateURL = []string{url}, []string{iss.Points.OCSP}, []string{iss.Points.CA}
-	return nil
+	return err
 }
 
 // CRL says what a CRL shard holds.
