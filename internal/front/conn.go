@@ -18,8 +18,9 @@ type conn struct {
 	first  [1]byte
 	unread int // bytes of first that Read has yet to give
 
-	s    *Server
-	owed bool // a handler was called, whose answer is yet to come; only net/http's goroutine of the connection uses it
+	s     *Server
+	owed  bool // a handler was called, whose answer is yet to come; only net/http's goroutine of the connection uses it
+	grown bool // that goroutine's stack was
 
 	hold bool // Write keeps instead of sending; only the goroutine of the one request running uses it
 	kept []byte

@@ -100,6 +100,10 @@ func (s *Server) Connections() (handshakes, web, mqtt int) {
 func serveHTTP(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(connKey{}).(*conn)
 	c.owed = true
+	if !c.grown {
+		c.grown = true
+		growStack(0)
+	}
 	c.route.HTTP.ServeHTTP(w, r)
 }
 
@@ -235,6 +239,7 @@ func (s *Server) handshake(a *admitted) (*conn, error) {
 func (s *Server) session(c *conn, serve func(context.Context)) {
 	defer s.sessions.Done()
 	defer c.Close()
+	growStack(0)
 	s.mu.Lock()
 	s.mqtt[c] = struct{}{}
 	s.mu.Unlock()
