@@ -87,7 +87,7 @@ func (p *pending) decide() (*Caller, error) {
 	} else {
 		err = p.byGroup(c)
 	}
-	if err != nil {
+	if err != nil && !p.barred() {
 		return nil, err
 	}
 	c.Facts.Attestation, c.Facts.Group, c.Facts.Account = c.Kind, c.Group, c.Account
@@ -102,6 +102,12 @@ func (p *pending) decide() (*Caller, error) {
 			WithHint("the service's operator enables it by provisioningStatus \"enabled\"")
 	}
 	return c, nil
+}
+
+// barred reports whether the individual enrolment is a disabled one, and the device proved that a group would admit it: then
+// that bars it, and not that it proves itself in another way than its enrolment wants.
+func (p *pending) barred() bool {
+	return p.individual != nil && !p.individual.Enabled && p.byGroup(&Caller{ID: p.id}) == nil
 }
 
 // byEnrollment lets the individual enrolment decide, and nothing beside it.

@@ -170,6 +170,11 @@ func TestAttacks(t *testing.T) {
 		{"CA: an individual enrolment beats the group", caseOf{Shown: shownBy(byRoot), Groups: groups(caGroup), Individual: keyed}, "wants a SAS token"},
 		{"CA: a disabled individual enrolment blocks the member", caseOf{Shown: shownBy(byRoot), Groups: groups(caGroup), Individual: func() *provisioning.Enrollment { e := *pinned(byRoot, nil); e.Enabled = false; return &e }()}, "enrolment \"dev-1\" is disabled"},
 
+		{"CA: a disabled one of another attestation, too", caseOf{Shown: shownBy(byRoot), Groups: groups(caGroup), Individual: &off}, "enrolment \"dev-1\" is disabled"},
+		{"CA: a stranger is not told that there is one", caseOf{Shown: shownBy(leafOf(stranger, nil)), Groups: groups(caGroup), Individual: &off}, "wants a SAS token"},
+		{"derived: a disabled one of another attestation", caseOf{Shown: signed(token(dps.DeviceKey(groupKey, "dev-1"), resource, "registration", time.Hour)), Groups: groups(keyGroup),
+			Individual: func() *provisioning.Enrollment { e := *pinned(byRoot, nil); e.Enabled = false; return &e }()}, "enrolment \"dev-1\" is disabled"},
+
 		{"client: primary", caseOf{Shown: shownBy(client), Individual: pinned(client, nil)}, ""},
 		{"client: secondary", caseOf{Shown: shownBy(renewed), Individual: pinned(client, renewed)}, ""},
 		{"client: renewed, not enrolled", caseOf{Shown: shownBy(renewed), Individual: pinned(client, nil)}, "is not the one of individual enrolment"},
