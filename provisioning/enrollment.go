@@ -136,7 +136,7 @@ func (s *Service) CheckEnrollment(r EnrollmentRequest) (Enrollment, error) {
 	}
 	switch r.Kind {
 	case X509Client:
-		e.Attestation, err = checkClients(r.Attestation, now)
+		e.Attestation, err = checkClients(id, r.Attestation, now)
 	case X509CA:
 		e.Attestation, err = checkCAs(r.Attestation, now)
 	case SymmetricKey:
@@ -151,8 +151,8 @@ func (s *Service) CheckEnrollment(r EnrollmentRequest) (Enrollment, error) {
 	return e, err
 }
 
-// checkClients checks the certificates of devices themselves.
-func checkClients(a Attestation, now time.Time) (Attestation, error) {
+// checkClients checks the certificates of a device itself: one for another name would never let it in.
+func checkClients(id RegistrationID, a Attestation, now time.Time) (Attestation, error) {
 	if len(a.Primary) == 0 {
 		return a, cradle.Errorf(cradle.Invalid, "individual enrolment has no primary client certificate")
 	}
@@ -166,6 +166,14 @@ func checkClients(a Attestation, now time.Time) (Attestation, error) {
 		}
 		if now.After(c.NotAfter) {
 			return a, cradle.Errorf(cradle.Invalid, "client certificate %q expired at %s", c.Subject, c.NotAfter.Format(time.RFC3339))
+		}
+		cn, err := commonName(c)
+		if err != nil {
+			return a, cradle.Errorf(cradle.Invalid, "client certificate %q: %v", c.Subject, err)
+		}
+		if !strings.EqualFold(cn, string(id)) {
+			return a, cradle.Errorf(cradle.Invalid, "client certificate is for %.70q, the enrolment for registration id %q", cn, id).
+				WithHint("the registration id must be the certificate's common name: the device could not register by it")
 		}
 	}
 	return Attestation{Kind: X509Client, Primary: a.Primary, Secondary: a.Secondary}, nil

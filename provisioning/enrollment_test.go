@@ -130,6 +130,15 @@ func TestCheckEnrollment(t *testing.T) {
 		"units":           {func(q *provisioning.EnrollmentRequest) { q.Kind = provisioning.TPMUnits }, "by a group"},
 		"no certificate":  {func(q *provisioning.EnrollmentRequest) { q.Kind = provisioning.X509Client }, "no primary client certificate"},
 		"broken":          {func(q *provisioning.EnrollmentRequest) { q.Kind, q.Primary = provisioning.X509Client, []byte("x") }, "does not parse"},
+		"another's certificate": {func(q *provisioning.EnrollmentRequest) {
+			q.Kind, q.Primary = provisioning.X509Client, w.ca.Leaf("dev-2", nil).Leaf.Raw
+		}, `for "dev-2", the enrolment for registration id "dev-1"`},
+		"another's second certificate": {func(q *provisioning.EnrollmentRequest) {
+			q.Kind, q.Primary, q.Secondary = provisioning.X509Client, w.ca.Leaf("DEV-1", nil).Leaf.Raw, w.ca.Leaf("dev-2", nil).Leaf.Raw
+		}, `for "dev-2"`},
+		"nobody's certificate": {func(q *provisioning.EnrollmentRequest) {
+			q.Kind, q.Primary = provisioning.X509Client, w.ca.Leaf("", nil).Leaf.Raw
+		}, "common name"},
 		"CA that is none": {func(q *provisioning.EnrollmentRequest) {
 			q.Kind, q.Primary = provisioning.X509CA, w.ca.Leaf("x", nil).Leaf.Raw
 		}, "not a CA"},
