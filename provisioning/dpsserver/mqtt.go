@@ -20,10 +20,11 @@ import (
 
 // Limits of an MQTT connection.
 const (
-	maxPacket = dps.MaxBody + 1<<10 // body of any packet after CONNECT: payload and topic
-	maxIdle   = 1767 * time.Second  // the cap of 1.5 times the keep alive, as at the hub
-	writeTime = 15 * time.Second    // for one write
-	maxCalls  = 4                   // requests of one connection under way at once
+	maxPacket = dps.MaxBody + 1<<10    // body of any packet after CONNECT: payload and topic
+	maxIdle   = 1767 * time.Second     // the cap of 1.5 times the keep alive, as at the hub
+	writeTime = 15 * time.Second       // for one write
+	maxCalls  = 4                      // requests of one connection under way at once
+	ackTime   = 100 * time.Millisecond // that a PUBACK waits for the answer
 )
 
 // conn is one device's MQTT connection. One goroutine reads; each request has one that answers it, so that a poll
@@ -41,7 +42,9 @@ type conn struct {
 	mu      sync.Mutex // one packet is written at a time
 	hears   bool       // the device has subscribed
 	granted mqtt.QoS
-	id      uint16 // of the last message sent
+	id      uint16      // of the last message sent
+	owed    []byte      // PUBACKs that wait for company: they go out with the next packet, or when late ends
+	late    *time.Timer // nil until needed
 }
 
 // ServeMQTT serves one device over MQTT; it implements mqttserve.Handler. CONNECT is accepted whatever it says, and what is
@@ -53,6 +56,7 @@ func (h *Handler) ServeMQTT(ctx context.Context, mc *mqttserve.Conn, p *mqtt.Con
 	c.log = h.log.With("remote", mc.RemoteAddr().String(), "transport", mc.Transport, "id", c.of.id)
 	ctx, cancel := context.WithCancel(ctx)
 	var calls sync.WaitGroup
+	defer c.close()
 	defer calls.Wait()
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(past) })
@@ -187,9 +191,7 @@ func (c *conn) request(ctx context.Context, calls *sync.WaitGroup, p mqtt.Publis
 		return cradle.Errorf(cradle.Invalid, "a message before %s was subscribed to", dps.ResponseFilter)
 	}
 	if p.QoS == mqtt.AtLeastOnce {
-		if err := c.write(mqtt.AppendID(nil, mqtt.PUBACK, p.ID)); err != nil {
-			return err
-		}
+		c.acknowledge(p.ID)
 	}
 	q := c.of
 	q.operation, q.asked, q.body = register, r.Operation, bytes.TrimSpace(p.Payload)
@@ -269,8 +271,46 @@ func (c *conn) write(b []byte) error {
 	return c.send(b)
 }
 
+// acknowledge leaves a PUBACK to go out with the answer, or by itself when that takes longer than ackTime. They stay in
+// the order of what they acknowledge (MQTT-4.6.0-2).
+func (c *conn) acknowledge(id uint16) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owed = mqtt.AppendID(c.owed, mqtt.PUBACK, id)
+	if c.late == nil {
+		c.late = time.AfterFunc(ackTime, c.flush)
+	} else if len(c.owed) == ackSize {
+		c.late.Reset(ackTime)
+	}
+}
+
+// ackSize is a PUBACK's length.
+const ackSize = 4
+
+func (c *conn) flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.owed) > 0 && c.send(nil) != nil {
+		c.SetDeadline(past) // who reads finds out
+	}
+}
+
+// close ends what acknowledge began: no request is under way, and nobody reads.
+func (c *conn) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.late != nil {
+		c.late.Stop()
+	}
+	c.owed = nil
+}
+
 // send needs mu.
 func (c *conn) send(b []byte) error {
+	if len(c.owed) > 0 {
+		b, c.owed = append(c.owed, b...), c.owed[:0] // which share memory until b is written
+		c.late.Stop()
+	}
 	if err := c.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package dpsserver_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -217,6 +218,71 @@ func TestMQTTHeldPoll(t *testing.T) {
 			t.Errorf("held: %s %s %s", status, query, b)
 		}
 	}
+}
+
+// PUBACKs go out with the answer, or by themselves when it is long in coming, in the order of what they acknowledge
+// (MQTT-4.6.0-2).
+func TestMQTTAcknowledgements(t *testing.T) {
+	s, addr := newMQTT(t, func(c *dpsserver.Config) { c.Hold = time.Minute })
+	entered, release := make(chan struct{}), make(chan struct{})
+	s.hub.Before(func(string, cradle.DeviceID) {
+		close(entered)
+		<-release
+	})
+	roots := x509.NewCertPool()
+	roots.AddCert(s.http.Certificate())
+	nc, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: roots, ServerName: "example.com", Certificates: []tls.Certificate{s.ca.Leaf("dev-1", nil)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	r := bufio.NewReader(nc)
+	read := func() mqtt.Packet {
+		t.Helper()
+		p, err := mqtt.Read(r, 1<<16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	acknowledged := func(id uint16) {
+		t.Helper()
+		p := read()
+		if got, err := mqtt.ParseID(p); p.Type() != mqtt.PUBACK || err != nil || got != id {
+			t.Fatalf("got %v %d %v, want the PUBACK of %d", p.Type(), got, err, id)
+		}
+	}
+	answered := func(status string) (op dps.OperationStatus) {
+		t.Helper()
+		p, err := mqtt.ParsePublish(read())
+		if err != nil || !strings.HasPrefix(p.Topic, "$dps/registrations/res/"+status+"/") {
+			t.Fatalf("got %q %v, want %s", p.Topic, err, status)
+		}
+		if err := json.Unmarshal(p.Payload, &op); err != nil {
+			t.Fatal(err)
+		}
+		return op
+	}
+	publish := func(id uint16, topic string) []byte {
+		return (&mqtt.Publish{QoS: 1, ID: id, Topic: topic, Payload: []byte("{}")}).Append(nil)
+	}
+	user := s.user("dev-1")
+	nc.Write(join((&mqtt.Connect{Protocol: "MQTT", Level: 4, ClientID: "dev-1", Username: &user}).Append(nil),
+		(&mqtt.Subscribe{ID: 1, Subscriptions: []mqtt.Subscription{{Filter: dps.ResponseFilter}}}).Append(nil)))
+	if c, s := read(), read(); c.Type() != mqtt.CONNACK || s.Type() != mqtt.SUBACK {
+		t.Fatal(c.Type(), s.Type())
+	}
+	nc.Write(publish(2, put+"1"))
+	acknowledged(2)
+	op := answered("202")
+	<-entered
+	nc.Write(join(publish(3, get("2", op.OperationID)), publish(4, get("3", op.OperationID))))
+	acknowledged(3) // though their answers wait for the hub
+	acknowledged(4)
+	close(release)
+	answered("200")
+	answered("200")
+	nc.Write(join(publish(5, get("4", op.OperationID)), mqtt.AppendEmpty(nil, mqtt.DISCONNECT)))
 }
 
 // A held poll does not outlive its connection.
