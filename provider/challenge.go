@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -59,7 +58,7 @@ func (p *Provider) Nonce(ctx context.Context, e Endpoint, peer *x509.Certificate
 			return nil, err
 		}
 	}
-	plain, err := json.Marshal(st)
+	plain, err := st.encode()
 	if err != nil {
 		return nil, err
 	}
@@ -77,12 +76,6 @@ func (p *Provider) askedBy(ctx context.Context, e Endpoint, peer *x509.Certifica
 	return p.authenticate(ctx, e, peer)
 }
 
-// challenge is what travels sealed.
-type challenge struct {
-	attest.ChallengeState
-	EKCert []byte `json:"ek_cert,omitempty"` // DER, for the record
-}
-
 // sealOf seals challenges. A signer apart has a key of its own for those of births: who makes a birth's challenge knows
 // the secret that shows a TPM to hold its attestation key.
 func (p *Provider) sealOf(birth bool) cipher.AEAD {
@@ -91,8 +84,6 @@ func (p *Provider) sealOf(birth bool) cipher.AEAD {
 	}
 	return p.seal
 }
-
-var challengeAAD = []byte("cradle-challenge-v1")
 
 // claimUnit checks a claim at birth against makers and order, and encrypts a secret to the TPM.
 func (p *Provider) claimUnit(ctx context.Context, now time.Time, c *Credential, raw json.RawMessage, st *challenge, ch *evidence.Challenge) error {
@@ -137,9 +128,5 @@ func (p *Provider) openChallenge(birth bool, sealed []byte) (*challenge, error) 
 	if err != nil {
 		return nil, cradle.Errorf(cradle.Forbidden, "the challenge was not made here").WithHint("ask for a fresh nonce")
 	}
-	var st challenge
-	if err := json.Unmarshal(plain, &st); err != nil {
-		return nil, fmt.Errorf("internal error: own challenge: %w", err)
-	}
-	return &st, nil
+	return decodeChallenge(plain)
 }

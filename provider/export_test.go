@@ -22,3 +22,12 @@ func (p *Provider) Round(ctx context.Context) error { return p.round(ctx, 1) }
 func (p *Provider) RunJobs(ctx context.Context) error { return p.runJobs(ctx) }
 
 func init() { passwordRounds = 1000 }
+
+// SealedChallenge is what a challenge holds.
+type SealedChallenge = challenge
+
+// EncodeChallenge and DecodeChallenge are its form.
+var (
+	EncodeChallenge = (*challenge).encode
+	DecodeChallenge = decodeChallenge
+)

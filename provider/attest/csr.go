@@ -21,17 +21,16 @@ import (
 // ChallengeState is what the provider seals into a challenge when it answers the nonce request, and opens
 // again at the enrolment. It is the only memory between the two.
 type ChallengeState struct {
-	Account  cradle.AccountID `json:"account"`
-	Label    string           `json:"label"`
-	Order    cradle.OrderID   `json:"order,omitempty"`
-	Serial   string           `json:"serial,omitempty"`
-	Device   cradle.DeviceID  `json:"device,omitempty"`    // when it is known already
-	EK       EKFacts          `json:"ek"`                  // accepted at the nonce, or of the device's record
-	IAK      []byte           `json:"iak"`                 // TPMT_PUBLIC, likewise
-	Secret   []byte           `json:"secret,omitempty"`    // given to Activation; empty where the IAK was known
-	AuthCert []byte           `json:"auth_cert,omitempty"` // SHA-256 of the TLS client certificate; empty when there was none
-	Expiry   time.Time        `json:"expiry"`              // not later than
-	Nonce    []byte           `json:"nonce"`               // unique; the provider spends it once
+	Account  cradle.AccountID
+	Label    string
+	Order    cradle.OrderID
+	Serial   string
+	EK       EKFacts   // accepted at the nonce, or of the device's record
+	IAK      []byte    // TPMT_PUBLIC, likewise
+	Secret   []byte    // given to Activation; empty where the IAK was known
+	AuthCert []byte    // SHA-256 of the TLS client certificate; empty when there was none
+	Expiry   time.Time // not later than
+	Nonce    []byte    // unique; the provider spends it once
 }
 
 // Request is an enrolment with evidence.

@@ -33,16 +33,16 @@ const (
 
 // EKFacts is what is recorded of an endorsement key. Digests are lower-case hexadecimal.
 type EKFacts struct {
-	Digest       string         `json:"digest"`                 // SHA-256 of the SPKI; of an RSA key always in the form rsaEncryption: one key, one digest
-	Type         string         `json:"type"`                   // RSA2048, P256, ...
-	Maker        cradle.MakerID `json:"maker"`                  // tag of the anchor
-	Tier         cradle.Tier    `json:"tier"`                   // tag of the anchor
-	Anchor       string         `json:"anchor"`                 // SHA-256 of the anchor's certificate
-	Certificate  string         `json:"certificate"`            // SHA-256 of the EK certificate
-	Issuers      []string       `json:"issuers,omitempty"`      // SHA-256 of the SPKIs of the issuers up to the anchor, nearest first
-	Manufacturer string         `json:"manufacturer,omitempty"` // as the certificate's SAN says, for example "id:49465800"
-	Model        string         `json:"model,omitempty"`
-	Version      string         `json:"version,omitempty"`
+	Digest       string         // SHA-256 of the SPKI; of an RSA key always in the form rsaEncryption: one key, one digest
+	Type         string         // RSA2048, P256, ...
+	Maker        cradle.MakerID // tag of the anchor
+	Tier         cradle.Tier    // tag of the anchor
+	Anchor       string         // SHA-256 of the anchor's certificate
+	Certificate  string         // SHA-256 of the EK certificate
+	Issuers      []string       // SHA-256 of the SPKIs of the issuers up to the anchor, nearest first
+	Manufacturer string         // as the certificate's SAN says, for example "id:49465800"
+	Model        string
+	Version      string
 }
 
 // EK is an endorsement key with its certificate.
