@@ -76,11 +76,11 @@ func (e estProvider) CSRAttributes(ctx context.Context, ep estserver.Endpoint, c
 // Nonce implements estserver.Provider.
 func (e estProvider) Nonce(ctx context.Context, ep estserver.Endpoint, c estserver.Client, q est.NonceRequest) (est.NonceResponse, error) {
 	switch {
-	case q.Type == cradle.OIDActivation.String():
+	case q.Type == est.TypeActivation:
 	case !e.p.NeedsEvidence(endpoint(ep)):
 		return est.NonceResponse{}, nil // an empty nonce: a CSR without evidence will do
 	default:
-		return est.NonceResponse{}, &cradle.Error{Kind: cradle.Invalid, Detail: "a nonce is given here for evidence of type " + cradle.OIDActivation.String() + " only",
+		return est.NonceResponse{}, &cradle.Error{Kind: cradle.Invalid, Detail: "a nonce is given here for evidence of type " + est.TypeActivation + " only",
 			Hint: "POST a request of that type", Err: estserver.ErrUnwilling}
 	}
 	r, err := e.p.Nonce(ctx, endpoint(ep), c.Peer, q.ReqInfo)

@@ -363,6 +363,17 @@ func FuzzDecodeBody(f *testing.F) {
 }
 
 // What is read is within the bounds and, written again, is read as the same.
+// TestNonceEncode: what Encode writes is what encoding/json does.
+func TestNonceEncode(t *testing.T) {
+	for _, r := range []est.NonceResponse{{}, {Nonce: make([]byte, 8)}, {Nonce: bytes.Repeat([]byte{0xfb}, 64), Expiry: 300},
+		{Nonce: make([]byte, 32), Expiry: 1, Type: est.TypeActivation, RespInfo: json.RawMessage(`{"challenge":"AAECAw=="}`)}, {Type: "2.25.1"}} {
+		want, err := json.Marshal(r)
+		if got := r.Encode(); err != nil || string(got) != string(want) {
+			t.Errorf("got %s, want %s, %v", got, want, err)
+		}
+	}
+}
+
 func FuzzNonceJSON(f *testing.F) {
 	f.Add([]byte(`{"len":32,"type":"2.25.1","reqInfo":{"a":[1,2]}}`))
 	f.Add([]byte(`{"nonce":"AAECAwQFBgc","expiry":60,"type":"2.25.1","respInfo":null}`))
@@ -387,6 +398,10 @@ func FuzzNonceJSON(f *testing.F) {
 			out, err := json.Marshal(r)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if again, err := est.ParseNonceResponse(r.Encode()); err != nil || !bytes.Equal(again.Nonce, r.Nonce) || again.Expiry != r.Expiry ||
+				again.Type != r.Type || !bytes.Equal(again.RespInfo, r.RespInfo) {
+				t.Fatalf("%s: %+v, %v", r.Encode(), again, err)
 			}
 			again, err := est.ParseNonceResponse(out)
 			if err != nil || !bytes.Equal(again.Nonce, r.Nonce) || again.Expiry != r.Expiry || again.Type != r.Type {

@@ -5,8 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
-	"io"
+	"strconv"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/strictjson"
@@ -17,6 +16,9 @@ const (
 	MinNonce = 8
 	MaxNonce = 64
 )
+
+// TypeActivation is cradle.OIDActivation as the JSON of the nonce resource names it.
+var TypeActivation = cradle.OIDActivation.String()
 
 // NonceRequest is the body of a POST to the nonce resource. All of it is optional.
 type NonceRequest struct {
@@ -31,6 +33,22 @@ type NonceResponse struct {
 	Expiry   int             `json:"expiry,omitempty"`   // seconds from now for which the nonce can be used; 0 when not told
 	Type     string          `json:"type,omitempty"`     // dotted OID that defines RespInfo
 	RespInfo json.RawMessage `json:"respInfo,omitempty"` // only together with Type
+}
+
+// Encode is the answer's JSON. RespInfo is taken as it stands: it must be JSON, and Type an object identifier.
+func (r NonceResponse) Encode() []byte {
+	out := make([]byte, 0, 160+len(r.Type)+len(r.RespInfo))
+	out = append(base64.RawURLEncoding.AppendEncode(append(out, `{"nonce":"`...), r.Nonce), '"')
+	if r.Expiry != 0 {
+		out = strconv.AppendInt(append(out, `,"expiry":`...), int64(r.Expiry), 10)
+	}
+	if r.Type != "" {
+		out = append(append(append(out, `,"type":"`...), r.Type...), '"')
+	}
+	if len(r.RespInfo) > 0 {
+		out = append(append(out, `,"respInfo":`...), r.RespInfo...)
+	}
+	return append(out, '}')
 }
 
 // Nonce is bytes that are base64url without padding in JSON.
@@ -97,6 +115,9 @@ func checkInfo(what, typ string, info json.RawMessage) error {
 		}
 		return nil
 	}
+	if typ == TypeActivation {
+		return nil
+	}
 	if len(typ) > 256 {
 		return cradle.Errorf(cradle.Invalid, "%s: type is too long", what)
 	}
@@ -114,12 +135,8 @@ func parseJSON(body []byte, v any) error {
 	if trimmed := bytes.TrimLeft(body, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
 		return cradle.Errorf(cradle.Invalid, "the body is not a JSON object")
 	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	if err := d.Decode(v); err != nil {
+	if err := json.Unmarshal(body, v); err != nil { // also when something follows the object
 		return cradle.Errorf(cradle.Invalid, "the body is not the expected JSON object: %w", strictjson.Reason(err))
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return cradle.Errorf(cradle.Invalid, "something follows the JSON object")
 	}
 	return nil
 }

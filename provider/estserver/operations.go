@@ -2,7 +2,6 @@ package estserver
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 
@@ -153,11 +152,7 @@ func (s *Server) nonce(w http.ResponseWriter, r *http.Request, e Endpoint, c Cli
 	default:
 		return answer{}, err
 	}
-	body, err := json.Marshal(resp)
-	if err != nil {
-		return answer{}, err
-	}
-	return answer{status: http.StatusOK, contentType: est.TypeNonce, body: body}, nil
+	return answer{status: http.StatusOK, contentType: est.TypeNonce, body: resp.Encode()}, nil
 }
 
 // fullCMC is RFC 7030 §4.3, which is optional.
