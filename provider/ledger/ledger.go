@@ -143,18 +143,21 @@ type Body struct {
 // NewLeaf encodes an entry. body is a map or struct whose JSON is an object; its members are
 // sorted by name, so that equal entries are equal bytes. It fails with TooLarge above MaxLeaf.
 func NewLeaf(log string, kind Kind, at time.Time, body any) (Leaf, error) {
-	raw, err := json.Marshal(body)
-	if err != nil {
-		return Leaf{}, fmt.Errorf("encoding the %s leaf: %w", kind, err)
-	}
-	if _, sorted := body.(map[string]any); !sorted {
-		if raw, err = canonical(raw); err != nil {
-			return Leaf{}, fmt.Errorf("encoding the %s leaf: %w", kind, err)
+	fail := func(err error) (Leaf, error) { return Leaf{}, fmt.Errorf("encoding the %s leaf: %w", kind, err) }
+	m, ok := body.(map[string]any)
+	if !ok {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return fail(err)
+		}
+		if m, err = members(raw); err != nil {
+			return fail(err)
 		}
 	}
 	l := Leaf{Log: log, Kind: kind, Time: at.UTC().Truncate(time.Microsecond)}
-	if l.Data, err = json.Marshal(entry{log, kind, l.Time, raw}); err != nil {
-		return Leaf{}, fmt.Errorf("encoding the %s leaf: %w", kind, err)
+	var err error
+	if l.Data, err = appendEntry(make([]byte, 0, 1536), log, kind, l.Time, m); err != nil {
+		return fail(err)
 	}
 	if len(l.Data) > MaxLeaf {
 		return Leaf{}, cradle.Errorf(cradle.TooLarge, "the log entry has %d bytes, at most %d fit", len(l.Data), MaxLeaf)
@@ -193,8 +196,8 @@ func ParseLeaf(data []byte) (Leaf, Body, error) {
 	return l, b, nil
 }
 
-// canonical sorts the members of an object by name, at every depth.
-func canonical(raw []byte) ([]byte, error) {
+// members reads an object; its numbers stay as they are written.
+func members(raw []byte) (map[string]any, error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
 	var m map[string]any
@@ -203,6 +206,15 @@ func canonical(raw []byte) ([]byte, error) {
 	}
 	if m == nil {
 		return nil, fmt.Errorf("the body is not an object")
+	}
+	return m, nil
+}
+
+// canonical sorts the members of an object by name, at every depth.
+func canonical(raw []byte) ([]byte, error) {
+	m, err := members(raw)
+	if err != nil {
+		return nil, err
 	}
 	return json.Marshal(m)
 }

@@ -8,6 +8,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +42,58 @@ func TestLeafIsDeterministic(t *testing.T) {
 	l, _, err := ledger.ParseLeaf(a.Data)
 	if err != nil || l.Log != a.Log || l.Kind != a.Kind || !l.Time.Equal(a.Time) {
 		t.Errorf("parsed: got %+v, %v, want %+v", l, err, a)
+	}
+}
+
+// id is a named string, as the vocabulary has them; shouted is one with a form of its own.
+type (
+	id      string
+	shouted string
+)
+
+func (s shouted) MarshalText() ([]byte, error) { return []byte(strings.ToUpper(string(s))), nil }
+
+// FuzzNewLeaf: a leaf is what encoding/json makes of it, and is read again.
+func FuzzNewLeaf(f *testing.F) {
+	f.Add("acme", "device", "d-1", "serial", int64(1767323045000000), int64(7), true, byte(0))
+	f.Add("a\"b", "\x00<&>", "\u2028\xff", "é", int64(-1), int64(-1<<63), false, byte(0xff))
+	f.Fuzz(func(t *testing.T, log, name, value, other string, micros, n int64, yes bool, which byte) {
+		body := map[string]any{name: value, other: id(value), "n": n, "yes": yes, "none": nil, "list": []string{value, other}, "ids": []id{id(value)},
+			"map": map[string]string{value: name, other: value}, "deep": map[string]any{name: []any{n, value}}, "at": time.UnixMicro(micros).UTC(),
+			"loud": shouted(value), "size": int(n), "number": json.Number("1.50"), "no list": []string(nil), "no map": map[string]string(nil), "empty": []string{}}
+		for i, k := range slices.Sorted(maps.Keys(body)) {
+			if which>>(i%8)&1 != 0 {
+				delete(body, k)
+			}
+		}
+		at := time.UnixMicro(micros).UTC()
+		want, err := json.Marshal(struct {
+			Log  string         `json:"log"`
+			Kind ledger.Kind    `json:"kind"`
+			Time time.Time      `json:"time"`
+			Body map[string]any `json:"body"`
+		}{log, ledger.KindIssuance, at, body})
+		l, lerr := ledger.NewLeaf(log, ledger.KindIssuance, at, body)
+		if err != nil || len(want) > ledger.MaxLeaf {
+			if lerr == nil {
+				t.Fatalf("%s was taken, encoding/json says %v", l.Data, err)
+			}
+			return
+		}
+		if lerr != nil || !bytes.Equal(l.Data, want) {
+			t.Fatalf("got %s, %v\nwant %s", l.Data, lerr, want)
+		}
+	})
+}
+
+func BenchmarkNewLeaf(b *testing.B) {
+	digest := strings.Repeat("0a", 32)
+	b.ReportAllocs()
+	for b.Loop() {
+		must(ledger.NewLeaf("acme", ledger.KindIssuance, start, map[string]any{"certificate": digest, "serial": cradle.CertSerial("5f0102030405060708090a0b0c0d0e0f"),
+			"device": cradle.DeviceID("acme-sn0001"), "profile": cradle.LDevID, "order": cradle.OrderID("order-1"), "unit": "SN0001", "ek": digest, "intent": "abcdefghijklmnopqrstuvwx",
+			"authenticated_by": digest, "csr": digest, "tier": cradle.Simulator, "maker": cradle.MakerID("soft"), "proved": true, "replaced": []string(nil),
+			"challenge": digest, "lineage": "ldevid"}))
 	}
 }
 
