@@ -59,11 +59,16 @@ func (x *closing) close(tx *sqldb.Tx, intent string) error {
 			RETURNING i.epoch, i.auth_profile, d.state, d.epoch`, x.dev.Account, x.dev.ID, x.c.Digest, intent).
 			Scan(&x.epoch, &x.authProfile, &x.dev.State, &x.dev.Epoch)
 	} else {
-		err = tx.QueryRow(`UPDATE intents SET state = 'done', certificate = ? WHERE id = ? AND state = 'open'
-			RETURNING epoch, auth_profile, (SELECT state FROM devices WHERE account = ? AND id = ?), (SELECT epoch FROM devices WHERE account = ? AND id = ?),
-				EXISTS (SELECT 1 FROM certificates WHERE account = ? AND device = ? AND lineage = ?)`,
-			x.c.Digest, intent, x.dev.Account, x.dev.ID, x.dev.Account, x.dev.ID, x.dev.Account, x.dev.ID, x.c.Lineage).
-			Scan(&x.epoch, &x.authProfile, &x.dev.State, &x.dev.Epoch, &x.earlier)
+		var n int64
+		n, err = tx.Exec(`UPDATE intents SET state = 'done', certificate = ? WHERE id = ? AND state = 'open'`, x.c.Digest, intent)
+		if err == nil && n == 0 {
+			err = sql.ErrNoRows
+		}
+		if err == nil {
+			err = tx.QueryRow(`SELECT i.epoch, i.auth_profile, d.state, d.epoch, EXISTS (SELECT 1 FROM certificates WHERE account = d.account AND device = d.id AND lineage = ?)
+				FROM intents i CROSS JOIN devices d WHERE i.id = ? AND d.account = ? AND d.id = ?`, x.c.Lineage, intent, x.dev.Account, x.dev.ID).
+				Scan(&x.epoch, &x.authProfile, &x.dev.State, &x.dev.Epoch, &x.earlier)
+		}
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return cradle.Errorf(cradle.Conflict, "the intent was voided meanwhile").WithHint("try again")
@@ -99,9 +104,19 @@ func (x *closing) place(tx *sqldb.Tx) error {
 		}
 	}
 	// The first certificate of a device and profile is current at once; a later one waits to be seen in use.
+	values := []any{c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), c.Intent, micros(c.Issued), c.Lineage}
+	slot := `?`
+	switch {
+	case tx.Engine() == sqldb.PostgreSQL:
+		slot = `CASE WHEN EXISTS (SELECT 1 FROM certificates WHERE account = ? AND device = ? AND lineage = ?) THEN 'next' ELSE 'current' END`
+		values = append(values, c.Account, c.Device, c.Lineage)
+	case x.earlier:
+		values = append(values, provider.Next)
+	default:
+		values = append(values, provider.Current)
+	}
 	also(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, intent, issued, revoked, reason, lineage, slot)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '', ?, CASE WHEN EXISTS (SELECT 1 FROM certificates WHERE account = ? AND device = ? AND lineage = ?) THEN 'next' ELSE 'current' END)`,
-		c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), c.Intent, micros(c.Issued), c.Lineage, c.Account, c.Device, c.Lineage)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '', ?, `+slot+`)`, values...)
 	if tx.Engine() == sqldb.PostgreSQL {
 		return tx.Queue(together(steps), slices.Concat(args...)...)
 	}

@@ -66,14 +66,18 @@ func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
 		}
 		return spent == 1, err
 	}
-	err := tx.QueryRow(`INSERT INTO device_keys (spki, account, device) VALUES (?, ?, ?)`+insertKey, i.SPKI, i.Account, i.Device).Scan(&owner)
-	if err == nil {
-		err = ownKey(i, owner)
+	// SQLite keeps what a statement returns in a table of its own, so a key that is new is not asked for.
+	n, err := tx.Exec(`INSERT INTO device_keys (spki, account, device) VALUES (?, ?, ?) ON CONFLICT (spki) DO NOTHING`, i.SPKI, i.Account, i.Device)
+	if err == nil && n == 0 {
+		err = tx.QueryRow(`SELECT account || '/' || device FROM device_keys WHERE spki = ?`, i.SPKI).Scan(&owner)
+		if err == nil {
+			err = ownKey(i, owner)
+		}
 	}
 	if err != nil {
 		return false, err
 	}
-	n, err := tx.Exec(`INSERT INTO intents (`+intentColumns+`)
+	n, err = tx.Exec(`INSERT INTO intents (`+intentColumns+`)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', '', '') ON CONFLICT (challenge) DO NOTHING`, intentValues(i)...)
 	return n == 1, err
 }
