@@ -114,7 +114,7 @@ func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device, 
 	}
 	var n int64
 	// All entries share a writer, hence commits.
-	err = s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
+	err = s.db.UpdateApart(ctx, "", string(d.ID), func(ctx context.Context, tx *sqldb.Tx) (err error) {
 		n, err = tx.Exec(`INSERT INTO devices (hub, `+deviceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (hub, id) DO NOTHING`, append([]any{h}, deviceValues(d)...)...)
 		for i := 0; i < len(modules) && n > 0 && err == nil; i++ {

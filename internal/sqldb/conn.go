@@ -31,10 +31,9 @@ type conn struct {
 	pg   *pgx.Conn
 	lite *lite
 
-	// PostgreSQL: statements that travel with the next one whose result is asked for; the first
-	// foreign of them are not of the function that runs now.
+	// PostgreSQL: statements that travel with the next one whose result is asked for, and whose failed.
 	later   []statementCall
-	foreign int
+	culprit *job
 }
 
 // connect opens a connection or takes one that database/sql still holds.
@@ -95,43 +94,12 @@ func (c *conn) deadline(d time.Duration) {
 
 // exec runs a statement of ours that has no arguments.
 func (c *conn) exec(text string) error {
-	_, err := c.execArgs(text, nil)
+	if c.pg != nil {
+		_, err := c.pg.Exec(forever, text)
+		return err
+	}
+	_, err := c.lite.exec(text, nil)
 	return err
-}
-
-func (c *conn) execArgs(text string, args []any) (int64, error) {
-	if c.pg != nil {
-		if len(c.later) > 0 {
-			return c.sendWith(text, args, nil)
-		}
-		tag, err := c.pg.Exec(forever, text, args...)
-		return tag.RowsAffected(), err
-	}
-	return c.lite.exec(text, args)
-}
-
-func (c *conn) query(text string, args []any) (Rows, error) {
-	if c.lite != nil {
-		return c.lite.query(text, args)
-	}
-	if err := c.flush(); err != nil {
-		return nil, err
-	}
-	return c.pg.Query(forever, text, args...)
-}
-
-func (c *conn) queryRow(text string, args []any) Row {
-	if c.pg != nil {
-		r := &pgRow{types: c.pg.TypeMap()}
-		if len(c.later) > 0 {
-			_, r.err = c.sendWith(text, args, r)
-		} else {
-			rows, _ := c.pg.Query(forever, text, args...)
-			r.take(rows)
-		}
-		return r
-	}
-	return c.lite.queryRow(text, args)
 }
 
 // pool holds the connections of readers.

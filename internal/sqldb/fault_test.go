@@ -251,7 +251,7 @@ func TestFull(t *testing.T) {
 
 // TestCarry: the batch reads and writes the shared row once, and a failing neighbour leaves no trace in it.
 func TestCarry(t *testing.T) {
-	testenv.EachStore(t, func(t *testing.T, url string) {
+	eachWay(t, func(t *testing.T, url string, batch batcher) {
 		db := open(t, url)
 		err := db.Update(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
 			_, err := tx.Exec("INSERT INTO counter (id, n) VALUES ('head', 0)")
@@ -375,7 +375,7 @@ func TestRewrite(t *testing.T) {
 // TestQueueNeighbours: a queued statement that fails costs its own function alone, although its error shows when
 // another one asks for a result.
 func TestQueueNeighbours(t *testing.T) {
-	testenv.EachStore(t, func(t *testing.T, url string) {
+	eachWay(t, func(t *testing.T, url string, batch batcher) {
 		db := open(t, url)
 		if err := insert(db, 1, "taken"); err != nil {
 			t.Fatal(err)

@@ -1,8 +1,8 @@
 package sqldb
 
 import (
-	"bytes"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -15,12 +15,14 @@ import (
 type statementCall struct {
 	text string
 	args []any
+	of   *job    // whose function it is from; nil: the transaction's own, or a reader's
+	to   *answer // nil: nobody asks what it brings
 }
 
 // begin begins a transaction: on PostgreSQL together with its first statement.
 func (c *conn) begin(text string) error {
 	if c.pg != nil {
-		c.later, c.foreign = []statementCall{{text: text}}, 1
+		c.later, c.culprit = append(c.later[:0], statementCall{text: text}), nil
 		return nil
 	}
 	return c.exec(text)
@@ -32,116 +34,205 @@ func (c *conn) inside() bool {
 	return c.pg == nil || c.pg.PgConn().TxStatus() == 'T' || !c.begun() && len(c.later) > 0
 }
 
-// commit sends what waits together with the commit. What may be sent again when the connection turns out to be
-// dead goes before it: after that nobody can know.
-func (c *conn) commit() error {
-	if !c.begun() {
-		if err := c.flush(); err != nil {
-			return err
-		}
+// ready sends what may be sent again when the connection turns out to be dead. It goes before the commit: after that
+// nobody can know.
+func (c *conn) ready() error {
+	if c.begun() {
+		return nil
 	}
-	_, err := c.execArgs("commit", nil)
-	return err
+	return c.send()
+}
+
+const commit = "commit"
+
+// commit sends what waits together with the commit.
+func (c *conn) commit() error {
+	if c.pg == nil {
+		return c.exec(commit)
+	}
+	c.later = append(c.later, statementCall{text: commit})
+	return c.send()
 }
 
 // rollback ends a transaction without a trace.
 func (c *conn) rollback() error {
-	c.later, c.foreign = nil, 0
+	c.later = c.later[:0]
 	if !c.begun() {
 		return nil
 	}
 	return c.exec("rollback")
 }
 
-// flush sends what waits; sendWith sends a statement behind it in the same round trip. An error of what waited for
-// another function is unsaved.
-func (c *conn) flush() error {
-	if len(c.later) == 0 {
+// send sends what waits in one round trip and fills in the answers. When a statement fails those behind it are not
+// run; culprit is then the job that it is from, or the error is unsaved when no single function is to blame.
+func (c *conn) send() error {
+	calls, begin := c.later, !c.begun()
+	defer func() {
+		clear(calls)
+		c.later = calls[:0]
+	}()
+	switch len(calls) {
+	case 0:
 		return nil
+	case 1:
+		return c.blame(calls, 0, begin, c.sendOne(&calls[0]))
 	}
-	_, err := c.sendWith("", nil, nil)
+	var b pgx.Batch
+	for _, s := range calls {
+		b.Queue(s.text, s.args...)
+	}
+	res := c.pg.SendBatch(forever, &b)
+	for i, s := range calls {
+		var err error
+		if s.to == nil || s.to.want == count {
+			var tag pgconn.CommandTag
+			tag, err = res.Exec()
+			s.to.counted(tag, err)
+		} else {
+			rows, _ := res.Query()
+			err = s.to.take(rows)
+		}
+		if err != nil {
+			res.Close()
+			return c.blame(calls, i, begin, err)
+		}
+	}
+	return res.Close()
+}
+
+// sendOne is send for a single statement.
+func (c *conn) sendOne(s *statementCall) error {
+	if s.to == nil || s.to.want == count {
+		tag, err := c.pg.Exec(forever, s.text, s.args...)
+		s.to.counted(tag, err)
+		return err
+	}
+	rows, _ := c.pg.Query(forever, s.text, s.args...)
+	return s.to.take(rows)
+}
+
+// blame finds whose statement failed.
+func (c *conn) blame(calls []statementCall, i int, begin bool, err error) error {
+	s := calls[i]
+	if err == nil || c.broken(err) || i == 0 && begin || s.text == commit {
+		return err
+	}
+	var unsent pgx.ErrPreprocessingBatch // before anything was sent: some function's with this text
+	if errors.As(err, &unsent) {
+		s.of = nil
+		for _, o := range calls {
+			if o.text == unsent.SQL() && s.of != nil && s.of != o.of {
+				return unsaved{err}
+			}
+			if o.text == unsent.SQL() {
+				s.of = o.of
+			}
+		}
+	}
+	if c.culprit = s.of; c.culprit == nil {
+		return unsaved{err}
+	}
 	return err
 }
 
-func (c *conn) sendWith(text string, args []any, row *pgRow) (n int64, err error) {
-	later, foreign, begin := c.later, c.foreign, !c.begun()
-	c.later, c.foreign = nil, 0
-	var b pgx.Batch
-	for _, s := range later {
-		b.Queue(s.text, s.args...)
-	}
-	if text != "" {
-		b.Queue(text, args...)
-	}
-	res := c.pg.SendBatch(forever, &b)
-	for i := range later {
-		if _, err = res.Exec(); err != nil {
-			res.Close()
-			if (i > 0 || !begin) && (i < foreign || text == "commit") && !c.broken(err) {
-				return 0, unsaved{err}
-			}
-			return 0, err
-		}
-	}
-	switch {
-	case text == "":
-	case row != nil:
-		rows, _ := res.Query()
-		row.take(rows)
-		err = row.err
-	default:
-		var tag pgconn.CommandTag
-		tag, err = res.Exec()
-		n = tag.RowsAffected()
-	}
-	if e := res.Close(); err == nil {
-		err = e
-	}
-	return n, err
+// want says what is asked of a statement.
+type want int
+
+const (
+	first want = iota // row
+	count             // of the rows that it touched
+	all               // rows
+)
+
+// answer is what a statement brought on PostgreSQL, or why it brought nothing: as a Row, the first row.
+type answer struct {
+	want     want
+	types    *pgtype.Map
+	fields   []field
+	values   [][]byte // of all rows
+	affected int64
+	err      error
 }
 
-// pgRow holds a row that was read from PostgreSQL, or why there is none.
-type pgRow struct {
-	types  *pgtype.Map
-	fields []pgconn.FieldDescription
-	values [][]byte
-	err    error
+// field is what a value needs to be read.
+type field struct {
+	name   string
+	oid    uint32
+	format int16
 }
 
-// take reads the first row and closes rows.
-func (r *pgRow) take(rows pgx.Rows) {
+func (a *answer) counted(tag pgconn.CommandTag, err error) {
+	if a != nil {
+		a.affected, a.err = tag.RowsAffected(), err
+	}
+}
+
+// take reads what was asked for and closes rows.
+func (a *answer) take(rows pgx.Rows) error {
 	defer rows.Close()
-	if rows.Next() {
-		r.fields = slices.Clone(rows.FieldDescriptions())
+	for rows.Next() {
+		if a.fields == nil {
+			descriptions := rows.FieldDescriptions()
+			a.fields = make([]field, len(descriptions))
+			for i, d := range descriptions {
+				a.fields[i] = field{d.Name, d.DataTypeOID, d.Format}
+			}
+		}
+		a.values = slices.Grow(a.values, len(a.fields))
 		raw := rows.RawValues()
-		r.values = make([][]byte, len(raw))
-		for i, v := range raw {
-			r.values[i] = bytes.Clone(v)
+		copied := slices.Concat(raw...)
+		for _, v := range raw {
+			if len(v) > 0 { // an empty one stays what it is: it is not NULL
+				v, copied = copied[:len(v):len(v)], copied[len(v):]
+			}
+			a.values = append(a.values, v)
+		}
+		if a.want == first {
+			break
 		}
 	}
 	rows.Close()
-	if r.err = rows.Err(); r.err != nil {
-		r.values = nil
+	if a.err = rows.Err(); a.err != nil {
+		a.values = nil
 	}
+	return a.err
 }
 
 // Err implements Row.
-func (r *pgRow) Err() error { return r.err }
+func (a *answer) Err() error { return a.err }
 
 // Scan implements Row.
-func (r *pgRow) Scan(dest ...any) error {
+func (a *answer) Scan(dest ...any) error {
 	switch {
-	case r.err != nil:
-		return r.err
-	case r.values == nil:
+	case a.err != nil:
+		return a.err
+	case a.values == nil:
 		return sql.ErrNoRows
-	case len(dest) != len(r.values):
-		return fmt.Errorf("internal error: %d places for %d columns", len(dest), len(r.values))
 	}
-	for i, d := range dest {
-		if err := r.types.Scan(r.fields[i].DataTypeOID, r.fields[i].Format, r.values[i], d); err != nil {
-			return fmt.Errorf("column %s: %w", r.fields[i].Name, err)
+	return a.scan(0, dest)
+}
+
+func (a *answer) scan(row int, dest []any) error {
+	if len(dest) != len(a.fields) {
+		return fmt.Errorf("internal error: %d places for %d columns", len(dest), len(a.fields))
+	}
+	for i, f := range a.fields {
+		if err := a.types.Scan(f.oid, f.format, a.values[row*len(a.fields)+i], dest[i]); err != nil {
+			return fmt.Errorf("column %s: %w", f.name, err)
 		}
 	}
 	return nil
 }
+
+// answerRows is an answer as Rows.
+type answerRows struct {
+	*answer
+	next int
+}
+
+func (r *answerRows) Next() bool {
+	r.next++
+	return r.err == nil && r.next*len(r.fields) <= len(r.values) && len(r.values) > 0
+}
+func (r *answerRows) Scan(dest ...any) error { return r.scan(r.next-1, dest) }
+func (r *answerRows) Close()                 {}

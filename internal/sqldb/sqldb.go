@@ -19,6 +19,9 @@
 //   - A lock that one function takes is held until its whole batch is committed. Give UpdateKey
 //     the thing whose row everybody locks (the log, the account): then batches of this
 //     process never wait for each other, only for other replicas.
+//   - Each statement whose result is asked for is a round trip, which costs both sides about as much as the
+//     statement. Functions of a batch that are about different things (UpdateApart) run abreast, as coroutines:
+//     what all of them ask is sent at once, in their order, and then each goes on with its answer.
 //   - Batches of several replicas may lock rows in different orders. PostgreSQL then ends one
 //     of them (deadlock, after its deadlock_timeout); the batch is run again, at last each
 //     function alone, a bounded number of times; after that the answer is Busy.

@@ -214,6 +214,18 @@ func TestSwallowedError(t *testing.T) {
 // batch makes the updates run in one batch: the first one holds the writer until all are queued.
 func batch(t *testing.T, db *sqldb.DB, updates ...func(context.Context, *sqldb.Tx) error) []error {
 	t.Helper()
+	return batchAbout(t, db, func(int) string { return "" }, updates...)
+}
+
+// abreast is batch with each update about a thing of its own.
+func abreast(t *testing.T, db *sqldb.DB, updates ...func(context.Context, *sqldb.Tx) error) []error {
+	t.Helper()
+	return batchAbout(t, db, func(i int) string { return fmt.Sprint("thing ", i) }, updates...)
+}
+
+// batchAbout is batch with updates that are about what of says.
+func batchAbout(t *testing.T, db *sqldb.DB, of func(i int) string, updates ...func(context.Context, *sqldb.Tx) error) []error {
+	t.Helper()
 	errs := make([]error, len(updates))
 	entered, release := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
@@ -228,7 +240,14 @@ func batch(t *testing.T, db *sqldb.DB, updates ...func(context.Context, *sqldb.T
 	<-entered
 	for i, f := range updates {
 		queued := sqldb.Queued(db)
-		wg.Go(func() { errs[i] = db.Update(context.Background(), f) })
+		wg.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					errs[i] = fmt.Errorf("panic: %v", p)
+				}
+			}()
+			errs[i] = db.UpdateApart(context.Background(), "", of(i), f)
+		})
 		for sqldb.Queued(db) == queued { // one after the other, so that their order is known
 			sqldb.Yield()
 		}
@@ -236,6 +255,18 @@ func batch(t *testing.T, db *sqldb.DB, updates ...func(context.Context, *sqldb.T
 	close(release)
 	wg.Wait()
 	return errs
+}
+
+type batcher func(*testing.T, *sqldb.DB, ...func(context.Context, *sqldb.Tx) error) []error
+
+// eachWay runs f on each store with updates of a batch that run in turn, and with such that may run abreast.
+func eachWay(t *testing.T, f func(t *testing.T, url string, batch batcher)) {
+	t.Run("in turn", func(t *testing.T) {
+		testenv.EachStore(t, func(t *testing.T, url string) { f(t, url, batch) })
+	})
+	t.Run("abreast", func(t *testing.T) {
+		testenv.EachStore(t, func(t *testing.T, url string) { f(t, url, abreast) })
+	})
 }
 
 func add(id int64, name string) func(context.Context, *sqldb.Tx) error {
@@ -246,7 +277,7 @@ func add(id int64, name string) func(context.Context, *sqldb.Tx) error {
 }
 
 func TestGroupCommit(t *testing.T) {
-	testenv.EachStore(t, func(t *testing.T, url string) {
+	eachWay(t, func(t *testing.T, url string, batch batcher) {
 		db := open(t, url)
 		before := db.Stats()
 		var updates []func(context.Context, *sqldb.Tx) error
@@ -272,7 +303,7 @@ func TestGroupCommit(t *testing.T) {
 }
 
 func TestFailureIsTheCallersOnly(t *testing.T) {
-	testenv.EachStore(t, func(t *testing.T, url string) {
+	eachWay(t, func(t *testing.T, url string, batch batcher) {
 		db := open(t, url)
 		mine := errors.New("mine")
 		refuse := func(context.Context, *sqldb.Tx) error { return mine }
@@ -309,7 +340,7 @@ func TestFailureIsTheCallersOnly(t *testing.T) {
 
 // TestRefusalOnUncommittedRows: a refusal that rests on a neighbour's row which is then rolled back is asked again.
 func TestRefusalOnUncommittedRows(t *testing.T) {
-	testenv.EachStore(t, func(t *testing.T, url string) {
+	eachWay(t, func(t *testing.T, url string, batch batcher) {
 		db := open(t, url)
 		fails := func(_ context.Context, tx *sqldb.Tx) error {
 			if err := add(1, "a")(nil, tx); err != nil {

@@ -16,17 +16,20 @@ type Tx struct {
 	wrote  bool            // something other than SELECT was sent
 	failed error           // of the first statement that failed
 	carry  *carried        // of an Update: what its batch shares
+	of     *job            // of an Update: nil when it saves what was carried
+	pause  func() bool     // of a function that runs abreast of others: lets them run, and what waits be sent; false: give up
 }
 
 // carried are the values of Carry, in the order of their first use.
 type carried struct {
 	keys []string
-	vals map[string]carry
+	vals map[string]*carry
 }
 
 type carry struct {
-	v    any
-	save func(tx *Tx, v any) error
+	loading bool // by a function that runs abreast
+	v       any
+	save    func(tx *Tx, v any) error
 }
 
 // Carry lets the functions of one batch share the reading, locking and writing of a row that each of them
@@ -35,18 +38,30 @@ type carry struct {
 // must also write something (a function that does not, and fails, is taken to have changed nothing).
 // When a function fails the transaction is rolled back and the value forgotten with it. Only in Update.
 func (tx *Tx) Carry(key string, load func(tx *Tx) (any, error), save func(tx *Tx, v any) error) (any, error) {
-	if c, ok := tx.carry.vals[key]; ok {
-		return c.v, nil
-	}
-	v, err := load(tx)
-	if err != nil {
-		return nil, err
+	for c := tx.carry.vals[key]; c != nil; c = tx.carry.vals[key] {
+		if !c.loading {
+			return c.v, nil
+		}
+		if !tx.pause() {
+			return nil, tx.fail(errAborted)
+		}
 	}
 	if tx.carry.vals == nil {
-		tx.carry.vals = map[string]carry{}
+		tx.carry.vals = map[string]*carry{}
+	}
+	tx.carry.vals[key] = &carry{loading: true}
+	var v any
+	err := errAborted // when load panics
+	defer func() {
+		if err != nil {
+			delete(tx.carry.vals, key)
+		}
+	}()
+	if v, err = load(tx); err != nil {
+		return nil, err
 	}
 	tx.carry.keys = append(tx.carry.keys, key)
-	tx.carry.vals[key] = carry{v, save}
+	tx.carry.vals[key] = &carry{v: v, save: save}
 	return v, nil
 }
 
@@ -69,11 +84,16 @@ func (tx *Tx) Exec(query string, args ...any) (rowsAffected int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := tx.conn.execArgs(s.text, args)
+	if tx.conn.lite != nil {
+		rowsAffected, err = tx.conn.lite.exec(s.text, args)
+	} else {
+		a := tx.ask(s, args, count)
+		rowsAffected, err = a.affected, a.err
+	}
 	if err != nil {
 		return 0, tx.fail(err)
 	}
-	return n, nil
+	return rowsAffected, nil
 }
 
 // Touch says that the function changed a carried value and wrote nothing else.
@@ -89,7 +109,7 @@ func (tx *Tx) Queue(query string, args ...any) error {
 	}
 	s := tx.db.rebinds.get(query)
 	tx.wrote = true
-	tx.conn.later = append(tx.conn.later, statementCall{s.text, args})
+	tx.conn.later = append(tx.conn.later, statementCall{text: s.text, args: args, of: tx.of})
 	return nil
 }
 
@@ -99,7 +119,18 @@ func (tx *Tx) Query(query string, args ...any) (Rows, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.conn.query(s.text, args)
+	var rows Rows
+	switch {
+	case tx.conn.lite != nil:
+		rows, err = tx.conn.lite.query(s.text, args)
+	case tx.pause != nil:
+		a := tx.ask(s, args, all)
+		rows, err = &answerRows{answer: a}, a.err
+	default:
+		if err = tx.conn.send(); err == nil {
+			rows, err = tx.conn.pg.Query(forever, s.text, args...)
+		}
+	}
 	if err != nil {
 		return nil, tx.fail(err)
 	}
@@ -110,13 +141,31 @@ func (tx *Tx) Query(query string, args ...any) (Rows, error) {
 func (tx *Tx) QueryRow(query string, args ...any) Row {
 	s, err := tx.prepare(query)
 	if err != nil {
-		return &pgRow{err: err}
+		return &answer{err: err}
 	}
-	row := tx.conn.queryRow(s.text, args)
+	var row Row
+	if tx.conn.lite != nil {
+		row = tx.conn.lite.queryRow(s.text, args)
+	} else {
+		row = tx.ask(s, args, first)
+	}
 	if err := row.Err(); err != nil {
 		tx.fail(err)
 	}
 	return row
+}
+
+// ask sends a statement behind those that wait, or lets it wait with those of the functions that run abreast.
+func (tx *Tx) ask(s *statement, args []any, w want) *answer {
+	c := tx.conn
+	a := &answer{want: w, types: c.pg.TypeMap()}
+	c.later = append(c.later, statementCall{s.text, args, tx.of, a})
+	if tx.pause == nil {
+		a.err = c.send()
+	} else if !tx.pause() {
+		a.err = errAborted
+	}
+	return a
 }
 
 // Row is the one row that a query returned.

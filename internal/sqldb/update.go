@@ -21,6 +21,7 @@ const (
 type job struct {
 	ctx   context.Context // the caller's, without its end
 	fn    func(context.Context, *Tx) error
+	of    string // what fn is about; empty: it runs by itself
 	state atomic.Int32
 	done  chan struct{}
 
@@ -48,6 +49,10 @@ func (db *DB) Update(ctx context.Context, fn func(ctx context.Context, tx *Tx) e
 // UpdateKey is Update for functions that lock the same rows: those with equal keys run
 // one after the other on the same connection.
 func (db *DB) UpdateKey(ctx context.Context, key string, fn func(ctx context.Context, tx *Tx) error) error {
+	return db.update(ctx, &job{fn: fn}, key)
+}
+
+func (db *DB) update(ctx context.Context, j *job, key string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -60,7 +65,7 @@ func (db *DB) UpdateKey(ctx context.Context, key string, fn func(ctx context.Con
 	if key != "" && len(db.writers) > 1 {
 		w = db.writers[maphash.String(db.seed, key)%uint64(len(db.writers))]
 	}
-	j := &job{ctx: context.WithoutCancel(ctx), fn: fn, done: make(chan struct{})}
+	j.ctx, j.done = context.WithoutCancel(ctx), make(chan struct{})
 	select {
 	case w.queue <- j:
 	case <-ctx.Done():
@@ -115,57 +120,15 @@ func (w *writer) run() {
 	}
 }
 
-// poll returns a job that is waiting, or nil.
-func (w *writer) poll() *job {
-	select {
-	case j := <-w.queue:
-		return j
-	default:
-		return nil
-	}
-}
-
-// Before a batch begins it waits for more jobs when there are likely to be some: when one of the last
-// batches had several. A commit costs about as much as four jobs, so that under load it is the number of
-// commits that counts; who is alone does not wait.
-const (
-	linger  = 16 * time.Millisecond // at most
-	gap     = 4 * time.Millisecond  // in which nobody comes ends it
-	enough  = 64                    // jobs are worth a commit: those that wait are still taken in, nobody is waited for
-	patient = 8                     // batches
-)
-
-// gather collects a batch that begins with first.
-func (w *writer) gather(first *job) []*job {
-	jobs := []*job{first}
-	if w.company == 0 {
-		return jobs
-	}
-	w.company--
-	if w.timer == nil {
-		w.timer = time.NewTimer(gap)
-	}
-	for start := time.Now(); len(jobs) < enough; {
-		left := linger - time.Since(start)
-		if left <= 0 {
-			break
-		}
-		w.timer.Reset(min(gap, left))
-		select {
-		case j := <-w.queue:
-			jobs = append(jobs, j)
-			continue
-		case <-w.timer.C:
-		case <-w.db.closing:
-		}
-		break
-	}
-	return jobs
-}
-
 // serve brings a batch that begins with first to its end.
 func (w *writer) serve(first *job) {
 	jobs, more := w.gather(first), w.poll
+	var bads []*job // run after the others, so that who came first wins
+	defer func() {
+		for _, j := range bads {
+			w.alone(j)
+		}
+	}()
 	for try := 1; len(jobs) > 0; try++ {
 		ran, bad, err := w.attempt(jobs, more)
 		if more != nil && len(ran) > 1 {
@@ -177,7 +140,7 @@ func (w *writer) serve(first *job) {
 			w.finish(ran)
 			return
 		case bad != nil:
-			w.alone(bad)
+			bads = append(bads, bad)
 			jobs = without(ran, bad)
 		case w.again(err, try, batchTries):
 			jobs = ran
@@ -254,37 +217,31 @@ func (w *writer) attempt(jobs []*job, more func() *job) (ran []*job, bad *job, e
 		return ran, nil, w.rollback(err)
 	}
 	wrote, shared := false, new(carried)
-	for i := 0; i < len(ran); i++ {
-		j := ran[i]
-		tx := &Tx{db: w.db, conn: w.conn, carry: shared}
-		w.conn.foreign = len(w.conn.later)
-		if spoilt := w.call(j, tx); spoilt != nil {
-			if w.conn.broken(spoilt) || transient(spoilt) || errors.As(spoilt, &unsaved{}) {
-				return ran, nil, w.rollback(spoilt)
-			}
-			if err := w.rollback(nil); err != nil {
-				return ran, nil, err
-			}
-			return ran, j, nil
+	for i := 0; i < len(ran); {
+		n := w.abreast(ran[i:])
+		changed, bad, spoilt := w.side(ran[i:i+n], shared)
+		if spoilt != nil {
+			return w.spoilt(ran, bad, spoilt)
 		}
-		wrote = wrote || tx.wrote
-		if more != nil && i == len(ran)-1 && len(ran) < maxBatch {
-			for next := more(); next != nil; next = more() {
-				if next.state.CompareAndSwap(waiting, taken) {
-					ran = append(ran, next)
-					break
-				}
-			}
+		wrote, i = wrote || changed, i+n
+		if i == len(ran) {
+			ran = w.join(ran, more)
 		}
 	}
 	if !wrote {
 		return ran, nil, w.rollback(nil)
 	}
 	if err := shared.save(&Tx{db: w.db, conn: w.conn, carry: shared}); err != nil {
-		return ran, nil, w.rollback(unsaved{err})
+		return w.spoilt(ran, nil, unsaved{err})
 	}
 	w.conn.deadline(writeDeadline)
+	if err := w.conn.ready(); err != nil {
+		return w.spoilt(ran, nil, err)
+	}
 	if err := w.db.kill.commit(ran, w.conn.commit); err != nil {
+		if w.conn.culprit != nil {
+			return w.spoilt(ran, nil, err)
+		}
 		lostNow := w.conn.pg != nil && w.conn.broken(err)
 		err = w.rollback(err)
 		if lostNow {
@@ -294,6 +251,24 @@ func (w *writer) attempt(jobs []*job, more func() *job) (ran []*job, bad *job, e
 	}
 	w.db.commits.Add(1)
 	return ran, nil, nil
+}
+
+// spoilt ends an attempt that err brought to nothing: because of bad, or of the function that a failed statement is
+// from, unless the engine is the trouble.
+func (w *writer) spoilt(ran []*job, bad *job, err error) ([]*job, *job, error) {
+	if w.conn.culprit != nil {
+		bad = w.conn.culprit
+	}
+	if bad == nil || w.conn.broken(err) || transient(err) || w.conn.culprit == nil && errors.As(err, &unsaved{}) {
+		return ran, nil, w.rollback(err)
+	}
+	if err := w.rollback(nil); err != nil {
+		return ran, nil, err
+	}
+	if bad.err == nil { // its statement failed after it had ended
+		bad.err = err
+	}
+	return ran, bad, nil
 }
 
 // call runs one function and leaves its outcome in j.err. It returns the reason why the transaction

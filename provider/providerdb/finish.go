@@ -17,7 +17,7 @@ import (
 // FinishIssue implements provider.Issuance.
 func (d *DB) FinishIssue(ctx context.Context, intent string, c provider.Certificate, leaf ledger.Leaf) error {
 	var lost error // set when the intent ends void instead: that is stored too
-	err := d.update(ctx, string(c.Account), func(tx *sqldb.Tx) error {
+	err := d.updateDevice(ctx, c.Account, c.Device, func(tx *sqldb.Tx) error {
 		lost = nil
 		x := closing{c: &c, dev: provider.Device{ID: c.Device, Account: c.Account}}
 		if err := x.close(tx, intent); err != nil {

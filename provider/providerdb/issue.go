@@ -205,7 +205,7 @@ func respend(tx *sqldb.Tx, i *provider.Intent, out *provider.Begun) error {
 func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider.Birth, promote string) (provider.Begun, error) {
 	var out provider.Begun
 	want := *i
-	err := d.update(ctx, string(i.Account), func(tx *sqldb.Tx) error {
+	err := d.updateDevice(ctx, i.Account, i.Device, func(tx *sqldb.Tx) error {
 		out = provider.Begun{}
 		*i = want
 		var fresh bool
@@ -284,15 +284,16 @@ func reserve(tx *sqldb.Tx, profile cradle.Profile, want provider.Device, out *pr
 		return cradle.Errorf(cradle.Forbidden, "order %s is %s", o.ID, o.State)
 	}
 	fresh := func() (bool, error) {
+		o.Used++ // before others are let in
 		n, err := tx.Exec(`INSERT INTO devices (account, id, oem, order_id, lot, serial, tier, maker, anchor, ek_digest, ek_cert, iak, idevid_cert, iak_cert, state, epoch, reason, created)
 			VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, '', '', ?, 0, '', ?) ON CONFLICT DO NOTHING`,
 			want.Account, want.ID, want.OEM, want.Order, want.Serial, want.Tier, want.Maker, want.Anchor, want.EKDigest, want.EKCert, want.IAK, cradle.Made, micros(want.Created))
 		if err != nil || n == 0 {
+			o.Used--
 			return false, err
 		}
 		out.Device = want
 		out.Device.State, out.Device.Epoch = cradle.Made, 0
-		o.Used++
 		return true, rest(tx, &out.Device)
 	}
 	if profile == cradle.IAK && o.Used < o.Quantity { // most likely it is new: a unit's first certificate is the IAK's

@@ -93,6 +93,11 @@ func (d *DB) update(ctx context.Context, key string, fn func(tx *sqldb.Tx) error
 	return d.db.UpdateKey(ctx, key, func(_ context.Context, tx *sqldb.Tx) error { return fn(tx) })
 }
 
+// updateDevice is update for a function about one device (sqldb.DB.UpdateApart).
+func (d *DB) updateDevice(ctx context.Context, account cradle.AccountID, id cradle.DeviceID, fn func(tx *sqldb.Tx) error) error {
+	return d.db.UpdateApart(ctx, string(account), string(account)+"/"+string(id), func(_ context.Context, tx *sqldb.Tx) error { return fn(tx) })
+}
+
 // collect reads all rows of a query in one read transaction.
 func collect[T any](ctx context.Context, d *DB, scan func(interface{ Scan(...any) error }, *T) error, query string, args ...any) ([]T, error) {
 	var out []T

@@ -113,7 +113,7 @@ func (d *DB) settleUnread(ctx context.Context, dv provisioning.Delivery, l provi
 	after, further := done(dv.Registration)
 	query, args := `DELETE FROM outbox`+oneRow+` AND version = ? AND owner = ?`, []any{dv.Hub, string(after.ID), dv.Version, l.Owner}
 	changed := after != dv.Registration
-	err := d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+	err := d.db.UpdateApart(ctx, "", string(after.ID), func(ctx context.Context, tx *sqldb.Tx) error {
 		if changed && tx.Engine() == sqldb.PostgreSQL { // both in one, the registration's row locked first
 			query = `WITH r AS (` + changeRegistration + ` AND version = ? RETURNING id) DELETE FROM outbox USING r WHERE hub = ? AND registration_id = r.id AND outbox.version = ? AND owner = ?`
 			args = append(d.changeValues(&after), dv.Version, dv.Hub, dv.Version, l.Owner)

@@ -173,7 +173,7 @@ func (d *DB) Change(ctx context.Context, id provisioning.RegistrationID, group s
 	var out provisioning.Registration
 	var ds []provisioning.Delivery
 	err := again(func() error {
-		return d.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		return d.db.UpdateApart(ctx, "", string(id), func(ctx context.Context, tx *sqldb.Tx) error {
 			out, ds = provisioning.Registration{}, nil
 			by := enrolled{any: true}
 			if group != "" {
