@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -90,25 +91,14 @@ func (h *Hub) Connect(ctx context.Context, hub Name, id cradle.DeviceID, module 
 	s := &Session{hub: h, key: key{hub, id, module}, since: h.now(), sink: sink, kept: !clean}
 	s.intake = h.intake(hub)
 	for range connectRetries {
-		version := h.sessions.version(s.key)
-		d, m, err := h.admit(ctx, s.key, login, &s.grant)
+		who, version, err := h.prove(ctx, s.key, login, &s.grant)
+		if errors.Is(err, errMoved) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
-		s.generation = owner{d, m}.generation()
-		if s.grant.slot == 2 {
-			err := h.promote(ctx, hub, d, m)
-			if cradle.KindOf(err) == cradle.Conflict || cradle.KindOf(err) == cradle.NotFound {
-				continue
-			} else if err != nil {
-				return nil, h.storeError("promoting a certificate", err)
-			}
-			if m != nil { // ends the session of the certificate before
-				version = h.sessions.moduleChanged(s.key, m)
-			} else {
-				version = h.sessions.changed(s.key, d)
-			}
-		}
+		s.generation = who.generation()
 		if s.grant.name != "" && s.grant.name != id {
 			h.otherNames.Store(true) // before the feed is asked: who changes it looks for such sessions afterwards
 		}
@@ -125,14 +115,43 @@ func (h *Hub) Connect(ctx context.Context, hub Name, id cradle.DeviceID, module 
 		}
 		return s, nil
 	}
-	return nil, cradle.Errorf(cradle.Busy, "the registry entry of the device keeps changing")
+	return nil, errRestless
 }
 
-// Authenticate judges a login that begins no session, as Connect does; it promotes no certificate.
+var (
+	errRestless = cradle.Errorf(cradle.Busy, "the registry entry of the device keeps changing")
+	errMoved    = errors.New("the registry entry moved meanwhile")
+)
+
+// Authenticate judges a login that begins no session, as Connect does.
 func (h *Hub) Authenticate(ctx context.Context, hub Name, id cradle.DeviceID, module iothub.ModuleID, login *Login) error {
-	var g grant
-	_, _, err := h.admit(ctx, key{hub, id, module}, login, &g)
-	return err
+	for range connectRetries {
+		var g grant
+		if _, _, err := h.prove(ctx, key{hub, id, module}, login, &g); !errors.Is(err, errMoved) {
+			return err
+		}
+	}
+	return errRestless
+}
+
+// prove admits who logs in, and promotes the certificate where it is the registry's second. The version is that of the sessions'
+// table before the registry was read, or after it was changed; errMoved means that it has to be read again.
+func (h *Hub) prove(ctx context.Context, k key, login *Login, g *grant) (owner, uint64, error) {
+	version := h.sessions.version(k)
+	d, m, err := h.admit(ctx, k, login, g)
+	if err != nil || g.slot != 2 {
+		return owner{d, m}, version, err
+	}
+	err = h.promote(ctx, k.hub, d, m)
+	switch kind := cradle.KindOf(err); {
+	case kind == cradle.Conflict || kind == cradle.NotFound:
+		return owner{}, 0, errMoved
+	case err != nil:
+		return owner{}, 0, h.storeError("promoting a certificate", err)
+	case m != nil: // ends the session of the certificate before
+		return owner{d, m}, h.sessions.moduleChanged(k, m), nil
+	}
+	return owner{d, m}, h.sessions.changed(k, d), nil
 }
 
 // admit reads the registry and judges; the module is nil when the device itself logs in.

@@ -636,24 +636,27 @@ func TestDeviceOverHTTPS(t *testing.T) {
 	})
 }
 
+// postBy sends telemetry over HTTPS with a TLS client certificate; it returns the status.
+func (r *rig) postBy(i ident, path string) int {
+	r.t.Helper()
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: r.roots, Certificates: []tls.Certificate{i.cert}}}}
+	defer c.CloseIdleConnections()
+	resp, err := c.Post(r.reg.BaseURL+path, "", strings.NewReader("x"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
 // TestCertificateOverHTTPS: the TLS client certificate does as well as a token.
 func TestCertificateOverHTTPS(t *testing.T) {
 	r := newRig(t, sqlite(t))
 	i := r.register("dev")
-	post := func(i ident, path string) int {
-		c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: r.roots, Certificates: []tls.Certificate{i.cert}}}}
-		defer c.CloseIdleConnections()
-		resp, err := c.Post(r.reg.BaseURL+path, "", strings.NewReader("x"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		return resp.StatusCode
-	}
-	if got := post(i, "/devices/dev/messages/events"); got != 204 {
+	if got := r.postBy(i, "/devices/dev/messages/events"); got != 204 {
 		t.Errorf("got %d", got)
 	}
-	if got := post(newIdent(t, "dev"), "/devices/dev/messages/events"); got != 401 {
+	if got := r.postBy(newIdent(t, "dev"), "/devices/dev/messages/events"); got != 401 {
 		t.Errorf("another certificate: got %d", got)
 	}
 	if got := len(r.events("")); got != 1 {

@@ -279,45 +279,59 @@ func refusedWith(err error, code mqtt.Code) bool {
 	return errors.As(err, &e) && e.Code == code
 }
 
-// TestPromotion is DESIGN §4.7: the first CONNECT with the secondary certificate ends the first.
+// TestPromotion is DESIGN §4.7: the first login with the secondary certificate ends the first, by MQTT as by HTTPS.
 func TestPromotion(t *testing.T) {
 	testenv.EachStore(t, func(t *testing.T, url string) {
-		r := newRig(t, url)
-		first := r.register("dev")
-		second := newIdent(t, "dev")
-		a := r.mustConnect(first)
-		d, err := r.reg.GetDevice(t.Context(), "dev")
-		if err != nil {
-			t.Fatal(err)
-		}
-		d.Authentication.X509Thumbprint.SecondaryThumbprint = strings.ToUpper(second.sha256())
-		d = r.put(d, d.ETag)
-		// Adding the next certificate leaves the connection, and a further connect with the first, alone.
-		if err := a.say(t.Context(), "0", "{}"); err != nil {
-			t.Fatal(err)
-		}
-		a2 := r.mustConnect(first)
-		r.wantGone(a, "a newer connection of the device took its place")
-
-		b := r.mustConnect(second)
-		r.wantGone(a2, "certificate was replaced in the registry")
-		got, err := r.reg.GetDevice(t.Context(), "dev")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if th := got.Authentication.X509Thumbprint; th.PrimaryThumbprint != second.sha256() || th.SecondaryThumbprint != "" || got.ETag == d.ETag {
-			t.Errorf("after promotion: %+v", got)
-		}
-		if _, err := r.connect(first); !refusedWith(err, mqtt.NotAuthorized) {
-			t.Errorf("the old certificate: got %v", err)
-		}
-		if err := b.say(t.Context(), "1", "{}"); err != nil {
-			t.Error(err)
-		}
-		if r.hub.Connected() != 1 {
-			t.Errorf("%d connected", r.hub.Connected())
-		}
+		t.Run("MQTT", func(t *testing.T) { promotion(t, url, false) })
 	})
+	t.Run("HTTPS", func(t *testing.T) { promotion(t, sqlite(t), true) })
+}
+
+func promotion(t *testing.T, url string, https bool) {
+	r := newRig(t, url)
+	first := r.register("dev")
+	second := newIdent(t, "dev")
+	a := r.mustConnect(first)
+	d, err := r.reg.GetDevice(t.Context(), "dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Authentication.X509Thumbprint.SecondaryThumbprint = strings.ToUpper(second.sha256())
+	d = r.put(d, d.ETag)
+	// Adding the next certificate leaves the connection, and a further connect with the first, alone.
+	if err := a.say(t.Context(), "0", "{}"); err != nil {
+		t.Fatal(err)
+	}
+	a2 := r.mustConnect(first)
+	r.wantGone(a, "a newer connection of the device took its place")
+
+	if https {
+		if got := r.postBy(second, "/devices/dev/messages/events"); got != 204 {
+			t.Errorf("telemetry by the second certificate: got %d", got)
+		}
+	} else {
+		r.mustConnect(second)
+	}
+	r.wantGone(a2, "certificate was replaced in the registry")
+	got, err := r.reg.GetDevice(t.Context(), "dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if th := got.Authentication.X509Thumbprint; th.PrimaryThumbprint != second.sha256() || th.SecondaryThumbprint != "" || got.ETag == d.ETag {
+		t.Errorf("after promotion: %+v", got)
+	}
+	if _, err := r.connect(first); !refusedWith(err, mqtt.NotAuthorized) {
+		t.Errorf("the old certificate: got %v", err)
+	}
+	if got := r.postBy(first, "/devices/dev/messages/events"); got != 401 {
+		t.Errorf("the old certificate, over HTTPS: got %d", got)
+	}
+	if err := r.mustConnect(second).say(t.Context(), "1", "{}"); err != nil {
+		t.Error(err)
+	}
+	if r.hub.Connected() != 1 {
+		t.Errorf("%d connected", r.hub.Connected())
+	}
 }
 
 func TestSHA1Thumbprint(t *testing.T) {
