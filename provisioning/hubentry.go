@@ -24,7 +24,7 @@ const conflictTries = 5
 func bringInLine(ctx context.Context, hub HubRegistry, r Registration) error {
 	if !r.Delivered && r.Blocked == "" {
 		// The usual first time: create without looking first.
-		_, err := hub.PutDevice(ctx, newEntry(r), "")
+		err := hub.WriteDevice(ctx, newEntry(r), "")
 		if err == nil || cradle.KindOf(err) != cradle.Conflict {
 			return err
 		}
@@ -36,7 +36,7 @@ func bringInLine(ctx context.Context, hub HubRegistry, r Registration) error {
 			if r.Blocked != "" {
 				return nil // nothing there that could be used
 			}
-			_, err = hub.PutDevice(ctx, newEntry(r), "")
+			err = hub.WriteDevice(ctx, newEntry(r), "")
 		} else if err == nil {
 			next, changed, mergeErr := mergeEntry(*cur, r)
 			if mergeErr == nil && r.Blocked == "" {
@@ -48,7 +48,7 @@ func bringInLine(ctx context.Context, hub HubRegistry, r Registration) error {
 			if mergeErr != nil || !changed {
 				return mergeErr
 			}
-			_, err = hub.PutDevice(ctx, &next, cur.ETag)
+			err = hub.WriteDevice(ctx, &next, cur.ETag)
 		}
 		if err == nil {
 			return nil

@@ -21,7 +21,7 @@ import (
 // taken for passing trouble and tried again.
 type HubRegistry interface {
 	GetDevice(ctx context.Context, id cradle.DeviceID) (*iothub.Device, error)
-	PutDevice(ctx context.Context, d *iothub.Device, ifMatch string) (*iothub.Device, error)
+	WriteDevice(ctx context.Context, d *iothub.Device, ifMatch string) error
 	DeleteDevice(ctx context.Context, id cradle.DeviceID, ifMatch string) error
 }
 
@@ -186,9 +186,7 @@ func (u unopened) fail() error { return cradle.Errorf(cradle.Busy, "hub is not u
 func (u unopened) GetDevice(context.Context, cradle.DeviceID) (*iothub.Device, error) {
 	return nil, u.fail()
 }
-func (u unopened) PutDevice(context.Context, *iothub.Device, string) (*iothub.Device, error) {
-	return nil, u.fail()
-}
+func (u unopened) WriteDevice(context.Context, *iothub.Device, string) error   { return u.fail() }
 func (u unopened) DeleteDevice(context.Context, cradle.DeviceID, string) error { return u.fail() }
 
 // Links returns what is linked, built-in hubs first.

@@ -2,6 +2,7 @@ package iothub
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 
 	"github.com/cradle-iot/cradle"
@@ -59,6 +60,10 @@ type Count int
 
 // UnmarshalJSON accepts a number or a string of one.
 func (c *Count) UnmarshalJSON(b []byte) error {
+	if i, err := strconv.Atoi(string(b)); err == nil {
+		*c = Count(i)
+		return nil
+	}
 	var n json.Number
 	if err := json.Unmarshal(b, &n); err != nil || n == "" {
 		return err

@@ -66,6 +66,20 @@ func (r *Registry) PutDevice(ctx context.Context, d *Device, ifMatch string) (*D
 	return out, nil
 }
 
+// WriteDevice is PutDevice for those to whom it is enough that the hub has taken the entry.
+func (r *Registry) WriteDevice(ctx context.Context, d *Device, ifMatch string) error {
+	resp, err := r.request(ctx, http.MethodPut, "/devices/"+url.PathEscape(string(d.DeviceID)), nil, ifMatch, d)
+	if err != nil {
+		return fmt.Errorf("writing hub device %s: %w", d.DeviceID, err)
+	}
+	defer resp.Body.Close()
+	if kind := resp.Header.Get("Content-Type"); !strings.Contains(kind, "json") { // something else that answers in the hub's place
+		return fmt.Errorf("writing hub device %s: %w", d.DeviceID, cradle.Errorf(cradle.Busy, "hub's answer is not what it should be: it is %.100q", kind))
+	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, MaxAnswer)) // so that the connection can be used again
+	return nil
+}
+
 // DeleteDevice removes an entry and drops its connection; ifMatch as in PutDevice, empty means AnyETag.
 func (r *Registry) DeleteDevice(ctx context.Context, id cradle.DeviceID, ifMatch string) error {
 	if ifMatch == "" {

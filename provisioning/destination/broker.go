@@ -127,20 +127,20 @@ func device(id cradle.DeviceID, u *user) *iothub.Device {
 	return d
 }
 
-// PutDevice implements provisioning.HubRegistry. The broker has no conditional writes: ETags are compared just before.
-func (b *broker) PutDevice(ctx context.Context, d *iothub.Device, ifMatch string) (*iothub.Device, error) {
+// WriteDevice implements provisioning.HubRegistry. The broker has no conditional writes: ETags are compared just before.
+func (b *broker) WriteDevice(ctx context.Context, d *iothub.Device, ifMatch string) error {
 	id := d.DeviceID
 	if err := checkDevice(id); err != nil {
-		return nil, err
+		return err
 	}
 	if d.Authentication.Type != iothub.SelfSigned {
-		return nil, cradle.Errorf(cradle.Invalid, "device %q has no certificate, and this broker admits by certificates alone", id).
+		return cradle.Errorf(cradle.Invalid, "device %q has no certificate, and this broker admits by certificates alone", id).
 			WithHint("give its enrolment another hub")
 	}
 	prints := d.Authentication.X509Thumbprint
 	text, err := json.Marshal(description{prints.PrimaryThumbprint, prints.SecondaryThumbprint, d.StatusReason})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	u := user{Username: string(id), Description: string(text), Disabled: d.Status == iothub.Disabled, Roles: []role{}}
 	if !u.Disabled {
@@ -149,15 +149,15 @@ func (b *broker) PutDevice(ctx context.Context, d *iothub.Device, ifMatch string
 	if ifMatch != "" {
 		cur, err := b.GetDevice(ctx, id)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if ifMatch != iothub.AnyETag && ifMatch != cur.ETag {
-			return nil, cradle.Errorf(cradle.Conflict, "broker's user %q has changed", id)
+			return cradle.Errorf(cradle.Conflict, "broker's user %q has changed", id)
 		}
 	}
 	// The role first: a user without it may do nothing, which is the safe half.
 	if _, err := b.do(ctx, command{Command: "createRole", Rolename: roleOf(id), ACLs: rights(id)}); err != nil && cradle.KindOf(err) != cradle.Conflict {
-		return nil, err
+		return err
 	}
 	cs := []command{{Command: "createClient", Username: u.Username, TextName: "cradle", Description: u.Description, Roles: u.Roles}}
 	if ifMatch != "" {
@@ -169,10 +169,8 @@ func (b *broker) PutDevice(ctx context.Context, d *iothub.Device, ifMatch string
 	case ifMatch != "": // never after createClient: were the user there already, and disabled, it would be let in
 		cs = append(cs, command{Command: "enableClient", Username: u.Username})
 	}
-	if _, err := b.do(ctx, cs...); err != nil {
-		return nil, err
-	}
-	return device(id, &u), nil
+	_, err = b.do(ctx, cs...)
+	return err
 }
 
 // DeleteDevice implements provisioning.HubRegistry.

@@ -210,15 +210,15 @@ func TestMosquitto(t *testing.T) {
 	if _, err := reg.GetDevice(ctx, "dev-1"); cradle.KindOf(err) != cradle.NotFound {
 		t.Fatalf("not assigned: %v", err)
 	}
-	if _, err := reg.PutDevice(ctx, entry("dev-1", "AA"), iothub.AnyETag); cradle.KindOf(err) != cradle.NotFound {
+	if err := reg.WriteDevice(ctx, entry("dev-1", "AA"), iothub.AnyETag); cradle.KindOf(err) != cradle.NotFound {
 		t.Fatalf("update of nothing: %v", err)
 	}
 
 	// Assigned.
-	if _, err := reg.PutDevice(ctx, entry("dev-1", "AA"), ""); err != nil {
+	if err := reg.WriteDevice(ctx, entry("dev-1", "AA"), ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := reg.PutDevice(ctx, entry("dev-1", "BB"), ""); cradle.KindOf(err) != cradle.Conflict {
+	if err := reg.WriteDevice(ctx, entry("dev-1", "BB"), ""); cradle.KindOf(err) != cradle.Conflict {
 		t.Fatalf("created twice: %v", err)
 	}
 	got, err := reg.GetDevice(ctx, "dev-1")
@@ -250,17 +250,17 @@ func TestMosquitto(t *testing.T) {
 
 	// Blocked: the connection ends, and a new one may do nothing.
 	got.Status, got.StatusReason = iothub.Disabled, "cradle: device is revoked"
-	if _, err := reg.PutDevice(ctx, got, "stale"); cradle.KindOf(err) != cradle.Conflict {
+	if err := reg.WriteDevice(ctx, got, "stale"); cradle.KindOf(err) != cradle.Conflict {
 		t.Errorf("stale ETag: %v", err)
 	}
-	if _, err := reg.PutDevice(ctx, got, got.ETag); err != nil {
+	if err := reg.WriteDevice(ctx, got, got.ETag); err != nil {
 		t.Fatal(err)
 	}
 	<-ended
 	if got, err = reg.GetDevice(ctx, "dev-1"); err != nil || got.Status != iothub.Disabled || got.StatusReason != "cradle: device is revoked" {
 		t.Fatalf("%+v %v", got, err)
 	}
-	if _, err := reg.PutDevice(ctx, entry("dev-1", "CC"), ""); cradle.KindOf(err) != cradle.Conflict {
+	if err := reg.WriteDevice(ctx, entry("dev-1", "CC"), ""); cradle.KindOf(err) != cradle.Conflict {
 		t.Errorf("created while it is blocked: %v", err)
 	}
 	if got, err = reg.GetDevice(ctx, "dev-1"); err != nil || got.Status != iothub.Disabled {
@@ -277,7 +277,7 @@ func TestMosquitto(t *testing.T) {
 
 	// Released.
 	got.Status, got.StatusReason = iothub.Enabled, ""
-	if _, err := reg.PutDevice(ctx, got, got.ETag); err != nil {
+	if err := reg.WriteDevice(ctx, got, got.ETag); err != nil {
 		t.Fatal(err)
 	}
 	if c, _, ended, err = m.connect(&leaf, "dev-1"); err != nil {
@@ -300,13 +300,13 @@ func TestMosquitto(t *testing.T) {
 	}
 
 	for _, id := range []cradle.DeviceID{"a+b", "#", "a/b", "$x", "%u", ""} {
-		if _, err := reg.PutDevice(ctx, entry(id, "AA"), ""); cradle.KindOf(err) != cradle.Invalid {
+		if err := reg.WriteDevice(ctx, entry(id, "AA"), ""); cradle.KindOf(err) != cradle.Invalid {
 			t.Errorf("device id %q: %v", id, err)
 		}
 	}
 	sas := entry("dev-3", "")
 	sas.Authentication.Type = "sas"
-	if _, err := reg.PutDevice(ctx, sas, ""); cradle.KindOf(err) != cradle.Invalid {
+	if err := reg.WriteDevice(ctx, sas, ""); cradle.KindOf(err) != cradle.Invalid {
 		t.Errorf("a device without certificate: %v", err)
 	}
 	wrong := m.link()

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -32,7 +31,6 @@ const (
 type conn struct {
 	*mqttserve.Conn
 	h    *Handler
-	log  *slog.Logger
 	of   call  // what every request of the connection has in common
 	bad  error // why there can be none: CONNECT makes no sense
 	full chan struct{}
@@ -53,7 +51,6 @@ type conn struct {
 func (h *Handler) ServeMQTT(ctx context.Context, mc *mqttserve.Conn, p *mqtt.Connect) {
 	c := &conn{Conn: mc, h: h, full: make(chan struct{}, maxCalls)}
 	c.bad = c.read(p)
-	c.log = h.log.With("remote", mc.RemoteAddr().String(), "transport", mc.Transport, "id", c.of.id)
 	ctx, cancel := context.WithCancel(ctx)
 	var calls sync.WaitGroup
 	defer c.close()
@@ -78,7 +75,7 @@ func (h *Handler) ServeMQTT(ctx context.Context, mc *mqttserve.Conn, p *mqtt.Con
 		}
 	}
 	if err != io.EOF && err != errDisconnect && ctx.Err() == nil {
-		c.log.Info("provisioning closed a connection", "reason", err.Error())
+		h.log.Info("provisioning closed a connection", "remote", c.of.remote, "transport", c.Transport, "id", c.of.id, "reason", err.Error())
 	}
 }
 

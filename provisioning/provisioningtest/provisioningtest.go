@@ -142,25 +142,25 @@ func (h *Hub) GetDevice(_ context.Context, id cradle.DeviceID) (*iothub.Device, 
 	return nil, cradle.Errorf(cradle.NotFound, "device %q not found", id)
 }
 
-// PutDevice implements provisioning.HubRegistry.
-func (h *Hub) PutDevice(_ context.Context, d *iothub.Device, ifMatch string) (*iothub.Device, error) {
+// WriteDevice implements provisioning.HubRegistry.
+func (h *Hub) WriteDevice(_ context.Context, d *iothub.Device, ifMatch string) error {
 	method := "update"
 	if ifMatch == "" {
 		method = "create"
 	}
 	if err := h.enter(method, d.DeviceID); err != nil {
-		return nil, err
+		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	cur := h.devices[d.DeviceID]
 	switch {
 	case cur == nil && ifMatch != "":
-		return nil, cradle.Errorf(cradle.NotFound, "device %q not found", d.DeviceID)
+		return cradle.Errorf(cradle.NotFound, "device %q not found", d.DeviceID)
 	case cur != nil && ifMatch == "":
-		return nil, cradle.Errorf(cradle.Conflict, "device %q exists", d.DeviceID)
+		return cradle.Errorf(cradle.Conflict, "device %q exists", d.DeviceID)
 	case cur != nil && ifMatch != "*" && ifMatch != cur.ETag:
-		return nil, cradle.Errorf(cradle.Conflict, "etag of %q has moved", d.DeviceID)
+		return cradle.Errorf(cradle.Conflict, "etag of %q has moved", d.DeviceID)
 	}
 	x := d.Authentication.X509Thumbprint
 	if cur != nil {
@@ -182,11 +182,7 @@ func (h *Hub) PutDevice(_ context.Context, d *iothub.Device, ifMatch string) (*i
 	stored := *d
 	h.touch(&stored)
 	h.devices[d.DeviceID] = &stored
-	if err := h.leave(method, d.DeviceID); err != nil {
-		return nil, err
-	}
-	out := stored
-	return &out, nil
+	return h.leave(method, d.DeviceID)
 }
 
 // DeleteDevice implements provisioning.HubRegistry.
