@@ -34,6 +34,7 @@ type admitted struct {
 	since   time.Time
 	element *list.Element // in pending; nil after settle
 	once    sync.Once
+	ticket  ticket
 }
 
 func (l *limiter) init() {

@@ -221,9 +221,12 @@ func (s *Server) handshake(a *admitted) (*conn, error) {
 		return nil, err
 	}
 	c := &conn{Conn: tls.Server(a, s.tls), unread: 1, s: s}
+	a.ticket.holding = true
 	if err := c.Conn.HandshakeContext(s.ctx); err != nil {
+		a.release()
 		return nil, err
 	}
+	a.ticket.holding = false
 	if _, err := io.ReadFull(c.Conn, c.first[:]); err != nil {
 		return nil, err
 	}
