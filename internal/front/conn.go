@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // conn is a TLS connection whose first byte has been read. net/http and MQTT handlers get it.
@@ -19,8 +21,9 @@ type conn struct {
 	unread int // bytes of first that Read has yet to give
 
 	s     *Server
-	owed  bool // a handler was called, whose answer is yet to come; only net/http's goroutine of the connection uses it
-	grown bool // that goroutine's stack was
+	owed  bool         // a handler was called, whose answer is yet to come; only net/http's goroutine of the connection uses it
+	grown bool         // that goroutine's stack was
+	over  atomic.Int32 // 1: the client has said that it sends no more; 2: and was answered after that
 
 	hold bool // Write keeps instead of sending; only the goroutine of the one request running uses it
 	kept []byte
@@ -38,11 +41,16 @@ func (c *conn) Read(p []byte) (int, error) {
 		p[0] = c.first[0]
 		return 1, nil
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if err == io.EOF {
+		c.over.CompareAndSwap(0, 1)
+	}
+	return n, err
 }
 
 // Write sends p, or keeps it between Hold and its release.
 func (c *conn) Write(p []byte) (int, error) {
+	c.over.CompareAndSwap(1, 2)
 	c.watch(p)
 	if c.hold {
 		c.kept = append(c.kept, p...)
