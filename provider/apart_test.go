@@ -39,11 +39,11 @@ type apart struct {
 	handler *permit.Handler
 	front   *permit.Identity
 	door    *permit.Client // what a front end calls
-	attack  atomic.Pointer[func(context.Context, provider.Permit) (*x509.Certificate, error)]
+	attack  atomic.Pointer[func(context.Context, provider.Permit) (*provider.Issued, error)]
 }
 
 // Sign lets an attack stand where an honest front end calls its signer.
-func (a *apart) Sign(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) {
+func (a *apart) Sign(ctx context.Context, pm provider.Permit) (*provider.Issued, error) {
 	if f := a.attack.Load(); f != nil {
 		return (*f)(ctx, pm)
 	}
@@ -146,7 +146,7 @@ func TestSignerAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gone := func(context.Context, provider.Permit) (*x509.Certificate, error) {
+	gone := func(context.Context, provider.Permit) (*provider.Issued, error) {
 		return permit.NewClient("https://127.0.0.1:1", a.front, a.front.Leaf).Sign(t.Context(), provider.Permit{Intent: &provider.Intent{}})
 	}
 	a.attack.Store(&gone)
@@ -156,7 +156,7 @@ func TestSignerAway(t *testing.T) {
 	if !errors.As(err, &e) || e.RetryAfter <= 0 {
 		t.Errorf("no Retry-After in %v", err)
 	}
-	lost := func(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) { // signed, and the answer lost on the way
+	lost := func(ctx context.Context, pm provider.Permit) (*provider.Issued, error) { // signed, and the answer lost on the way
 		if _, err := a.door.Sign(ctx, pm); err != nil {
 			t.Error(err)
 		}
@@ -327,7 +327,7 @@ func TestPermitAttacks(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			reached := false
-			f := func(_ context.Context, pm provider.Permit) (*x509.Certificate, error) {
+			f := func(_ context.Context, pm provider.Permit) (*provider.Issued, error) {
 				reached = true
 				return nil, c.attack(pm)
 			}
@@ -423,14 +423,14 @@ func TestApartWithoutEvidence(t *testing.T) {
 		t.Fatal(err)
 	}
 	q, _ := tpmRequest(t, a.rig, cradle.LDevID, byBasic("line"), tpm, "gw-1")
-	soft := func(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) { // the front end's check left out
+	soft := func(ctx context.Context, pm provider.Permit) (*provider.Issued, error) { // the front end's check left out
 		pm.TPM.AKPublic = tpm.IAK.TPMTPublic()
 		return a.door.Sign(ctx, pm)
 	}
 	a.attack.Store(&soft)
 	_, err = a.p.TPMEnroll(t.Context(), q)
 	refused(t, err, cradle.Forbidden, "")
-	none := func(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) {
+	none := func(ctx context.Context, pm provider.Permit) (*provider.Issued, error) {
 		pm.TPM = nil
 		return a.door.Sign(ctx, pm)
 	}
@@ -459,7 +459,7 @@ func TestApartWithoutEvidence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if pub, ok := k.Cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(key.(crypto.Signer).Public()) {
+	if pub, ok := parsed(t, k.DER).PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(key.(crypto.Signer).Public()) {
 		t.Error("the certificate is not for the key that was made")
 	}
 	a.check()

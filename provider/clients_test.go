@@ -51,7 +51,7 @@ func (r *rig) plain(profile cradle.Profile, op provider.Operation, c provider.Cl
 	if err != nil {
 		return nil, err
 	}
-	return out.Cert, nil
+	return x509.ParseCertificate(out.DER)
 }
 
 func (r *rig) basicUser(profile cradle.Profile, name, names string) {

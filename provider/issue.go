@@ -35,7 +35,7 @@ type Request struct {
 
 // Issued is the answer to an enrolment.
 type Issued struct {
-	Cert *x509.Certificate
+	DER []byte // the certificate
 	// Replaced names what the CSR asked for and the profile gave otherwise (ca.Wishes.Replaced).
 	Replaced []string
 }
@@ -243,14 +243,14 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 	if d.made != nil {
 		pm.Made = spki
 	}
-	cert, err := p.signer.Sign(ctx, pm)
+	out, err := p.signer.Sign(ctx, pm)
 	if err != nil {
 		if p.apart { // its answer may have been lost: what is done stays done, and the client asks again
 			err = errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
 		}
 		return nil, err
 	}
-	return &Issued{Cert: cert, Replaced: d.wishes.Replaced(cert)}, nil
+	return out, nil
 }
 
 // answered is a certificate that was issued before, as the answer to a request with these wishes.
@@ -259,7 +259,7 @@ func answered(c *Certificate, w ca.Wishes) (*Issued, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Issued{Cert: cert, Replaced: w.Replaced(cert)}, nil
+	return &Issued{DER: c.DER, Replaced: w.Replaced(cert)}, nil
 }
 
 // preSign makes the draft of the certificate, and refuses what could not be signed before a challenge is spent for it.

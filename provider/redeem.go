@@ -29,13 +29,13 @@ var errApart = cradle.Errorf(cradle.Conflict, "the issuing keys are held by a si
 // its certificate's key (TLS ended there). The intent is taken, once and durably, before anything is looked at; then the
 // request is judged here again, against the records and the profile, and must be what the intent says; the certificate is
 // built here, and is on record with its leaf before it is given out. A permit that is refused is void.
-func (p *Provider) Redeem(ctx context.Context, front string, pm Permit) (*x509.Certificate, error) {
+func (p *Provider) Redeem(ctx context.Context, front string, pm Permit) (*Issued, error) {
 	intent := pm.Intent.ID // all that is believed of it
 	in, err := p.store.UsePermit(ctx, intent, front, p.now())
 	if err != nil {
 		return nil, err
 	}
-	cert, err := p.redeem(ctx, &in, pm)
+	out, err := p.redeem(ctx, &in, pm)
 	if err != nil {
 		p.log.Warn("permit refused", "front", front, "intent", intent, "account", in.Account, "device", in.Device, "profile", in.Profile, "err", err)
 		if verr := p.store.VoidIssue(context.WithoutCancel(ctx), intent, err.Error()); verr != nil {
@@ -44,10 +44,10 @@ func (p *Provider) Redeem(ctx context.Context, front string, pm Permit) (*x509.C
 		return nil, err
 	}
 	p.log.Info("permit redeemed", "front", front, "intent", intent, "account", in.Account, "device", in.Device, "profile", in.Profile, "serial", in.Serial)
-	return cert, nil
+	return out, nil
 }
 
-func (p *Provider) redeem(ctx context.Context, in *Intent, pm Permit) (*x509.Certificate, error) {
+func (p *Provider) redeem(ctx context.Context, in *Intent, pm Permit) (*Issued, error) {
 	r, made := pm.Request, pm.Made
 	if p.now().Sub(in.Created) > openIntentLife {
 		return nil, cradle.Errorf(cradle.Conflict, "the intent is of %s", in.Created)

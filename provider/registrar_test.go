@@ -287,7 +287,7 @@ func TestRegistrarApart(t *testing.T) {
 		t.Error("the same request again got another certificate")
 	}
 	// A front end that lies about the client gets nothing by it.
-	lie := func(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) {
+	lie := func(ctx context.Context, pm provider.Permit) (*provider.Issued, error) {
 		pm.Request.Client = byCert(c)
 		return a.door.Sign(ctx, pm)
 	}

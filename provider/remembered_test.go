@@ -52,7 +52,7 @@ func TestRememberedRecordIsLookedAtAgain(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				_, err = other.Enroll(t.Context(), renewal(u, first.Cert)) // seen in use
+				_, err = other.Enroll(t.Context(), renewal(u, parsed(t, first.DER))) // seen in use
 				return err
 			}, cradle.Forbidden, "was superseded"},
 			{"the lineage is in quarantine", func(u *unit) error {

@@ -300,7 +300,7 @@ func (r *rig) enroll(u *unit, a attempt) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return out.Cert, nil
+	return x509.ParseCertificate(out.DER)
 }
 
 func (u *unit) claim() evidence.Claim {
@@ -438,4 +438,10 @@ func (r *rig) accept(id cradle.LotID, req order.LotRequest) error {
 	}
 	_, err = r.p.AcceptLot(r.t.Context(), id, doc)
 	return err
+}
+
+// parsed reads a certificate.
+func parsed(t *testing.T, der []byte) *x509.Certificate {
+	t.Helper()
+	return must[*x509.Certificate](t)(x509.ParseCertificate(der))
 }

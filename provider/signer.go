@@ -20,7 +20,7 @@ type Signer interface {
 	// Sign spends a permit: it signs, and stores the certificate with its leaf, which closes the intent. When it
 	// fails no certificate has left the signer, and the intent is void, or open where the store's answer was lost.
 	// Busy: the signer is away.
-	Sign(ctx context.Context, pm Permit) (*x509.Certificate, error)
+	Sign(ctx context.Context, pm Permit) (*Issued, error)
 	// BirthNonce and Birth are Nonce and Enroll for an IAK or IDevID certificate. Births are the signer's from the
 	// challenge on: who makes it knows the secret that shows that a TPM holds its attestation key.
 	BirthNonce(ctx context.Context, e Endpoint, peer *x509.Certificate, claim json.RawMessage) (*NonceReply, error)
@@ -90,7 +90,7 @@ func (d *decision) spends(r Request, intent string) (auth, once string) {
 type inProcess struct{ p *Provider }
 
 // Sign implements Signer.
-func (s inProcess) Sign(ctx context.Context, pm Permit) (*x509.Certificate, error) {
+func (s inProcess) Sign(ctx context.Context, pm Permit) (*Issued, error) {
 	return s.p.sign(ctx, pm.Intent, pm.Request, pm.decided)
 }
 
@@ -121,7 +121,7 @@ func (s inProcess) AcceptOrder(ctx context.Context, id cradle.OrderID, r order.A
 }
 
 // sign makes the certificate that was decided on and stores it with its leaf.
-func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision) (*x509.Certificate, error) {
+func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision) (*Issued, error) {
 	now, changes := p.now(), p.feed.changes.Load()
 	serial, err := ca.ParseSerial(in.Serial)
 	if err != nil {
@@ -136,15 +136,19 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 			return nil, errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
 		}
 	}
-	cert, err := d.draft.Sign(ca.NewPermit(in.ID, serial))
+	der, err := d.draft.Sign(ca.NewPermit(in.ID, serial))
 	if err != nil {
 		return nil, errors.Join(err, p.store.VoidIssue(context.WithoutCancel(ctx), in.ID, err.Error()))
 	}
-	row := Certificate{Digest: ca.Digest(cert.Raw), Serial: in.Serial, Account: in.Account, Device: in.Device, Profile: in.Profile, Authority: d.auth.ID,
-		DER: cert.Raw, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Intent: in.ID, Issued: now, Lineage: in.Lineage}
+	out := &Issued{DER: der}
+	if out.Replaced, err = d.draft.Replaced(d.wishes, der); err != nil {
+		return nil, err
+	}
+	row := Certificate{Digest: ca.Digest(der), Serial: in.Serial, Account: in.Account, Device: in.Device, Profile: in.Profile, Authority: d.auth.ID,
+		DER: der, NotBefore: d.draft.NotBefore.UTC(), NotAfter: d.draft.NotAfter.UTC(), Intent: in.ID, Issued: now, Lineage: in.Lineage}
 	body := map[string]any{"certificate": row.Digest, "serial": row.Serial, "device": in.Device,
 		"profile": in.Profile, "order": d.dev.Order, "unit": d.dev.Serial, "ek": d.dev.EKDigest, "intent": in.ID, "authenticated_by": in.AuthCert,
-		"csr": in.CSR, "tier": d.dev.Tier, "maker": d.dev.Maker, "proved": d.proved(), "replaced": d.wishes.Replaced(cert), "challenge": in.Challenge, "lineage": in.Lineage}
+		"csr": in.CSR, "tier": d.dev.Tier, "maker": d.dev.Maker, "proved": d.proved(), "replaced": out.Replaced, "challenge": in.Challenge, "lineage": in.Lineage}
 	if d.dev.Origin != "" {
 		body["origin"] = d.dev.Origin
 	}
@@ -179,5 +183,5 @@ func (p *Provider) sign(ctx context.Context, in *Intent, r Request, d *decision)
 		}
 		p.remembered.put(Credential{Cert: row, Device: d.dev}, now, changes)
 	}
-	return cert, nil
+	return out, nil
 }

@@ -59,7 +59,7 @@ func (p *Provider) tpmEnroll(ctx context.Context, r Request, q TPMRequest) (*TPM
 	if err != nil {
 		return nil, err
 	}
-	out := &TPMEnrolled{Cert: issued.Cert.Raw, Secret: make([]byte, 16)}
+	out := &TPMEnrolled{Cert: issued.DER, Secret: make([]byte, 16)}
 	rand.Read(out.Secret)
 	out.CredentialBlob, out.EncryptedSecret, err = attest.Activation(v.EK, v.KeyName, out.Secret)
 	return out, err

@@ -101,7 +101,7 @@ func (e estProvider) Enroll(ctx context.Context, r estserver.Enrolment) (estserv
 	if err != nil {
 		return estserver.Issued{}, err
 	}
-	return estserver.Issued{Certificate: c.Cert.Raw, Replaced: c.Replaced}, nil
+	return estserver.Issued{Certificate: c.DER, Replaced: c.Replaced}, nil
 }
 
 // GenerateKey implements estserver.Provider.
@@ -110,7 +110,7 @@ func (e estProvider) GenerateKey(ctx context.Context, r estserver.Enrolment, str
 	if err != nil {
 		return estserver.GeneratedKey{}, err
 	}
-	return estserver.GeneratedKey{Issued: estserver.Issued{Certificate: k.Cert.Raw, Replaced: k.Replaced}, PKCS8: k.PKCS8}, nil
+	return estserver.GeneratedKey{Issued: estserver.Issued{Certificate: k.DER, Replaced: k.Replaced}, PKCS8: k.PKCS8}, nil
 }
 
 // DecryptKey implements estserver.Provider.

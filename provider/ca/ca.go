@@ -120,13 +120,17 @@ type Leaf struct {
 	NotAfter  time.Time
 }
 
-// Issue makes the draft of a certificate and signs it.
+// Issue makes the draft of a certificate, signs it and reads it again.
 func Issue(iss *Issuer, p *Permit, l Leaf) (*x509.Certificate, error) {
 	d, err := NewDraft(iss, p.Serial, l)
 	if err != nil {
 		return nil, err
 	}
-	return d.Sign(p)
+	der, err := d.Sign(p)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
 }
 
 // NewDraft makes the draft of a certificate with that serial number and lints it. A refusal is of kind Invalid.
@@ -135,8 +139,8 @@ func NewDraft(iss *Issuer, serial *big.Int, l Leaf) (*Draft, error) { return lin
 // SerialNumber is what the certificate will have.
 func (d *Draft) SerialNumber() *big.Int { return d.serial }
 
-// Sign spends the permit, which must be for the draft's serial number, and signs.
-func (d *Draft) Sign(p *Permit) (*x509.Certificate, error) {
+// Sign spends the permit, which must be for the draft's serial number, and signs. The certificate is in DER.
+func (d *Draft) Sign(p *Permit) ([]byte, error) {
 	if p.Serial.Cmp(d.SerialNumber()) != 0 {
 		return nil, fmt.Errorf("internal error: permit of intent %s is for another serial number than its draft", p.Intent)
 	}
@@ -157,7 +161,7 @@ func (d *Draft) Sign(p *Permit) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signing for intent %s: %w", p.Intent, err)
 	}
-	return x509.ParseCertificate(certificate(tbs, id, sig))
+	return certificate(tbs, id, sig), nil
 }
 
 func leafPolicies(l *Leaf) []x509.OID {

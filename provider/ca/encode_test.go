@@ -27,7 +27,11 @@ func sameAsX509(t *testing.T, iss *ca.Issuer, serial *big.Int, l ca.Leaf) bool {
 		}
 		return false
 	}
-	got, err := d.Sign(ca.NewPermit("i", serial))
+	signed, err := d.Sign(ca.NewPermit("i", serial))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := x509.ParseCertificate(signed)
 	if err != nil {
 		t.Fatal(err)
 	}

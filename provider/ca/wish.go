@@ -173,16 +173,32 @@ func glob(pattern, s string) bool {
 // extension unknown here, its OID. Names that are asked for are fulfilled when cert has at least these;
 // usages when cert has exactly these.
 func (w Wishes) Replaced(cert *x509.Certificate) []string {
+	return w.replaced(cert.RawSubject, cert.Extensions)
+}
+
+func (w Wishes) replaced(subject []byte, have []pkix.Extension) []string {
 	var out []string
-	if w.Subject != nil && !SameName(w.Subject, cert.RawSubject) {
+	if w.Subject != nil && !SameName(w.Subject, subject) {
 		out = append(out, "subject")
 	}
 	for _, e := range w.Extensions {
-		if !fulfilled(e, cert.Extensions) {
+		if !fulfilled(e, have) {
 			out = append(out, extensionName(e.Id))
 		}
 	}
 	return out
+}
+
+// Replaced is Wishes.Replaced of the certificate that Sign made.
+func (d *Draft) Replaced(w Wishes, signed []byte) ([]string, error) {
+	if len(w.Extensions) == 0 {
+		return w.replaced(d.rawSubject, nil), nil
+	}
+	cert, err := x509.ParseCertificate(signed)
+	if err != nil {
+		return nil, err
+	}
+	return w.Replaced(cert), nil
 }
 
 // fulfilled reports whether an extension asked for is among those of a certificate. Whether it is critical

@@ -47,17 +47,13 @@ func NewClient(url string, front *Identity, signer *x509.Certificate) *Client {
 }
 
 // Sign implements provider.Signer.
-func (c *Client) Sign(ctx context.Context, pm provider.Permit) (*x509.Certificate, error) {
+func (c *Client) Sign(ctx context.Context, pm provider.Permit) (*provider.Issued, error) {
 	in := message(&pm.Request)
 	in.Intent, in.Made = pm.Intent.ID, pm.Made
 	if q := pm.TPM; q != nil {
 		in.TPM = &tpm{q.EKChain, q.EKPublic, q.AKPublic}
 	}
-	out, err := c.ask(ctx, Path, in)
-	if err != nil {
-		return nil, err
-	}
-	return out.Cert, nil
+	return c.ask(ctx, Path, in)
 }
 
 // Birth implements provider.Signer.
@@ -92,11 +88,10 @@ func (c *Client) ask(ctx context.Context, path string, in request) (*provider.Is
 	if err := c.call(ctx, path, in, &out); err != nil {
 		return nil, err
 	}
-	cert, err := x509.ParseCertificate(out.Certificate)
-	if err != nil {
+	if _, err := x509.ParseCertificate(out.Certificate); err != nil {
 		return nil, cradle.Errorf(cradle.Busy, "the signer's answer: %v", err)
 	}
-	return &provider.Issued{Cert: cert, Replaced: out.Replaced}, nil
+	return &provider.Issued{DER: out.Certificate, Replaced: out.Replaced}, nil
 }
 
 // PrepareOrder implements provider.Signer.

@@ -145,18 +145,22 @@ func (h *Handler) sign(r *http.Request, front string) (any, error) {
 			h.Log.Warn("birth refused", "front", front, "account", in.Account, "profile", in.Profile, "err", err)
 			return nil, err
 		}
-		h.Log.Info("birth", "front", front, "account", in.Account, "profile", in.Profile, "serial", out.Cert.SerialNumber.Text(16))
-		return answer{out.Cert.Raw, out.Replaced}, nil
+		cert, err := x509.ParseCertificate(out.DER)
+		if err != nil {
+			return nil, err
+		}
+		h.Log.Info("birth", "front", front, "account", in.Account, "profile", in.Profile, "serial", cert.SerialNumber.Text(16))
+		return answer{out.DER, out.Replaced}, nil
 	}
 	pm := provider.Permit{Intent: &provider.Intent{ID: in.Intent}, Request: req, Made: in.Made}
 	if q := in.TPM; q != nil {
 		pm.TPM = &provider.TPMRequest{Endpoint: req.Endpoint, Client: req.Client, CSR: req.CSR, EKChain: q.EKChain, EKPublic: q.EKPublic, AKPublic: q.AKPublic}
 	}
-	cert, err := h.Provider.Redeem(r.Context(), front, pm)
+	out, err := h.Provider.Redeem(r.Context(), front, pm)
 	if err != nil {
 		return nil, err
 	}
-	return answer{Certificate: cert.Raw}, nil
+	return answer{out.DER, out.Replaced}, nil
 }
 
 func decode[T any](r *http.Request) (T, error) {
