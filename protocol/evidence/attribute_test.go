@@ -6,8 +6,10 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"reflect"
 	"testing"
 
 	"github.com/cradle-iot/cradle"
@@ -181,6 +183,49 @@ func TestLargeCSR(t *testing.T) {
 
 // FuzzCSR: what parses encodes again to the same attribute, unless something was skipped, and then to one that
 // parses to the same; errors are ours.
+// sameRequest: a request whose evidence was taken out before crypto/x509 read it is what crypto/x509 reads in it whole.
+func sameRequest(t *testing.T, got *x509.CertificateRequest, der []byte) {
+	t.Helper()
+	want, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		t.Fatalf("crypto/x509 refuses it: %v", err)
+	}
+	if (got.CheckSignature() == nil) != (want.CheckSignature() == nil) {
+		t.Fatalf("signature: %v, by crypto/x509 %v", got.CheckSignature(), want.CheckSignature())
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("got %+v, want %+v", got, want)
+	}
+}
+
+// TestCSRIsReadAsByX509: with evidence beside other attributes, in any order, and with none.
+func TestCSRIsReadAsByX509(t *testing.T) {
+	b := sample()
+	attr, err := b.Attribute()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wish := seq(marshal(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}), set(seq(seq(marshal(asn1.ObjectIdentifier{2, 5, 29, 17}), marshal(seq([]byte("\x82\x04a.bc")))))))
+	password := seq(marshal(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}), set(marshal("secret")))
+	for name, attributes := range map[string][][]byte{"alone": {attr}, "first": {attr, wish, password}, "between": {wish, attr, password}, "last": {password, wish, attr}, "none": nil, "others": {wish, password}} {
+		der := request(t, attributes...)
+		csr, err := evidence.ParseCSR(der)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		sameRequest(t, csr.Request, der)
+		if err := csr.Request.CheckSignature(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if wished := len(csr.Request.DNSNames) == 1; wished != (len(attributes) > 1) {
+			t.Errorf("%s: names %v", name, csr.Request.DNSNames)
+		}
+		if (csr.Bundle != nil) != (len(attributes)%2 == 1) {
+			t.Errorf("%s: bundle %v", name, csr.Bundle)
+		}
+	}
+}
+
 func FuzzCSR(f *testing.F) {
 	b := sample()
 	attr, err := b.Attribute()
@@ -200,6 +245,7 @@ func FuzzCSR(f *testing.F) {
 			}
 			return
 		}
+		sameRequest(t, csr.Request, der)
 		if csr.Bundle == nil {
 			return
 		}
