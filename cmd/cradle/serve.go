@@ -171,10 +171,12 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 		ready["metrics"] = url
 		in.log.Info("metrics and health are served", "metrics", url)
 	}
-	run.Go(func() error { return srv.Run(ctx, listeners...) })
-	for i := 0; i < 100 && in.follow != nil && !in.follow.Fresh(time.Now()) && ctx.Err() == nil; i++ { // ready means: devices are admitted
+	// The ports are open, and who connects waits. Before the status feed was read once every device would be refused, and those
+	// that were connected to the process before this one come at once; a feed that does not come keeps nobody else out.
+	for i := 0; i < 60 && in.follow != nil && !in.follow.Fresh(time.Now()) && ctx.Err() == nil; i++ {
 		time.Sleep(50 * time.Millisecond)
 	}
+	run.Go(func() error { return srv.Run(ctx, listeners...) })
 	st := in.status(ctx)
 	if err := durable.WriteFile(filepath.Join(c.Data, "endpoints.json"), indent(st), 0o644); err != nil {
 		return err
