@@ -9,6 +9,7 @@ import (
 // Tags of X.690 §8 beyond those of encoding/asn1.
 const (
 	derSequence  = 0x30
+	derSet       = 0x31
 	derContext   = 0x80 // context-specific, primitive
 	derContained = 0xa0 // context-specific, constructed
 )

@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/rsa"
 	"crypto/x509"
@@ -10,7 +9,9 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/weakkey"
@@ -22,7 +23,7 @@ type Draft struct {
 	*Leaf
 	iss        *Issuer
 	serial     *big.Int
-	subject    pkix.RDNSequence
+	subject    []namePart
 	rawSubject []byte
 	names      []string
 	usage      x509.KeyUsage
@@ -47,7 +48,7 @@ func newDraft(iss *Issuer, serial *big.Int, l *Leaf) (*Draft, error) {
 	if d.usages, err = l.extKeyUsage(); err != nil {
 		return nil, err
 	}
-	if d.rawSubject, err = asn1.Marshal(d.subject); err != nil {
+	if d.rawSubject, err = nameDER(d.subject); err != nil {
 		return nil, err
 	}
 	if len(d.names) > 0 {
@@ -219,27 +220,16 @@ var checks = []struct {
 
 // lintSubject holds each attribute to its upper bound and alphabet.
 func lintSubject(d *Draft) string {
-	for _, rdn := range d.subject {
-		for _, v := range rdn {
-			for typ, a := range attributes {
-				if !a.id.Equal(v.Type) {
-					continue
-				}
-				s, ok := v.Value.(string)
-				if raw, isRaw := v.Value.(asn1.RawValue); isRaw {
-					s, ok = string(raw.Bytes), true
-				}
-				switch n := len([]rune(s)); {
-				case !ok || n == 0 || n > a.max:
-					return fmt.Sprintf("%s %q must have 1 to %d characters", typ, s, a.max)
-				case a.syntax == asn1.TagPrintableString && !isPrintable(s):
-					return fmt.Sprintf("%s %q is no PrintableString", typ, s)
-				case a.syntax == asn1.TagIA5String && !isASCII(s):
-					return fmt.Sprintf("%s %q is no IA5String", typ, s)
-				case typ == "C" && (n != 2 || s[0] < 'A' || s[0] > 'Z' || s[1] < 'A' || s[1] > 'Z'):
-					return fmt.Sprintf("C %q is no country code", s)
-				}
-			}
+	for _, p := range d.subject {
+		switch n := utf8.RuneCountInString(p.value); {
+		case n == 0 || n > p.max:
+			return fmt.Sprintf("%s %q must have 1 to %d characters", p.typ, p.value, p.max)
+		case p.syntax == asn1.TagPrintableString && !isPrintable(p.value):
+			return fmt.Sprintf("%s %q is no PrintableString", p.typ, p.value)
+		case p.syntax == asn1.TagIA5String && !isASCII(p.value):
+			return fmt.Sprintf("%s %q is no IA5String", p.typ, p.value)
+		case p.typ == "C" && (n != 2 || p.value[0] < 'A' || p.value[0] > 'Z' || p.value[1] < 'A' || p.value[1] > 'Z'):
+			return fmt.Sprintf("C %q is no country code", p.value)
 		}
 	}
 	return ""
@@ -249,7 +239,7 @@ func lintSubject(d *Draft) string {
 func isPrintable(s string) bool {
 	for _, c := range []byte(s) {
 		alnum := c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z'
-		if !alnum && !bytes.ContainsRune([]byte(" '()+,-./:=?"), rune(c)) {
+		if !alnum && strings.IndexByte(" '()+,-./:=?", c) < 0 {
 			return false
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/cradle-iot/cradle"
 )
@@ -57,20 +58,31 @@ func factNames() string {
 
 // expand fills the facts of l into a template. A fact that is not known of the device is refused: nothing may be made up.
 func (l *Leaf) expand(tmpl string) (string, error) {
-	if !strings.ContainsAny(tmpl, "{}") {
+	text, rest, found := strings.Cut(tmpl, "{")
+	if !found && !strings.Contains(text, "}") {
 		return tmpl, nil
+	}
+	if name, ok := strings.CutSuffix(rest, "}"); ok && text == "" && facts[name] != nil { // one fact and nothing else
+		return l.fact(name, tmpl)
 	}
 	p, err := pieces(tmpl)
 	if err != nil {
 		return "", err
 	}
 	for i := 1; i < len(p); i += 2 {
-		name := p[i]
-		if p[i] = facts[name](l); p[i] == "" {
-			return "", fmt.Errorf("%q needs {%s}, which is not known of device %s", tmpl, name, l.Device)
+		if p[i], err = l.fact(p[i], tmpl); err != nil {
+			return "", err
 		}
 	}
 	return strings.Join(p, ""), nil
+}
+
+func (l *Leaf) fact(name, tmpl string) (string, error) {
+	v := facts[name](l)
+	if v == "" {
+		return "", fmt.Errorf("%q needs {%s}, which is not known of device %s", tmpl, name, l.Device)
+	}
+	return v, nil
 }
 
 // attribute is a type of a name's attributes: RFC 5280 appendix A.1 with its upper bounds, RFC 4519.
@@ -115,25 +127,56 @@ func keysOf[V any](m map[string]V) string {
 	return strings.Join(names, ", ")
 }
 
-// subject makes the Name of the profile's subject.
-func (l *Leaf) subject() (pkix.RDNSequence, error) {
-	var out pkix.RDNSequence
+// namePart is an attribute of a name with its value; each stands in an RDN of its own.
+type namePart struct {
+	attribute
+	typ, value string
+}
+
+// subject fills the profile's subject.
+func (l *Leaf) subject() ([]namePart, error) {
+	out := make([]namePart, 0, len(l.Rules.Subject))
 	for _, t := range l.Rules.Subject {
-		s, err := l.expand(t)
+		a, tmpl, err := attributeOf(t)
 		if err != nil {
 			return nil, err
 		}
-		a, value, err := attributeOf(s)
+		value, err := l.expand(tmpl)
 		if err != nil {
 			return nil, err
 		}
-		v := pkix.AttributeTypeAndValue{Type: a.id, Value: value} // PrintableString where it can be, else UTF8String
-		if a.syntax == asn1.TagIA5String {
-			v.Value = asn1.RawValue{Tag: asn1.TagIA5String, Bytes: []byte(value)}
-		}
-		out = append(out, pkix.RelativeDistinguishedNameSET{v})
+		typ, _, _ := strings.Cut(t, "=")
+		out = append(out, namePart{a, typ, value})
 	}
 	return out, nil
+}
+
+// nameDER encodes a Name (RFC 5280 §4.1.2.4), with PrintableString where it can be, else UTF8String.
+func nameDER(name []namePart) ([]byte, error) {
+	w := &derWriter{make([]byte, 0, 128)}
+	for _, p := range name {
+		if !utf8.ValidString(p.value) {
+			return nil, fmt.Errorf("%s is not UTF-8", p.typ)
+		}
+	}
+	w.element(derSequence, func() {
+		for _, p := range name {
+			tag := byte(asn1.TagUTF8String)
+			switch {
+			case p.syntax == asn1.TagIA5String:
+				tag = asn1.TagIA5String
+			case isPrintable(p.value):
+				tag = asn1.TagPrintableString
+			}
+			w.element(derSet, func() {
+				w.element(derSequence, func() {
+					w.oid(p.id)
+					w.text(tag, p.value)
+				})
+			})
+		}
+	})
+	return w.b, nil
 }
 
 // names expands the profile's alternative names and adds those that were granted.
@@ -172,65 +215,67 @@ const (
 )
 
 // generalNames are the kinds of alternative names: how each is checked and encoded.
-var generalNames = map[string]func(value string) (asn1.RawValue, error){
-	"DNS": func(v string) (asn1.RawValue, error) { return plainName(tagDNS, v, checkDNS(v)) },
-	"URI": func(v string) (asn1.RawValue, error) {
+var generalNames = map[string]func(value string) ([]byte, error){
+	"DNS": func(v string) ([]byte, error) { return plainName(tagDNS, v), checkDNS(v) },
+	"URI": func(v string) ([]byte, error) {
 		u, err := url.Parse(v)
 		if err != nil || u.Scheme == "" || u.Host == "" && u.Opaque == "" || !isASCII(v) {
-			return asn1.RawValue{}, fmt.Errorf("URI %q is not absolute, or has other than ASCII", v)
+			return nil, fmt.Errorf("URI %q is not absolute, or has other than ASCII", v)
 		}
-		return plainName(tagURI, v, nil)
+		return plainName(tagURI, v), nil
 	},
-	"email": func(v string) (asn1.RawValue, error) {
+	"email": func(v string) ([]byte, error) {
 		if a, err := mail.ParseAddress(v); err != nil || a.Address != v || !isASCII(v) {
-			return asn1.RawValue{}, fmt.Errorf("email %q is not an ASCII mailbox", v)
+			return nil, fmt.Errorf("email %q is not an ASCII mailbox", v)
 		}
-		return plainName(tagEmail, v, nil)
+		return plainName(tagEmail, v), nil
 	},
-	"IP": func(v string) (asn1.RawValue, error) {
+	"IP": func(v string) ([]byte, error) {
 		a, err := netip.ParseAddr(v)
 		if err != nil || a.Zone() != "" {
-			return asn1.RawValue{}, fmt.Errorf("IP %q is not an address", v)
+			return nil, fmt.Errorf("IP %q is not an address", v)
 		}
-		return asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tagIP, Bytes: a.AsSlice()}, nil
+		return plainName(tagIP, string(a.AsSlice())), nil
 	},
 	// The TCG's "TPM 2.0 Keys for Device Identity and Attestation" §8 names the TPM by both, here by the
 	// digest of the endorsement key, which the device cannot choose.
-	"hardwareModuleName": func(v string) (asn1.RawValue, error) {
-		b, err := hex.DecodeString(v)
-		if err != nil || len(b) == 0 {
-			return asn1.RawValue{}, fmt.Errorf("hardwareModuleName %q is not hexadecimal", v)
+	"hardwareModuleName": func(v string) ([]byte, error) {
+		serial, err := hex.DecodeString(v)
+		if err != nil || len(serial) == 0 {
+			return nil, fmt.Errorf("hardwareModuleName %q is not hexadecimal", v)
 		}
-		return otherName(oidHardwareModuleName, struct {
-			HWType      asn1.ObjectIdentifier
-			HWSerialNum []byte
-		}{oidHWTypeTPM20, b})
+		return otherName(oidHardwareModuleName, func(w *derWriter) {
+			w.oid(oidHWTypeTPM20)
+			w.value(asn1.TagOctetString, serial)
+		}), nil
 	},
-	"permanentIdentifier": func(v string) (asn1.RawValue, error) {
+	"permanentIdentifier": func(v string) ([]byte, error) {
 		if v == "" {
-			return asn1.RawValue{}, fmt.Errorf("permanentIdentifier is empty")
+			return nil, fmt.Errorf("permanentIdentifier is empty")
 		}
-		return otherName(oidPermanentID, struct {
-			Value    string `asn1:"utf8"`
-			Assigner asn1.ObjectIdentifier
-		}{v, oidEKPermIDSHA256})
+		return otherName(oidPermanentID, func(w *derWriter) {
+			w.text(asn1.TagUTF8String, v)
+			w.oid(oidEKPermIDSHA256)
+		}), nil
 	},
 }
 
-func plainName(tag int, v string, err error) (asn1.RawValue, error) {
-	return asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, Bytes: []byte(v)}, err
+func plainName(tag byte, v string) []byte {
+	var w derWriter
+	w.text(derContext|tag, v)
+	return w.b
 }
 
-func otherName(id asn1.ObjectIdentifier, v any) (asn1.RawValue, error) {
-	inner, err := asn1.Marshal(v)
-	if err != nil {
-		return asn1.RawValue{}, err
-	}
-	o, err := asn1.MarshalWithParams(struct {
-		Type  asn1.ObjectIdentifier
-		Value asn1.RawValue
-	}{id, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: inner}}, "tag:0")
-	return asn1.RawValue{FullBytes: o}, err
+// otherName writes a name whose value is a SEQUENCE of members.
+func otherName(id asn1.ObjectIdentifier, members func(*derWriter)) []byte {
+	var w derWriter
+	w.element(derContained|tagOtherName, func() {
+		w.oid(id)
+		w.element(derContained, func() {
+			w.element(derSequence, func() { members(&w) })
+		})
+	})
+	return w.b
 }
 
 // checkDNS holds a name to the preferred syntax of RFC 1034 §3.5 and RFC 1123 §2.1; wildcards are not for devices.
@@ -253,26 +298,29 @@ func isASCII(s string) bool {
 }
 
 // generalName encodes "DNS:name" and its like.
-func generalName(s string) (asn1.RawValue, error) {
+func generalName(s string) ([]byte, error) {
 	kind, value, ok := strings.Cut(s, ":")
 	encode := generalNames[kind]
 	if !ok || encode == nil {
-		return asn1.RawValue{}, fmt.Errorf("%q: write KIND:value, KIND one of %s", s, keysOf(generalNames))
+		return nil, fmt.Errorf("%q: write KIND:value, KIND one of %s", s, keysOf(generalNames))
 	}
 	return encode(value)
 }
 
 // subjectAltName makes the extension; it must be critical when the subject is empty (RFC 5280 §4.2.1.6).
 func subjectAltName(names []string, critical bool) (pkix.Extension, error) {
-	raw := make([]asn1.RawValue, len(names))
-	for i, n := range names {
-		var err error
-		if raw[i], err = generalName(n); err != nil {
-			return pkix.Extension{}, err
+	var w derWriter
+	var err error
+	w.element(derSequence, func() {
+		for _, n := range names {
+			der, nerr := generalName(n)
+			if nerr != nil && err == nil {
+				err = nerr
+			}
+			w.raw(der)
 		}
-	}
-	der, err := asn1.Marshal(raw)
-	return pkix.Extension{Id: oidSAN, Critical: critical, Value: der}, err
+	})
+	return pkix.Extension{Id: oidSAN, Critical: critical, Value: w.b}, err
 }
 
 // Bounds of the alternative names that a CSR may ask for.

@@ -44,19 +44,21 @@ func (w Wishes) Grant(l *Leaf) error {
 		return cradle.Errorf(cradle.Invalid, "the CSR's %s: %s", field, fmt.Sprintf(format, args...)).
 			WithHint("ask for nothing there, or for what the profile has: cradle account profile show %s", l.Account)
 	}
-	if w.Subject != nil {
+	if w.Subject != nil && rules.Subject == Refuse {
 		own, err := l.subject()
 		if err != nil {
 			return cradle.Errorf(cradle.Invalid, "subject: %v", err)
 		}
-		der, err := asn1.Marshal(own)
+		der, err := nameDER(own)
 		if err != nil {
-			return err
+			return cradle.Errorf(cradle.Invalid, "subject: %v", err)
 		}
 		if !SameName(w.Subject, der) {
-			if err := refuse(rules.Subject, "subject", "the name is %q", own.String()); err != nil {
+			var name pkix.RDNSequence
+			if _, err := asn1.Unmarshal(der, &name); err != nil {
 				return err
 			}
+			return refuse(rules.Subject, "subject", "the name is %q", name.String())
 		}
 	}
 	for _, e := range w.Extensions {
