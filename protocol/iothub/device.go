@@ -93,17 +93,27 @@ type SymmetricKey struct {
 	SecondaryKey string `json:"secondaryKey"`
 }
 
-// nullable is how Azure writes a string that may be missing.
-func nullable(s string) *string {
-	if s == "" {
-		return nil
+// slots writes a pair of strings as Azure does: one that is not there is null.
+func slots(primary, p, secondary, s string) ([]byte, error) {
+	b := make([]byte, 0, len(primary)+len(p)+len(secondary)+len(s)+len(`{"":null,"":null}`))
+	for _, x := range [2][3]string{{`{"`, primary, p}, {`,"`, secondary, s}} {
+		b = append(append(append(b, x[0]...), x[1]...), `":`...)
+		if x[2] == "" {
+			b = append(b, "null"...)
+			continue
+		}
+		text, err := json.Marshal(x[2])
+		if err != nil {
+			return nil, err
+		}
+		b = append(b, text...)
 	}
-	return &s
+	return append(b, '}'), nil
 }
 
 // MarshalJSON writes keys that are not there as null, as Azure does.
 func (k SymmetricKey) MarshalJSON() ([]byte, error) {
-	return json.Marshal(map[string]*string{"primaryKey": nullable(k.PrimaryKey), "secondaryKey": nullable(k.SecondaryKey)})
+	return slots("primaryKey", k.PrimaryKey, "secondaryKey", k.SecondaryKey)
 }
 
 // String keeps the keys out of logs.
@@ -122,7 +132,7 @@ type X509Thumbprint struct {
 
 // MarshalJSON writes free slots as null, as Azure does.
 func (t X509Thumbprint) MarshalJSON() ([]byte, error) {
-	return json.Marshal(map[string]*string{"primaryThumbprint": nullable(t.PrimaryThumbprint), "secondaryThumbprint": nullable(t.SecondaryThumbprint)})
+	return slots("primaryThumbprint", t.PrimaryThumbprint, "secondaryThumbprint", t.SecondaryThumbprint)
 }
 
 // Capabilities of a device; kept for the SDKs' sake.

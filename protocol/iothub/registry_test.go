@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/cradle-iot/cradle"
@@ -51,5 +52,33 @@ func TestWriteDevice(t *testing.T) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
 		})
+	}
+}
+
+// Slots and keys that are free are null, as Azure has them; whatever stands in one comes back as it was.
+func TestSlots(t *testing.T) {
+	for _, c := range []struct {
+		primary, secondary, want string
+	}{
+		{"", "", `{"primaryThumbprint":null,"secondaryThumbprint":null}`},
+		{"AB", "", `{"primaryThumbprint":"AB","secondaryThumbprint":null}`},
+		{"", "cd", `{"primaryThumbprint":null,"secondaryThumbprint":"cd"}`},
+		{`"\` + "\n", "ü", `{"primaryThumbprint":"\"\\\n","secondaryThumbprint":"ü"}`},
+	} {
+		in := iothub.X509Thumbprint{PrimaryThumbprint: c.primary, SecondaryThumbprint: c.secondary}
+		b, err := json.Marshal(in)
+		if err != nil || string(b) != c.want {
+			t.Errorf("got %s %v, want %s", b, err, c.want)
+		}
+		var out iothub.X509Thumbprint
+		if err := json.Unmarshal(b, &out); err != nil || out != in {
+			t.Errorf("got %+v %v, want %+v", out, err, in)
+		}
+		k := iothub.SymmetricKey{PrimaryKey: c.primary, SecondaryKey: c.secondary}
+		b, err = json.Marshal(k)
+		var back iothub.SymmetricKey
+		if err != nil || json.Unmarshal(b, &back) != nil || back != k || !strings.HasPrefix(string(b), `{"primaryKey":`) || !strings.Contains(string(b), `,"secondaryKey":`) {
+			t.Errorf("got %s %v", b, err)
+		}
 	}
 }
