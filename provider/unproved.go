@@ -98,18 +98,20 @@ func (p *Provider) Passwords(e Endpoint) bool {
 // clients for it, and in a lineage that began so. Whether the device has a lineage with evidence,
 // which never continues without, is looked at again in the intent's transaction.
 func (p *Provider) judgeUnproved(ctx context.Context, r Request, rules *ca.Profile, pt *party, csr *evidence.CSR, w ca.Wishes) (*decision, error) {
-	refuse := cradle.Errorf(cradle.Forbidden, "the CSR carries no evidence").
-		WithHint("ask /.well-known/est/%s/nonce first and put the evidence into the CSR", r.Label)
+	refuse := func(hint string) error {
+		return cradle.Errorf(cradle.Forbidden, "the CSR carries no evidence").WithHint(hint, r.Label)
+	}
+	const ask = "ask /.well-known/est/%s/nonce first and put the evidence into the CSR"
 	continues := pt.issued() && pt.Cert.Profile == r.Profile
 	switch {
 	case rules.Kind.Birth():
-		return nil, refuse
+		return nil, refuse(ask)
 	case pt.registrar: // what it may ask for was looked at
 	case continues && pt.Cert.Proved():
-		return nil, refuse.WithHint("the certificate began with evidence: ask /.well-known/est/%s/nonce and put it into the CSR again", r.Label)
+		return nil, refuse("the certificate began with evidence: ask /.well-known/est/%s/nonce and put it into the CSR again")
 	case continues || p.unprovedHere(r.Endpoint):
 	default:
-		return nil, refuse
+		return nil, refuse(ask)
 	}
 	if r.Operation != ServerKeyGen { // whose CSR's key and signature count for nothing (RFC 7030 §4.4.1)
 		if err := attest.VerifyPossession(csr).Refuse(cradle.Invalid, "CSR"); err != nil {

@@ -327,15 +327,15 @@ func each(refuse func(s *pathSubject, i int, c *x509.Certificate) string) func(*
 
 var pathChecks = []check[*pathSubject]{
 	{CADistrusted, each(func(s *pathSubject, i int, c *x509.Certificate) string {
-		return unless(!s.distrusted[s.path[i].spki], fmt.Sprintf("%s is distrusted", nameOf(c)))
+		return unless(!s.distrusted[s.path[i].spki], "%s is distrusted", named{c})
 	})},
 	{CANotCA, each(func(_ *pathSubject, _ int, c *x509.Certificate) string {
 		may := c.BasicConstraintsValid && c.IsCA && (c.KeyUsage == 0 || c.KeyUsage&x509.KeyUsageCertSign != 0)
-		return unless(may, fmt.Sprintf("%s may not issue certificates", nameOf(c)))
+		return unless(may, "%s may not issue certificates", named{c})
 	})},
 	{CAPathLen, each(func(_ *pathSubject, i int, c *x509.Certificate) string {
 		limited := c.MaxPathLen > 0 || c.MaxPathLen == 0 && c.MaxPathLenZero
-		return unless(!limited || i <= c.MaxPathLen, fmt.Sprintf("%s allows %d intermediates below it, not %d", nameOf(c), c.MaxPathLen, i))
+		return unless(!limited || i <= c.MaxPathLen, "%s allows %d intermediates below it, not %d", named{c}, c.MaxPathLen, i)
 	})},
 	{CAValidity, each(func(s *pathSubject, _ int, c *x509.Certificate) string { return outside(s.now, c, s.rules.ExpiredEK) })},
 	{CACritical, each(func(_ *pathSubject, _ int, c *x509.Certificate) string { return unhandled(c, nil) })},

@@ -121,16 +121,21 @@ func (s *csrSubject) parse(why *Reasons) {
 	s.spki, _ = s.key.spki()
 }
 
+// utc prints a moment, if it comes to be printed.
+type utc time.Time
+
+func (t utc) String() string { return time.Time(t).UTC().Format(time.RFC3339) }
+
 // stateChecks come first: they cost nothing and say that the request is worth reading.
 var stateChecks = []check[*csrSubject]{
 	{ChallengeExpired, func(s *csrSubject) string {
-		return unless(!s.now.After(s.State.Expiry), "the challenge expired at "+s.State.Expiry.UTC().Format(time.RFC3339))
+		return unless(!s.now.After(s.State.Expiry), "the challenge expired at %s", utc(s.State.Expiry))
 	}},
 	{ChallengeAccount, func(s *csrSubject) string {
 		return unless(s.Account == s.State.Account, "the challenge was given to another account")
 	}},
 	{ChallengeLabel, func(s *csrSubject) string {
-		return unless(s.Label == s.State.Label, fmt.Sprintf("the challenge was given for label %q", s.State.Label))
+		return unless(s.Label == s.State.Label, "the challenge was given for label %q", s.State.Label)
 	}},
 	{ChallengeClient, func(s *csrSubject) string {
 		var digest []byte
@@ -142,7 +147,7 @@ var stateChecks = []check[*csrSubject]{
 	}},
 	{ChallengeNoSecret, func(s *csrSubject) string {
 		born := s.Profile == cradle.IDevID || s.Profile == cradle.IAK
-		return unless(!born || len(s.State.Secret) >= 16, fmt.Sprintf("profile %s needs the activation of EK and attestation key", s.Profile))
+		return unless(!born || len(s.State.Secret) >= 16, "profile %s needs the activation of EK and attestation key", s.Profile)
 	}},
 	{EKDenied, func(s *csrSubject) string {
 		return unless(s.Denied == nil || !s.Denied(s.State.EK.Digest), "this endorsement key is denied")
@@ -190,7 +195,7 @@ var csrChecks = []check[*csrSubject]{
 		return unless(s.attest.magic == uint32(tpm2.TPMGeneratedValue), "the statement does not begin with TPM_GENERATED_VALUE")
 	}},
 	{AttestType, func(s *csrSubject) string {
-		return unless(s.attest.kind == tpm2.TPMSTAttestCertify, fmt.Sprintf("the statement is of type 0x%04x, not TPM2_Certify's", uint16(s.attest.kind)))
+		return unless(s.attest.kind == tpm2.TPMSTAttestCertify, "the statement is of type 0x%04x, not TPM2_Certify's", uint16(s.attest.kind))
 	}},
 	{AttestName, func(s *csrSubject) string {
 		return unless(bytes.Equal(s.attest.name, s.key.name), "the statement is about another key than tpmTPublic")
@@ -209,7 +214,7 @@ var csrChecks = []check[*csrSubject]{
 		return unless(s.sig.alg == tpm2.TPMAlgECDSA && s.sig.hash == tpm2.TPMAlgSHA256, "the statement is not signed by ECDSA with SHA-256, the attestation key's scheme")
 	}},
 	{FirmwareTooOld, func(s *csrSubject) string {
-		return unless(s.attest.firmware >= s.Rules.MinFirmware, fmt.Sprintf("TPM firmware %016x is below %016x", s.attest.firmware, s.Rules.MinFirmware))
+		return unless(s.attest.firmware >= s.Rules.MinFirmware, "TPM firmware %016x is below %016x", s.attest.firmware, s.Rules.MinFirmware)
 	}},
 }
 

@@ -363,6 +363,11 @@ func outside(now time.Time, c *x509.Certificate, lateOK bool) string {
 	return ""
 }
 
+// named prints a certificate by nameOf, if it comes to be printed.
+type named struct{ cert *x509.Certificate }
+
+func (n named) String() string { return nameOf(n.cert) }
+
 // nameOf is the subject, for people; EK certificates often have none.
 func nameOf(c *x509.Certificate) string {
 	if s := c.Subject.String(); s != "" {

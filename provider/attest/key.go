@@ -106,16 +106,16 @@ func (k *tpmKey) check(why *Reasons, prefix Code, want kind) {
 var keyChecks = []check[*tpmKey]{
 	{suffixType, func(k *tpmKey) string {
 		if k.template != nil {
-			return unless(k.isECC(), fmt.Sprintf("key type 0x%04x is not ECC", uint16(k.typ)))
+			return unless(k.isECC(), "key type 0x%04x is not ECC", uint16(k.typ))
 		}
-		return unless(k.isECC() || k.typ == tpm2.TPMAlgRSA, fmt.Sprintf("key type 0x%04x is neither ECC nor RSA", uint16(k.typ)))
+		return unless(k.isECC() || k.typ == tpm2.TPMAlgRSA, "key type 0x%04x is neither ECC nor RSA", uint16(k.typ))
 	}},
 	{suffixNameAlg, func(k *tpmKey) string {
 		ok := k.nameAlg == tpm2.TPMAlgSHA256 || k.nameAlg == tpm2.TPMAlgSHA384 || k.nameAlg == tpm2.TPMAlgSHA512
 		if k.template != nil {
 			ok = k.nameAlg == k.template.nameAlg
 		}
-		return unless(ok, fmt.Sprintf("name algorithm 0x%04x is not allowed", uint16(k.nameAlg)))
+		return unless(ok, "name algorithm 0x%04x is not allowed", uint16(k.nameAlg))
 	}},
 	{suffixFixedTPM, func(k *tpmKey) string {
 		return unless(k.attributes&fixedTPM != 0, "fixedTPM is clear: the key may be duplicated out of the TPM")
@@ -152,7 +152,7 @@ var keyChecks = []check[*tpmKey]{
 	}},
 	{suffixCurve, func(k *tpmKey) string {
 		ok := !k.isECC() || k.curve == tpm2.TPMECCNistP256 || k.template == nil && k.curve == tpm2.TPMECCNistP384
-		return unless(ok, fmt.Sprintf("curve 0x%04x is not allowed", uint16(k.curve)))
+		return unless(ok, "curve 0x%04x is not allowed", uint16(k.curve))
 	}},
 	{suffixScheme, func(k *tpmKey) string {
 		var ok bool
@@ -171,7 +171,7 @@ var keyChecks = []check[*tpmKey]{
 			}
 			ok = signs && (h == tpm2.TPMAlgSHA256 || h == tpm2.TPMAlgSHA384 || h == tpm2.TPMAlgSHA512)
 		}
-		return unless(ok, fmt.Sprintf("signature scheme 0x%04x with hash 0x%04x is not allowed", uint16(k.scheme.alg), uint16(k.scheme.hash)))
+		return unless(ok, "signature scheme 0x%04x with hash 0x%04x is not allowed", uint16(k.scheme.alg), uint16(k.scheme.hash))
 	}},
 	{suffixParameters, func(k *tpmKey) string {
 		ok := !k.isECC() || k.template == nil || k.symmetric == k.template.symmetric && k.kdf == k.template.kdf
@@ -196,11 +196,12 @@ var keyChecks = []check[*tpmKey]{
 	}},
 }
 
-func unless(ok bool, detail string) string {
+// unless returns the detail of a check that failed, made of its operands only then.
+func unless(ok bool, format string, operands ...any) string {
 	if ok {
 		return ""
 	}
-	return detail
+	return fmt.Sprintf(format, operands...)
 }
 
 // kindOf returns what a profile's key must be.
