@@ -57,6 +57,9 @@ func (s *Service) PutEnrollment(ctx context.Context, r EnrollmentRequest) (Enrol
 	if err != nil {
 		return Enrollment{}, err
 	}
+	if err := s.checkOwner(ctx, want.Account, want.Attestation, want.Terms); err != nil {
+		return Enrollment{}, err
+	}
 	e, err := s.store.PutEnrollment(ctx, want.ID, func(cur *Enrollment) (Enrollment, error) {
 		next := want
 		switch {
@@ -259,6 +262,9 @@ func (s *Service) AddEnrollments(ctx context.Context, rs []EnrollmentRequest) (i
 	es := make([]Enrollment, len(rs))
 	for i, r := range rs {
 		e, err := s.CheckEnrollment(r)
+		if err == nil {
+			err = s.checkOwner(ctx, e.Account, e.Attestation, e.Terms)
+		}
 		if err != nil {
 			detail, hint := cradle.Public(err)
 			return 0, &cradle.Error{Kind: cradle.KindOf(err), Detail: "enrolment " + r.ID + ": " + detail, Hint: hint, Err: err}

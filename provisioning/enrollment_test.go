@@ -1,6 +1,7 @@
 package provisioning_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"strings"
 	"testing"
@@ -202,4 +203,89 @@ func TestEntryOfTheOperator(t *testing.T) {
 			t.Errorf("entry of %s: %+v", id, d)
 		}
 	}
+}
+
+// owners know the account acme, with one profile.
+type owners struct{}
+
+func (owners) CheckAccount(_ context.Context, account cradle.AccountID, policy string) error {
+	if account != "acme" || policy != "" && policy != "operational" {
+		return cradle.Errorf(cradle.Invalid, "%s has no %q", account, policy)
+	}
+	return nil
+}
+
+// An account or a credential policy that does not exist is refused with the enrolment, and not when the device registers.
+func TestOwners(t *testing.T) {
+	w := newWorld(t, t.TempDir()+"/p.db")
+	r := w.start(false, func(c *provisioning.Config) { c.Owners, c.Units = owners{}, noUnits{} })
+	key := provisioning.Attestation{Kind: provisioning.SymmetricKey}
+	client := provisioning.Attestation{Kind: provisioning.X509Client, Primary: w.ca.Leaf("dev-1", nil).Leaf.Raw}
+	units := func(account cradle.AccountID) provisioning.Attestation {
+		return provisioning.Attestation{Kind: provisioning.TPMUnits, Units: provisioning.Units{Account: account, Order: "o"}}
+	}
+	for name, c := range map[string]struct {
+		account cradle.AccountID
+		provisioning.Attestation
+		policy string
+		good   bool
+	}{
+		"nobody's":                          {"", key, "", true},
+		"an account":                        {"acme", key, "", true},
+		"no account":                        {"nosuch", key, "", false},
+		"an account's policy":               {"acme", key, "operational", true},
+		"a policy with its account":         {"", key, "acme-operational", true},
+		"another account's policy":          {"acme", key, "nosuch-operational", false},
+		"no policy":                         {"acme", key, "nosuch", false},
+		"a policy of no account":            {"", key, "operational", false},
+		"a policy of the certificate's own": {"", client, "operational", true},
+		"no policy of an account":           {"", client, "acme-nosuch", false},
+	} {
+		q := provisioning.EnrollmentRequest{ID: "dev-1", Account: c.account, Attestation: c.Attestation, Terms: provisioning.Terms{Enabled: true, CredentialPolicy: c.policy}}
+		_, err := r.PutEnrollment(t.Context(), q)
+		if (err == nil) != c.good || !c.good && cradle.KindOf(err) != cradle.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			err = r.DeleteEnrollment(t.Context(), "dev-1", "")
+		} else if _, gone := r.Enrollment(t.Context(), "dev-1"); cradle.KindOf(gone) == cradle.NotFound {
+			err = nil
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n, err := r.AddEnrollments(t.Context(), []provisioning.EnrollmentRequest{q}); (n == 1 && err == nil) != c.good {
+			t.Errorf("%s, by an import: %d %v", name, n, err)
+		}
+		if err := r.DeleteEnrollment(t.Context(), "dev-1", ""); (err == nil) != c.good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, c := range map[string]struct {
+		provisioning.Attestation
+		policy string
+		good   bool
+	}{
+		"units":                       {units("acme"), "", true},
+		"units of no account":         {units("nosuch"), "", false},
+		"units under a policy":        {units("acme"), "operational", true},
+		"units under none that is":    {units("acme"), "nosuch", false},
+		"certificates' own":           {provisioning.SignedBy(w.ca.Cert, nil), "operational", true},
+		"certificates', of nobody":    {provisioning.SignedBy(w.ca.Cert, nil), "nosuch-operational", false},
+		"keys, whose account is none": {key, "operational", false},
+	} {
+		_, err := r.PutGroup(t.Context(), provisioning.GroupRequest{ID: "g", Attestation: c.Attestation, Terms: provisioning.Terms{Enabled: true, CredentialPolicy: c.policy}})
+		if (err == nil) != c.good || !c.good && cradle.KindOf(err) != cradle.Invalid {
+			t.Errorf("group of %s: %v", name, err)
+		}
+		if err := r.DeleteGroup(t.Context(), "g", ""); (err == nil) != c.good {
+			t.Errorf("group of %s: %v", name, err)
+		}
+	}
+}
+
+type noUnits struct{}
+
+func (noUnits) UnitByEK(context.Context, [32]byte) (provisioning.Unit, error) {
+	return provisioning.Unit{}, cradle.Errorf(cradle.NotFound, "no unit")
 }

@@ -68,6 +68,9 @@ func (s *Service) PutGroup(ctx context.Context, r GroupRequest) (Group, error) {
 	if err != nil {
 		return Group{}, err
 	}
+	if err := s.checkOwner(ctx, "", want.Attestation, want.Terms); err != nil {
+		return Group{}, err
+	}
 	want.ID = string(id)
 	now := s.time()
 	etag := newETag()

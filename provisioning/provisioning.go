@@ -63,6 +63,7 @@ type Config struct {
 	Webhook Webhook          // nil: custom allocation is by expressions only
 	Feed    Feed             // nil: no status feed is followed, no device is ever blocked
 	Units   UnitSource       // nil: there are no TPM groups
+	Owners  Owners           // nil: accounts and credential policies are believed to exist
 	Issuer  Issuer           // nil: no certificates are issued for CSRs
 	Now     func() time.Time // nil: the real clock
 	Log     *slog.Logger     // nil: slog.Default()
@@ -83,6 +84,7 @@ type Service struct {
 	table    atomic.Pointer[hubTable]
 	feed     Feed
 	units    UnitSource
+	owners   Owners
 	issuer   Issuer
 	now      func() time.Time
 	log      *slog.Logger
@@ -102,7 +104,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.Store == nil || len(c.Hubs) == 0 {
 		return nil, cradle.Errorf(cradle.Invalid, "provisioning needs a store and at least one hub")
 	}
-	s := &Service{store: c.Store, open: c.Open, webhook: c.Webhook, feed: c.Feed, units: c.Units, issuer: c.Issuer, now: c.Now, log: c.Log}
+	s := &Service{store: c.Store, open: c.Open, webhook: c.Webhook, feed: c.Feed, units: c.Units, owners: c.Owners, issuer: c.Issuer, now: c.Now, log: c.Log}
 	if s.now == nil {
 		s.now = time.Now
 	}

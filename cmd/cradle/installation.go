@@ -146,7 +146,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 		return nil, err
 	}
 	ownHub := iothub.NewRegistry(in.within.client(), cs)
-	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Units: units{in.prov}, Issuer: in.ra, Log: in.log, Replica: replica, Open: destination.Open,
+	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Units: units{in.prov}, Owners: units{in.prov}, Issuer: in.ra, Log: in.log, Replica: replica, Open: destination.Open,
 		Webhook: &dps.Webhook{}, Hubs: []provisioning.Hub{{Name: string(firstHub), Host: in.hub, Registry: ownHub, Twins: ownHub}}}); err != nil {
 		return nil, err
 	}

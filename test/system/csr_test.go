@@ -141,15 +141,20 @@ func (w *csrWorld) register(client *http.Client, id string, csr []byte) (*dps.Re
 
 func (w *csrWorld) policy(ca *x509.Certificate, name string) {
 	w.t.Helper()
+	if err := w.tryPolicy(ca, name); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *csrWorld) tryPolicy(ca *x509.Certificate, name string) error {
 	s := &dps.Service{HTTP: w.HTTP(nil), Conn: w.conn}
 	etag := "*"
 	if _, err := s.Group(w.t.Context(), "contoso"); cradle.KindOf(err) == cradle.NotFound {
 		etag = ""
 	}
-	if _, err := s.PutGroup(w.t.Context(), dps.EnrollmentGroup{EnrollmentGroupID: "contoso", Terms: dps.Terms{ETag: etag, CredentialPolicyName: name}, Attestation: dps.Attestation{
-		Type: "x509", X509: &dps.X509Attestation{SigningCertificates: &dps.X509Certificates{Primary: &dps.X509Certificate{Certificate: dps.PEM(ca)}}}}}); err != nil {
-		w.t.Fatal(err)
-	}
+	_, err := s.PutGroup(w.t.Context(), dps.EnrollmentGroup{EnrollmentGroupID: "contoso", Terms: dps.Terms{ETag: etag, CredentialPolicyName: name}, Attestation: dps.Attestation{
+		Type: "x509", X509: &dps.X509Attestation{SigningCertificates: &dps.X509Certificates{Primary: &dps.X509Certificate{Certificate: dps.PEM(ca)}}}}})
+	return err
 }
 
 // session connects to the hub with a certificate; answers gets what the hub publishes.
@@ -314,7 +319,12 @@ func TestCSR(t *testing.T) {
 	if _, err := w.EST(cradle.Operational, &tls.Certificate{Certificate: renewed[:1], PrivateKey: privB, Leaf: leaf}).SimpleReenroll(t.Context(), reenrolOf(t, leaf)); cradle.KindOf(err) != cradle.Forbidden {
 		t.Errorf("the device renews by itself: %v", err)
 	}
-	for policy, part := range map[string]string{"acme-nothing": "no registration authority", "other-operational": "no account"} {
+	for policy, part := range map[string]string{"acme-nothing": "has no profile", "other-operational": "there is no account"} {
+		if err := w.tryPolicy(f.cert, policy); cradle.KindOf(err) != cradle.Invalid || !strings.Contains(err.Error(), part) {
+			t.Errorf("policy %s: %v", policy, err)
+		}
+	}
+	for policy, part := range map[string]string{"acme-ldevid": "no registration authority"} {
 		w.policy(f.cert, policy)
 		if _, text := w.register(client, id, csrC); !strings.Contains(text, part) {
 			t.Errorf("policy %s: %s", policy, text)

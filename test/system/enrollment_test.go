@@ -135,6 +135,9 @@ func TestEnrollmentVerbs(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Options{})
 	v := verbs{t, w}
+	w.MustCradle("account", "create", world.Account)
+	v.bad(1, "there is no account", "cradle enrollment units fleet --account nosuch --order o")
+	v.bad(1, "there is no account", "cradle enrollment create dev-1 --account nosuch --key-out @/key")
 	const n = 3500
 	var lines strings.Builder
 	for i := range n {
