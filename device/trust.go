@@ -156,7 +156,11 @@ func (d *Device) authenticator(ctx context.Context, j *Journal, a Authenticator)
 		if err != nil {
 			return nil, err
 		}
-		return certificate(&j.LDevID, key)
+		cert, err := certificate(&j.LDevID, key)
+		if err == nil {
+			cert.Certificate = cert.Certificate[:1] // it is for the provider alone, whose CA issued it (RFC 8446 §4.4.2)
+		}
+		return cert, err
 	}
 	return d.slotCertificate(ctx, &j.Slots[map[Authenticator]int{BySlot0: 0, BySlot1: 1}[a]])
 }

@@ -50,7 +50,8 @@ func (s *Station) open(id cradle.OrderID) (*line, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.station = tls.Certificate{Certificate: [][]byte{cert.Raw, l.accepted.StationIssuer}, PrivateKey: key, Leaf: cert}
+	// The provider needs no chain of a certificate that its own CA issued (RFC 8446 §4.4.2).
+	l.station = tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
 	return l, nil
 }
 

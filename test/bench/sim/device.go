@@ -45,6 +45,7 @@ func (l *Line) PowerOn(ctx context.Context, u *Unit) error {
 	if err != nil {
 		return fmt.Errorf("LDevID of %s: %w", u.ID, err)
 	}
+	ldevid.Certificate = ldevid.Certificate[:1] // the agent shows it to its issuer alone (device/trust.go)
 	operational, err := l.enrol(ctx, u, ldevid, cradle.Operational, u.operational, &cas, nil)
 	if err != nil {
 		return fmt.Errorf("operational certificate of %s: %w", u.ID, err)

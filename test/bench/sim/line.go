@@ -80,7 +80,7 @@ func OpenLine(p *plant.Plant) (*Line, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.station = tls.Certificate{Certificate: [][]byte{leaf.Raw, l.accepted.StationIssuer}, PrivateKey: key, Leaf: leaf}
+	l.station = tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
 	if l.lotKey, err = order.LoadKey(p.Path("oem", "lot.key")); err != nil {
 		return nil, err
 	}
