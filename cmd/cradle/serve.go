@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -80,6 +81,9 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return cli.Usagef("log level: %v", err)
+	}
+	if c.Pprof == "" {
+		runtime.MemProfileRate = 0 // nobody asks what was allocated where
 	}
 	paceCollector()
 	if err := c.roles(); err != nil {

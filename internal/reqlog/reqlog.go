@@ -134,7 +134,9 @@ func (l *Log) Done(r *http.Request, e *Event) {
 	if e.WriteErr != nil {
 		text("write_error", e.WriteErr.Error())
 	}
-	l.log.LogAttrs(ctx, level, e.Service, attrs...)
+	line := slog.NewRecord(time.Now(), level, e.Service, 0) // without the caller, which is always this line
+	line.AddAttrs(attrs...)
+	_ = l.log.Handler().Handle(ctx, line)
 }
 
 // private is what the log may know and the client not.
