@@ -59,11 +59,11 @@ func (l *limiter) admit(raw net.Conn) (*admitted, bool) {
 
 // addrOf is the address that counts: IPv6 hosts own a /64.
 func addrOf(c net.Conn) netip.Addr {
-	ap, err := netip.ParseAddrPort(c.RemoteAddr().String())
-	if err != nil {
+	t, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
 		return netip.Addr{}
 	}
-	ip := ap.Addr().Unmap().WithZone("")
+	ip := t.AddrPort().Addr().Unmap().WithZone("")
 	if ip.Is6() {
 		p, _ := ip.Prefix(64)
 		return p.Addr()

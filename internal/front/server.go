@@ -222,7 +222,7 @@ func (s *Server) handshake(a *admitted) (*conn, error) {
 	}
 	c := &conn{Conn: tls.Server(a, s.tls), unread: 1, s: s}
 	a.ticket.holding = true
-	if err := c.Conn.HandshakeContext(s.ctx); err != nil {
+	if err := c.Conn.Handshake(); err != nil { // Shutdown ends it by closePending
 		a.release()
 		return nil, err
 	}

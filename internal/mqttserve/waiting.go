@@ -45,11 +45,11 @@ func (w *waiting) leave(ip netip.Addr) {
 
 // addressOf is the address that counts: IPv6 hosts own a /64.
 func addressOf(a net.Addr) netip.Addr {
-	ap, err := netip.ParseAddrPort(a.String())
-	if err != nil {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
 		return netip.Addr{}
 	}
-	ip := ap.Addr().Unmap().WithZone("")
+	ip := t.AddrPort().Addr().Unmap().WithZone("")
 	if ip.Is6() {
 		p, _ := ip.Prefix(64)
 		return p.Addr()
