@@ -9,8 +9,10 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -306,4 +308,34 @@ func TestIssueByOtherProofs(t *testing.T) {
 	w.feed.Set("acme", "dev-1", cradle.Revoked)
 	r.OnBlock("acme", "dev-1", cradle.Revoked)
 	eventually(t, "the hub's entry is disabled", func() bool { return w.hub.Device("dev-1").Status == iothub.Disabled })
+}
+
+// stuck is an EST server that does not answer.
+type stuck struct{ begun, ended atomic.Int32 }
+
+func (s *stuck) IssueByCSR(ctx context.Context, _ cradle.AccountID, _ string, _ cradle.DeviceID, _ []byte) ([][]byte, error) {
+	s.begun.Add(1)
+	<-ctx.Done()
+	s.ended.Add(1)
+	return nil, ctx.Err()
+}
+
+// However many wait for a certificate that does not come, the others are told to their hub.
+func TestIssuerHangs(t *testing.T) {
+	w, est := newWorld(t, t.TempDir()+"/p.db"), new(stuck)
+	r := w.start(true, func(c *provisioning.Config) { c.Issuer = est })
+	r.policy(w, "operational")
+	for i := range 70 { // more than there are workers
+		id := fmt.Sprintf("waits-%d", i)
+		if _, _, err := r.ask(id, w.ca.Leaf(id, nil).Leaf, csrFor(t, id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "certificates are asked for", func() bool { return est.begun.Load() > 8 })
+	if reg := r.arrive("dev-1", w.ca.Leaf("dev-1", nil).Leaf); reg.Status != provisioning.Assigned {
+		t.Errorf("a device that asks for no certificate: %+v", reg)
+	}
+	if n := est.ended.Load(); n > 0 {
+		t.Errorf("it was assigned after %d of the others had given up", n)
+	}
 }

@@ -64,7 +64,7 @@ func newOutbox(s *Service, owner string, term time.Duration) *outbox {
 		queues: map[lane]chan Delivery{}, kick: make(chan struct{}, 1),
 		flying: map[flight]*Delivery{}, health: map[string]*health{},
 	}
-	for _, l := range []lane{own, foreign, asking} {
+	for _, l := range []lane{own, foreign, asking, issuing} {
 		o.queues[l] = make(chan Delivery, 4096)
 	}
 	return o
@@ -77,13 +77,17 @@ const (
 	own lane = iota
 	foreign
 	asking
+	issuing // deliveries to our own hubs for which a certificate is asked for first: EST may be slow, or hang
 )
 
 // workers are the deliveries that a lane has under way at once. Those to our own hubs share commits, there and here: the
 // more, the cheaper each.
 func (l lane) workers() int {
-	if l == own {
+	switch l {
+	case own:
 		return 64
+	case issuing:
+		return 16
 	}
 	return 8
 }
@@ -103,6 +107,15 @@ func (o *outbox) laneOf(target string) (l lane, ok bool) {
 	return foreign, true
 }
 
+// laneFor says who makes a delivery.
+func (o *outbox) laneFor(d *Delivery) (l lane, ok bool) {
+	l, ok = o.laneOf(d.Hub)
+	if l == own && d.Registration.Issuance.waits() {
+		l = issuing
+	}
+	return l, ok
+}
+
 func (o *outbox) lease() Lease {
 	now := o.s.now()
 	return Lease{Owner: o.owner, Now: now, Until: now.Add(o.term)}
@@ -111,7 +124,7 @@ func (o *outbox) lease() Lease {
 // offer hands leased deliveries to the workers. One that finds no room waits for its lease to end.
 func (o *outbox) offer(ds []Delivery) {
 	for _, d := range ds {
-		lane, ok := o.laneOf(d.Hub)
+		lane, ok := o.laneFor(&d)
 		if !ok {
 			continue // a hub that is not linked any more; the row waits for its return
 		}
@@ -124,11 +137,16 @@ func (o *outbox) offer(ds []Delivery) {
 		}
 		o.flying[f] = nil
 		o.mu.Unlock()
-		select {
-		case o.queues[lane] <- d:
-		default:
-			o.next(f, d.Version)
-		}
+		o.push(lane, d)
+	}
+}
+
+// push gives a delivery that is in flight to a lane; where there is no room it ends.
+func (o *outbox) push(l lane, d Delivery) {
+	select {
+	case o.queues[l] <- d:
+	default:
+		o.next(flight{d.Hub, d.Registration.ID}, d.Version)
 	}
 }
 
@@ -160,7 +178,7 @@ func (o *outbox) run(ctx context.Context) {
 					case <-ctx.Done():
 						return
 					case d := <-queue:
-						o.fly(ctx, d)
+						o.fly(ctx, l, d)
 					}
 				}
 			})
@@ -224,10 +242,15 @@ func (o *outbox) wake() {
 	}
 }
 
-// fly carries one delivery to its end: settled, postponed, or left to its lease.
-func (o *outbox) fly(ctx context.Context, d Delivery) {
+// fly carries one delivery to its end: settled, postponed, left to its lease, or with another lane, when it changed into one that
+// waits for a certificate.
+func (o *outbox) fly(ctx context.Context, by lane, d Delivery) {
 	f := flight{d.Hub, d.Registration.ID}
 	for {
+		if l, ok := o.laneFor(&d); ok && l == issuing && by != issuing {
+			o.push(l, d)
+			return
+		}
 		if again := o.deliver(ctx, d); again != nil {
 			d = *again
 			continue
