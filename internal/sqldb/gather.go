@@ -16,10 +16,9 @@ func (w *writer) poll() *job {
 // batches had several. A commit costs about as much as four jobs, so that under load it is the number of
 // commits that counts; who is alone does not wait.
 const (
-	linger  = 16 * time.Millisecond // at most
-	gap     = 4 * time.Millisecond  // in which nobody comes ends it
-	enough  = 64                    // jobs are worth a commit: those that wait are still taken in, nobody is waited for
-	patient = 8                     // batches
+	linger  = 16 * time.Millisecond
+	enough  = 64 // jobs are worth a commit: those that wait are still taken in, nobody is waited for
+	patient = 8  // batches
 )
 
 // gather collects a batch that begins with first.
@@ -30,22 +29,19 @@ func (w *writer) gather(first *job) []*job {
 	}
 	w.company--
 	if w.timer == nil {
-		w.timer = time.NewTimer(gap)
+		w.timer = time.NewTimer(linger)
+	} else {
+		w.timer.Reset(linger)
 	}
-	for start := time.Now(); len(jobs) < enough; {
-		left := linger - time.Since(start)
-		if left <= 0 {
-			break
-		}
-		w.timer.Reset(min(gap, left))
+	for len(jobs) < enough {
 		select {
 		case j := <-w.queue:
 			jobs = append(jobs, j)
-			continue
 		case <-w.timer.C:
+			return jobs
 		case <-w.db.closing:
+			return jobs
 		}
-		break
 	}
 	return jobs
 }
