@@ -43,9 +43,9 @@ func (c *AccountBasicCmd) Run(ctx context.Context, out *cli.Out) error {
 		if c.PasswordFile == "" {
 			return cli.Usagef("--user needs --password-file FILE or --disable")
 		}
-		b, err := os.ReadFile(c.PasswordFile)
+		b, err := secretFile(out, c.PasswordFile)
 		if err != nil {
-			return cradle.Errorf(cradle.NotFound, "%v", err)
+			return err
 		}
 		b, _, _ = bytes.Cut(b, []byte("\n"))
 		in.Password = strings.TrimSuffix(string(b), "\r")
@@ -127,9 +127,9 @@ func (c *AccountKEKCmd) Run(ctx context.Context, out *cli.Out) error {
 	case c.Remove == (c.KeyFile != ""):
 		return cli.Usagef("--id needs --key-file FILE or --remove")
 	case c.KeyFile != "":
-		b, err := os.ReadFile(c.KeyFile)
+		b, err := secretFile(out, c.KeyFile)
 		if err != nil {
-			return cradle.Errorf(cradle.NotFound, "%v", err)
+			return err
 		}
 		if in.Key = b; len(b) == 0 {
 			return cradle.Errorf(cradle.Invalid, "%s is empty", c.KeyFile)

@@ -268,7 +268,7 @@ func (c *AttestationRegisterCmd) Run(ctx context.Context, out *cli.Out) error {
 	var cs *sas.ConnectionString
 	hc := &http.Client{Timeout: time.Minute}
 	if c.File != "" {
-		if cs, err = sas.ReadConnectionString(c.File); err != nil {
+		if cs, err = connectionString(out, c.File); err != nil {
 			return err
 		}
 		roots, err := x509.SystemCertPool()

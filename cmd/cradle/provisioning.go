@@ -42,13 +42,13 @@ type ProvisioningService struct {
 }
 
 // service is a client of the provisioning service's own API.
-func (p *ProvisioningService) service(ctx context.Context) (*dps.Service, error) {
+func (p *ProvisioningService) service(ctx context.Context, out *cli.Out) (*dps.Service, error) {
 	a, cc, err := p.client()
 	if err != nil {
 		return nil, err
 	}
 	if p.File != "" {
-		cs, err := sas.ReadConnectionString(p.File)
+		cs, err := connectionString(out, p.File)
 		if err != nil {
 			return nil, err
 		}
@@ -81,7 +81,7 @@ type HubSettings struct {
 	Anchors    string         `help:"File with the CA certificates that the hub's own must chain to; default: the system's." placeholder:"FILE" type:"existingfile"`
 }
 
-func (h *HubSettings) apply(l *dps.LinkedHub) error {
+func (h *HubSettings) apply(out *cli.Out, l *dps.LinkedHub) error {
 	l.Region = cmp.Or(h.Region, l.Region)
 	if len(h.Latency) > 0 {
 		l.Latency = h.Latency
@@ -100,13 +100,13 @@ func (h *HubSettings) apply(l *dps.LinkedHub) error {
 	case h.Connection != "" && l.Kind == "mqtt" || h.Password != "" && l.Kind != "mqtt":
 		return cli.Usagef("hubs of kind %s have a connection string, brokers a password", l.Kind)
 	case h.Connection != "":
-		b, err := os.ReadFile(h.Connection)
+		b, err := secretFile(out, h.Connection)
 		if err != nil {
 			return err
 		}
 		l.Secret = strings.TrimSpace(string(b))
 	case h.Password != "":
-		b, err := os.ReadFile(h.Password)
+		b, err := secretFile(out, h.Password)
 		if err != nil {
 			return err
 		}
@@ -128,7 +128,7 @@ type HubAddCmd struct {
 // Run implements the verb.
 func (c *HubAddCmd) Run(ctx context.Context, out *cli.Out) error {
 	l := dps.LinkedHub{Name: c.Name, Kind: c.Kind, Host: strings.ToLower(c.Host), Control: c.Control, Weight: 1}
-	if err := c.apply(&l); err != nil {
+	if err := c.apply(out, &l); err != nil {
 		return err
 	}
 	if l.Secret == "" {
@@ -147,7 +147,7 @@ func (c *HubAddCmd) Run(ctx context.Context, out *cli.Out) error {
 }
 
 func (p *ProvisioningService) put(ctx context.Context, out *cli.Out, l dps.LinkedHub, etag string) error {
-	s, err := p.service(ctx)
+	s, err := p.service(ctx, out)
 	if err != nil {
 		return err
 	}
@@ -161,8 +161,8 @@ func (p *ProvisioningService) put(ctx context.Context, out *cli.Out, l dps.Linke
 }
 
 // present reads a link to be changed.
-func (p *ProvisioningService) present(ctx context.Context, name string) (*dps.LinkedHub, error) {
-	s, err := p.service(ctx)
+func (p *ProvisioningService) present(ctx context.Context, out *cli.Out, name string) (*dps.LinkedHub, error) {
+	s, err := p.service(ctx, out)
 	if err != nil {
 		return nil, err
 	}
@@ -190,11 +190,11 @@ func (c *HubSetCmd) Run(ctx context.Context, out *cli.Out) error {
 	if c.Region == "" && len(c.Latency) == 0 && c.Weight == nil && c.Connection == "" && c.Password == "" && c.Anchors == "" {
 		return cli.Usagef("say what is to change: --region, --latency, --weight, --anchors, --connection-string-file or --password-file")
 	}
-	l, err := c.present(ctx, c.Name)
+	l, err := c.present(ctx, out, c.Name)
 	if err != nil {
 		return err
 	}
-	if err := c.apply(l); err != nil {
+	if err := c.apply(out, l); err != nil {
 		return err
 	}
 	return c.put(ctx, out, *l, cmp.Or(l.ETag, "*"))
@@ -205,7 +205,7 @@ type HubListCmd struct{ ProvisioningService }
 
 // Run implements the verb.
 func (c *HubListCmd) Run(ctx context.Context, out *cli.Out) error {
-	s, err := c.service(ctx)
+	s, err := c.service(ctx, out)
 	if err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func (c *HubMaintenanceCmd) Run(ctx context.Context, out *cli.Out) error {
 	if c.On == c.Off || c.Drain && c.Off {
 		return cli.Usagef("say --on, --on --drain, or --off")
 	}
-	l, err := c.present(ctx, c.Name)
+	l, err := c.present(ctx, out, c.Name)
 	if err != nil {
 		return err
 	}
@@ -253,7 +253,7 @@ type HubRemoveCmd struct {
 
 // Run implements the verb.
 func (c *HubRemoveCmd) Run(ctx context.Context, out *cli.Out) error {
-	s, err := c.service(ctx)
+	s, err := c.service(ctx, out)
 	if err != nil {
 		return err
 	}
@@ -271,7 +271,7 @@ type RegistrationShowCmd struct {
 
 // Run implements the verb.
 func (c *RegistrationShowCmd) Run(ctx context.Context, out *cli.Out) error {
-	s, err := c.service(ctx)
+	s, err := c.service(ctx, out)
 	if err != nil {
 		return err
 	}
@@ -326,7 +326,7 @@ type WebhookKeyCmd struct {
 
 // Run implements the verb.
 func (c *WebhookKeyCmd) Run(ctx context.Context, out *cli.Out) error {
-	s, err := c.service(ctx)
+	s, err := c.service(ctx, out)
 	if err != nil {
 		return err
 	}

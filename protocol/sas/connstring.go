@@ -3,7 +3,6 @@ package sas
 import (
 	"encoding/base64"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -59,15 +58,6 @@ func ParseConnectionString(s string) (*ConnectionString, error) {
 		return bad("SharedAccessKeyName is missing")
 	}
 	return c, nil
-}
-
-// ReadConnectionString reads one from a file.
-func ReadConnectionString(file string) (*ConnectionString, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, cradle.Errorf(cradle.NotFound, "connection string: %v", err)
-	}
-	return ParseConnectionString(string(b))
 }
 
 // String writes it back, key included: it is a secret.
