@@ -16,12 +16,12 @@ import (
 )
 
 // BenchmarkUpdate is a transaction like an issuance's: read one row, write two, lock and change the
-// log's head; 32 callers at once. cpu-µs/op is this process alone, without PostgreSQL's.
+// log's head; 32 callers at once, in turn or abreast. cpu-µs/op is this process alone, without PostgreSQL's.
 func BenchmarkUpdate(b *testing.B) {
-	for _, engine := range []string{"sqlite", "postgres"} {
+	for _, engine := range []string{"sqlite", "postgres", "postgres abreast"} {
 		b.Run(engine, func(b *testing.B) {
 			url := filepath.Join(b.TempDir(), "store.db")
-			if engine == "postgres" {
+			if engine != "sqlite" {
 				url = testenv.Postgres(b)
 			}
 			db, err := sqldb.Open(b.Context(), sqldb.Config{URL: url, Schema: "thing", Migrations: migrations(1), ReadCommitted: true})
@@ -44,7 +44,11 @@ func BenchmarkUpdate(b *testing.B) {
 			b.RunParallel(func(p *testing.PB) {
 				for p.Next() {
 					id := next.Add(2)
-					err := db.UpdateKey(context.Background(), "log", func(_ context.Context, tx *sqldb.Tx) error {
+					of := ""
+					if engine == "postgres abreast" {
+						of = fmt.Sprint(id)
+					}
+					err := db.UpdateApart(context.Background(), "log", of, func(_ context.Context, tx *sqldb.Tx) error {
 						n, err := tx.Carry("head", func(tx *sqldb.Tx) (any, error) {
 							n := new(int64)
 							return n, tx.QueryRow("SELECT n FROM counter WHERE id = ? FOR UPDATE", "head").Scan(n)

@@ -98,10 +98,10 @@ func (d *DB) updateDevice(ctx context.Context, account cradle.AccountID, id crad
 	return d.db.UpdateApart(ctx, string(account), string(account)+"/"+string(id), func(_ context.Context, tx *sqldb.Tx) error { return fn(tx) })
 }
 
-// collect reads all rows of a query in one read transaction.
+// collect reads all rows of a query.
 func collect[T any](ctx context.Context, d *DB, scan func(interface{ Scan(...any) error }, *T) error, query string, args ...any) ([]T, error) {
 	var out []T
-	err := d.db.View(ctx, func(_ context.Context, tx *sqldb.Tx) error {
+	err := d.db.Read(ctx, func(_ context.Context, tx *sqldb.Tx) error {
 		out = nil
 		return each(tx, scan, func(v *T) error { out = append(out, *v); return nil }, query, args...)
 	})
@@ -126,7 +126,7 @@ func each[T any](tx *sqldb.Tx, scan func(interface{ Scan(...any) error }, *T) er
 	return rows.Err()
 }
 
-// one reads one row in one read transaction; missing is the error when there is none.
+// one reads one row; missing is the error when there is none.
 func one[T any](ctx context.Context, d *DB, scan func(interface{ Scan(...any) error }, *T) error, missing error, query string, args ...any) (T, error) {
 	var out T
 	err := d.db.Read(ctx, func(_ context.Context, tx *sqldb.Tx) error {
