@@ -267,11 +267,10 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 // promoteCert makes the certificate in slot next current, and the former current superseded: it was seen in use. The
 // device is locked.
 func promoteCert(tx *sqldb.Tx, digest string, at time.Time) error {
-	if err := tx.Queue(`UPDATE certificates AS c SET slot = 'superseded', superseded = ? FROM certificates n WHERE n.digest = ? AND n.slot = 'next'
-		AND c.account = n.account AND c.device = n.device AND c.lineage = n.lineage AND c.slot = 'current'`, micros(at), digest); err != nil {
-		return err
-	}
-	return tx.Queue(`UPDATE certificates SET slot = 'current' WHERE digest = ? AND slot = 'next'`, digest)
+	return tx.Queue(`UPDATE certificates AS c SET slot = CASE WHEN c.digest = n.digest THEN 'current' ELSE 'superseded' END,
+			superseded = CASE WHEN c.digest = n.digest THEN c.superseded ELSE CAST(? AS BIGINT) END
+		FROM certificates n WHERE n.digest = ? AND n.slot = 'next' AND c.account = n.account AND c.device = n.device AND c.lineage = n.lineage
+			AND c.slot IN ('current', 'next') AND (c.slot = 'current' OR c.digest = n.digest)`, micros(at), digest)
 }
 
 // reserve finds the unit that was reserved before, or reserves it within the order's quantity.
