@@ -201,6 +201,10 @@ func TestJobOfIssuer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		half := r.unit(o, "SN0003")
+		if half.iak, err = r.enroll(half, attempt{profile: cradle.IAK, peer: station, key: half.IAK, claim: half.claim()}); err != nil {
+			t.Fatal(err)
+		}
 		dying := r.replica(&dyingStore{Store: r.db})
 		if j, err := dying.ChangeSet(t.Context(), "acme", provider.Selector{Kind: provider.ByEKIssuer, Value: d.Anchor}, provider.Suspend, ""); err != nil || j.Done {
 			t.Fatalf("%+v, %v", j, err)
@@ -208,6 +212,13 @@ func TestJobOfIssuer(t *testing.T) {
 		_, err = r.renew(u, u.op)
 		refused(t, err, cradle.Forbidden, "suspended")
 		refused(t, r.birth(r.unit(o, "SN0002"), station), cradle.Forbidden, "suspended")
+		refused(t, r.birth(half, station), cradle.Forbidden, "suspended") // its IAK again
+		k, err := half.NewIDevID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.enroll(half, attempt{profile: cradle.IDevID, peer: station, key: k, claim: half.claim()})
+		refused(t, err, cradle.Forbidden, "suspended")
 	})
 }
 

@@ -41,6 +41,11 @@ func arrive(tx *sqldb.Tx, want provider.Device, out *provider.Begun) error {
 		}
 		if n == 1 {
 			out.Device = want
+			if want.EKDigest != "" {
+				if err := trusted(tx, &out.Device); err != nil {
+					return err
+				}
+			}
 			return rest(tx, &out.Device)
 		}
 		err = find() // another replica was first

@@ -212,15 +212,16 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 		var err error
 		switch {
 		case birth != nil:
+			look := true
 			if birth.Device.Origin != "" {
 				err = arrive(tx, birth.Device, &out)
 			} else {
-				err = reserve(tx, i.Profile, birth.Device, &out)
+				look, err = reserve(tx, i.Profile, birth.Device, &out)
+			}
+			if err == nil && look {
+				err = notInSet(tx, &out.Device)
 			}
 			if err != nil {
-				return err
-			}
-			if err := notInSet(tx, &out.Device); err != nil {
 				return err
 			}
 			i.Epoch = out.Device.Epoch
@@ -271,73 +272,6 @@ func promoteCert(tx *sqldb.Tx, digest string, at time.Time) error {
 			superseded = CASE WHEN c.digest = n.digest THEN c.superseded ELSE CAST(? AS BIGINT) END
 		FROM certificates n WHERE n.digest = ? AND n.slot = 'next' AND c.account = n.account AND c.device = n.device AND c.lineage = n.lineage
 			AND c.slot IN ('current', 'next') AND (c.slot = 'current' OR c.digest = n.digest)`, micros(at), digest)
-}
-
-// reserve finds the unit that was reserved before, or reserves it within the order's quantity.
-func reserve(tx *sqldb.Tx, profile cradle.Profile, want provider.Device, out *provider.Begun) error {
-	o, err := lockOrder(tx, want.Order)
-	if err != nil {
-		return err
-	}
-	if o.State != provider.OrderOpen {
-		return cradle.Errorf(cradle.Forbidden, "order %s is %s", o.ID, o.State)
-	}
-	fresh := func() (bool, error) {
-		o.Used++ // before others are let in
-		n, err := tx.Exec(`INSERT INTO devices (account, id, oem, order_id, lot, serial, tier, maker, anchor, ek_digest, ek_cert, iak, idevid_cert, iak_cert, state, epoch, reason, created)
-			VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, '', '', ?, 0, '', ?) ON CONFLICT DO NOTHING`,
-			want.Account, want.ID, want.OEM, want.Order, want.Serial, want.Tier, want.Maker, want.Anchor, want.EKDigest, want.EKCert, want.IAK, cradle.Made, micros(want.Created))
-		if err != nil || n == 0 {
-			o.Used--
-			return false, err
-		}
-		out.Device = want
-		out.Device.State, out.Device.Epoch = cradle.Made, 0
-		return true, rest(tx, &out.Device)
-	}
-	if profile == cradle.IAK && o.Used < o.Quantity { // most likely it is new: a unit's first certificate is the IAK's
-		if ok, err := fresh(); ok || err != nil {
-			return err
-		}
-	}
-	err = scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.ek_digest = ? AND d.ek_digest <> '' FOR UPDATE`, want.EKDigest), &out.Device)
-	switch {
-	case err == nil:
-		h := &out.Device
-		if h.Account != want.Account || h.ID != want.ID || h.Order != want.Order || h.Serial != want.Serial || string(h.IAK) != string(want.IAK) {
-			return cradle.Errorf(cradle.Forbidden, "this TPM (EK %s) is another unit already", want.EKDigest).
-				WithHint("one TPM is one device; look for the serial under which it was personalised")
-		}
-		return nil
-	case !errors.Is(err, sql.ErrNoRows):
-		return err
-	}
-	if o.Used >= o.Quantity {
-		return cradle.Errorf(cradle.Forbidden, "the quantity of order %s is used up: %d of %d", o.ID, o.Used, o.Quantity).
-			WithHint("the account has to place a further order")
-	}
-	ok, err := fresh()
-	if err == nil && !ok {
-		return cradle.Errorf(cradle.Forbidden, "serial %s (device %s) was given to another TPM already", want.Serial, want.ID).
-			WithHint("each unit has a serial number of its own")
-	}
-	return err
-}
-
-// rest records on which issuers' word a new device rests, unless one of them is not believed any more.
-func rest(tx *sqldb.Tx, v *provider.Device) error {
-	if v.EKDigest == "" {
-		return nil
-	}
-	if err := trusted(tx, v); err != nil {
-		return err
-	}
-	for _, k := range v.Issuers {
-		if err := tx.Queue(`INSERT INTO device_ek_issuers (issuer, account, device) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, k, v.Account, v.ID); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // existing finds the certificate that the unit got for this very key before; the intent then ends with it.

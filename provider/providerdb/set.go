@@ -67,8 +67,11 @@ func issuerList(s provider.Selector) (marks string, args []any) {
 	for _, k := range s.Keys() {
 		args = append(args, k)
 	}
-	return "(?" + strings.Repeat(", ?", len(args)-1) + ")", args
+	return places(args), args
 }
+
+// places are those of at least one argument.
+func places(args []any) string { return "(?" + strings.Repeat(", ?", len(args)-1) + ")" }
 
 // CountSet implements provider.Sets.
 func (d *DB) CountSet(ctx context.Context, account cradle.AccountID, s provider.Selector) (map[cradle.AccountID]int64, error) {
@@ -273,9 +276,9 @@ func (d *DB) CountMakers(ctx context.Context) (map[cradle.MakerID]int64, error) 
 
 // trusted refuses a birth by keys that are distrusted. Its transaction holds the order's row already (Barrier).
 func trusted(tx *sqldb.Tx, v *provider.Device) error {
-	keys := append([]any{v.EKDigest}, toAny(v.Issuers)...)
+	keys := ekKeys(v)
 	var digest, kind string
-	err := tx.QueryRow(`SELECT digest, kind FROM distrusts WHERE digest IN (?`+strings.Repeat(", ?", len(keys)-1)+`) LIMIT 1`, keys...).Scan(&digest, &kind)
+	err := tx.QueryRow(`SELECT digest, kind FROM distrusts WHERE digest IN `+places(keys)+` LIMIT 1`, keys...).Scan(&digest, &kind)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}
@@ -285,6 +288,9 @@ func trusted(tx *sqldb.Tx, v *provider.Device) error {
 	return cradle.Errorf(cradle.Forbidden, "the TPM of %s is not believed any more: its %s key %s is distrusted", v.ID, kind, digest).
 		WithHint("use a unit with another TPM; cradle tpm-maker list shows what is distrusted")
 }
+
+// ekKeys are the digests of a device's endorsement key and of its issuers'.
+func ekKeys(v *provider.Device) []any { return append([]any{v.EKDigest}, toAny(v.Issuers)...) }
 
 func toAny(list []string) []any {
 	out := make([]any, len(list))
