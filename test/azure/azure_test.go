@@ -85,7 +85,7 @@ type place struct {
 	ca       *ca    // of the account, as enrolment group "devices"
 }
 
-func open(t *testing.T) *place {
+func open(t *testing.T, db string) *place {
 	t.Helper()
 	testenv.Require(t, "node", "swtpm")
 	for _, port := range []string{"443", "8883"} {
@@ -95,7 +95,7 @@ func open(t *testing.T) *place {
 		}
 		l.Close()
 	}
-	p := &place{World: world.New(t, world.Options{Addr: "127.0.0.1:443", Serve: []string{"--also-listen", "127.0.0.1:8883"}}), dir: t.TempDir()}
+	p := &place{World: world.New(t, world.Options{DB: db, Addr: "127.0.0.1:443", Serve: []string{"--also-listen", "127.0.0.1:8883"}}), dir: t.TempDir()}
 	p.Acts()
 	p.anchors = filepath.Join(p.dir, "anchors.pem")
 	p.MustCradle("anchors", "--out", p.anchors)
@@ -127,10 +127,15 @@ func (p *place) group(t *testing.T, id, status, certificate string) {
 		"attestation": with{"type": "x509", "x509": with{"signingCertificates": with{"primary": with{"certificate": certificate}}}}}})
 }
 
-// TestMicrosoft runs the scenarios, which are the methods of suite, on one server, two at a time.
+// TestMicrosoft runs the scenarios, which are the methods of suite, on one server for each store, two at a time.
 func TestMicrosoft(t *testing.T) {
 	testenv.Long(t)
-	p := open(t)
+	t.Run("sqlite", func(t *testing.T) { microsoft(t, "") })
+	t.Run("postgres", func(t *testing.T) { microsoft(t, testenv.Postgres(t)) })
+}
+
+func microsoft(t *testing.T, db string) {
+	p := open(t, db)
 	scenarios := reflect.TypeFor[suite]()
 	t.Run("scenarios", func(t *testing.T) {
 		for m := range scenarios.Methods() {
