@@ -114,9 +114,11 @@ func (d *DB) settleUnread(ctx context.Context, dv provisioning.Delivery, l provi
 	query, args := `DELETE FROM outbox`+oneRow+` AND version = ? AND owner = ?`, []any{dv.Hub, string(after.ID), dv.Version, l.Owner}
 	changed := after != dv.Registration
 	err := d.db.UpdateApart(ctx, "", string(after.ID), func(ctx context.Context, tx *sqldb.Tx) error {
-		if changed && tx.Engine() == sqldb.PostgreSQL { // both in one, the registration's row locked first
-			query = `WITH r AS (` + changeRegistration + ` AND version = ? RETURNING id) DELETE FROM outbox USING r WHERE hub = ? AND registration_id = r.id AND outbox.version = ? AND owner = ?`
-			args = append(d.changeValues(&after), dv.Version, dv.Hub, dv.Version, l.Owner)
+		if changed && tx.Engine() == sqldb.PostgreSQL {
+			// Both in one, the registration's row locked first. The outbox's row is named by its key: joined to r it would be
+			// looked for among all of a hub's, dead ones included.
+			query = `WITH r AS (` + changeRegistration + ` AND version = ? RETURNING id) DELETE FROM outbox` + oneRow + ` AND version = ? AND owner = ? AND EXISTS (SELECT 1 FROM r)`
+			args = append(d.changeValues(&after), dv.Version, dv.Hub, string(after.ID), dv.Version, l.Owner)
 		} else if changed {
 			n, err := tx.Exec(changeRegistration+` AND version = ?`, append(d.changeValues(&after), dv.Version)...)
 			if err != nil || n == 0 {
