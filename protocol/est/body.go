@@ -21,14 +21,13 @@ const lineLen = 64
 // ends with LF, as libest needs for more than 1 KiB; without, it has no white space at all, as strongSwan before
 // 5.9.11 needs. RFC 8951 §3.1 allows both. LF, not CRLF, since base64 -d of coreutils takes no CR.
 func EncodeBody(der []byte, lines bool) []byte {
-	flat := make([]byte, base64.StdEncoding.EncodedLen(len(der)))
-	base64.StdEncoding.Encode(flat, der)
+	n := base64.StdEncoding.EncodedLen(len(der))
 	if !lines {
-		return flat
+		return base64.StdEncoding.AppendEncode(make([]byte, 0, n), der)
 	}
-	out := make([]byte, 0, len(flat)+len(flat)/lineLen+1)
-	for line := range slices.Chunk(flat, lineLen) {
-		out = append(append(out, line...), '\n')
+	out := make([]byte, 0, n+n/lineLen+1)
+	for line := range slices.Chunk(der, lineLen/4*3) {
+		out = append(base64.StdEncoding.AppendEncode(out, line), '\n')
 	}
 	return out
 }
