@@ -22,7 +22,6 @@ func reserve(tx *sqldb.Tx, profile cradle.Profile, want provider.Device, out *pr
 		return false, cradle.Errorf(cradle.Forbidden, "order %s is %s", o.ID, o.State)
 	}
 	fresh := func() (bool, error) {
-		o.Used++ // before others are let in
 		keys := ekKeys(&want)
 		err := tx.QueryRow(`INSERT INTO devices (account, id, oem, order_id, lot, serial, tier, maker, anchor, ek_digest, ek_cert, iak, idevid_cert, iak_cert, state, epoch, reason, created)
 			VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, '', '', ?, 0, '', ?) ON CONFLICT DO NOTHING
@@ -31,7 +30,6 @@ func reserve(tx *sqldb.Tx, profile cradle.Profile, want provider.Device, out *pr
 			append([]any{want.Account, want.ID, want.OEM, want.Order, want.Serial, want.Tier, want.Maker, want.Anchor, want.EKDigest, want.EKCert, want.IAK,
 				cradle.Made, micros(want.Created), want.Account}, keys...)...).Scan(&doubt)
 		if err != nil {
-			o.Used--
 			if errors.Is(err, sql.ErrNoRows) {
 				return false, nil
 			}
@@ -39,6 +37,7 @@ func reserve(tx *sqldb.Tx, profile cradle.Profile, want provider.Device, out *pr
 		}
 		out.Device = want
 		out.Device.State, out.Device.Epoch = cradle.Made, 0
+		o.Used++ // too many at once by births that run abreast are refused by the table, then each is asked alone
 		if doubt != 0 {
 			if err := trusted(tx, &out.Device); err != nil {
 				return false, err
