@@ -224,6 +224,10 @@ func TestMoveFromAHubThatIsDown(t *testing.T) {
 	for name, h := range map[string]*provisioningtest.Hub{"hub-1": w.hub, "hub-2": second} {
 		eventually(t, name+" has the device disabled", func() bool { d := h.Device("dev-1"); return d != nil && d.Status == "disabled" })
 	}
+	eventually(t, "its registration says so", func() bool {
+		reg, err := r.Registration(t.Context(), "dev-1")
+		return err == nil && reg.Blocked == cradle.Suspended
+	})
 	w.feed.Set("acme", "dev-1", cradle.Active)
 	r.OnBlock("acme", "dev-1", cradle.Active)
 	eventually(t, "it is released", func() bool { reg, err := r.Registration(t.Context(), "dev-1"); return err == nil && reg.Blocked == "" })
