@@ -1,6 +1,9 @@
 package sqldb
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // poll returns a job that is waiting, or nil.
 func (w *writer) poll() *job {
@@ -12,28 +15,40 @@ func (w *writer) poll() *job {
 	}
 }
 
-// Before a batch begins it waits for more jobs when there are likely to be some: when one of the last
-// batches had several. A commit costs about as much as four jobs, so that under load it is the number of
-// commits that counts; who is alone does not wait.
+// Before a batch begins it waits for more jobs when there are likely to be some: for as many as the largest of the last
+// batches had. A commit costs about as much as four jobs, so that under load it is the number of commits that counts; who
+// is alone does not wait, nor do a few that are all there.
 const (
-	linger  = 16 * time.Millisecond
-	enough  = 64 // jobs are worth a commit: those that wait are still taken in, nobody is waited for
-	patient = 8  // batches
+	linger = 16 * time.Millisecond // at most
+	enough = 64                    // jobs are worth a commit: those that wait are still taken in, nobody is waited for
 )
+
+// sizes are those of a writer's last batches.
+type sizes struct {
+	last [8]int
+	next int
+}
+
+func (s *sizes) add(n int) {
+	s.last[s.next] = n
+	s.next = (s.next + 1) % len(s.last)
+}
+
+func (s *sizes) largest() int { return slices.Max(s.last[:]) }
 
 // gather collects a batch that begins with first.
 func (w *writer) gather(first *job) []*job {
 	jobs := []*job{first}
-	if w.company == 0 {
+	want := min(w.sizes.largest(), enough)
+	if want <= 1 {
 		return jobs
 	}
-	w.company--
 	if w.timer == nil {
 		w.timer = time.NewTimer(linger)
 	} else {
 		w.timer.Reset(linger)
 	}
-	for len(jobs) < enough {
+	for len(jobs) < want {
 		select {
 		case j := <-w.queue:
 			jobs = append(jobs, j)

@@ -98,8 +98,8 @@ type writer struct {
 	queue chan *job
 	conn  *conn // nil until needed and after it was lost
 
-	company int         // batches for which it still pays to wait, since jobs came together lately
-	timer   *time.Timer // of gather; nil until needed
+	sizes sizes
+	timer *time.Timer // of gather; nil until needed
 }
 
 func (w *writer) run() {
@@ -131,8 +131,8 @@ func (w *writer) serve(first *job) {
 	}()
 	for try := 1; len(jobs) > 0; try++ {
 		ran, bad, err := w.attempt(jobs, more)
-		if more != nil && len(ran) > 1 {
-			w.company = patient
+		if more != nil {
+			w.sizes.add(len(ran))
 		}
 		more = nil // the batch is complete now
 		switch {
