@@ -13,7 +13,7 @@ import (
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
-// Entry is a registered device, or a module of one, with its twin.
+// Entry is a registered device, or a module of one, with its twin and without its keys.
 type Entry struct {
 	Device Device
 	Module *Module // nil: the device itself

@@ -13,7 +13,7 @@ import (
 // store, is kind Busy, and then nothing was stored or its answer was lost.
 //
 // What an attacker gains by controlling it: he can register thumbprints, and so connect as any device,
-// read and forge telemetry, and read the hubs' keys and the symmetric keys of devices and modules. The status feed's word is not in it.
+// read and forge telemetry. Keys of policies, devices and modules, which hubdb seals, he can replace and not read. The status feed's word is not in it.
 type Store interface {
 	// CreateHub stores a hub with its policies; Conflict when the name exists.
 	CreateHub(ctx context.Context, name Name, policies []Policy, now time.Time) error

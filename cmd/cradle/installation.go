@@ -119,11 +119,16 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err := in.prov.Recover(ctx); err != nil {
 		return nil, err
 	}
-	hdb, err := hubdb.Open(ctx, in.store("hub"))
+	hdb, err := hubdb.Open(ctx, in.store("hub"), vault)
 	if err != nil {
 		return nil, fmt.Errorf("hub's store: %w", err)
 	}
 	in.close = append(in.close, hdb.Close)
+	if n, err := hdb.SealKeys(ctx); err != nil {
+		return nil, fmt.Errorf("sealing the hub's keys: %w", err)
+	} else if n > 0 {
+		in.log.Info("the hub's SAS keys are sealed by the key-encryption key now", "entries", n)
+	}
 	in.watch.store("hub", hdb.Stats)
 	ddb, err := provisioningdb.Open(ctx, in.store("provisioning"))
 	if err != nil {

@@ -35,7 +35,7 @@ func mark(ctx context.Context, data, url string) error {
 		return fmt.Errorf("provider's store: %w", err)
 	}
 	defer p.Close()
-	h, err := hubdb.Open(ctx, at("hub"))
+	h, err := hubdb.Open(ctx, at("hub"), nil)
 	if err != nil {
 		return fmt.Errorf("hub's store: %w", err)
 	}

@@ -19,7 +19,7 @@ func (s *Store) LoadDevices(ctx context.Context, name hub.Name, ds []hub.Device)
 	}
 	rows := make([][]any, len(ds))
 	for i := range ds {
-		rows[i] = append([]any{h}, deviceValues(&ds[i])...)
+		rows[i] = append([]any{h}, s.deviceValues(name, &ds[i])...)
 	}
 	columns := strings.FieldsFunc("hub, "+deviceColumns, func(r rune) bool { return strings.ContainsRune(", \t\n", r) })
 	err = s.db.Update(ctx, func(_ context.Context, tx *sqldb.Tx) error { return tx.InsertMany("devices", columns, rows) })

@@ -11,38 +11,32 @@ import (
 )
 
 const deviceColumns = `id, generation, etag, disabled, reason, status_changed, primary_thumb, secondary_thumb, iot_edge, created, updated,
-	auth, primary_key, secondary_key, scope, parent, policy`
+	auth, primary_key, secondary_key, scope, parent, policy, sealed`
 
-func deviceValues(d *hub.Device) []any {
+func (s *Store) deviceValues(name hub.Name, d *hub.Device) []any {
+	primary, secondary := s.seal(devicePlace(name, d.ID), d.Auth.Primary, d.Auth.Secondary)
 	return []any{string(d.ID), d.Generation, d.ETag, flag(d.Disabled), d.Reason, micros(d.StatusChanged), d.Primary, d.Secondary,
-		flag(d.IoTEdge), micros(d.Created), micros(d.Updated), d.Auth.Type, blob(d.Auth.Primary), blob(d.Auth.Secondary), d.Scope, d.Parent, d.Policy}
+		flag(d.IoTEdge), micros(d.Created), micros(d.Updated), d.Auth.Type, primary, secondary, d.Scope, d.Parent, d.Policy, int64(1)}
 }
 
-// blob is b for a column that is not null.
-func blob(b []byte) []byte {
-	if b == nil {
-		return []byte{}
-	}
-	return b
-}
-
-// unblob is the inverse of blob.
-func unblob(b *[]byte) {
-	if len(*b) == 0 {
-		*b = nil
-	}
-}
-
-func scanDevice(scan func(...any) error) (*hub.Device, error) {
-	var d hub.Device
+// scanDevice reads a row and leaves its keys as they are.
+func scanDevice(scan func(...any) error) (d *hub.Device, sealed int64, err error) {
+	d = &hub.Device{}
 	var disabled, changed, edge, created, updated int64
-	err := scan(&d.ID, &d.Generation, &d.ETag, &disabled, &d.Reason, &changed, &d.Primary, &d.Secondary, &edge, &created, &updated,
-		&d.Auth.Type, &d.Auth.Primary, &d.Auth.Secondary, &d.Scope, &d.Parent, &d.Policy)
-	unblob(&d.Auth.Primary)
-	unblob(&d.Auth.Secondary)
+	err = scan(&d.ID, &d.Generation, &d.ETag, &disabled, &d.Reason, &changed, &d.Primary, &d.Secondary, &edge, &created, &updated,
+		&d.Auth.Type, &d.Auth.Primary, &d.Auth.Secondary, &d.Scope, &d.Parent, &d.Policy, &sealed)
 	d.Disabled, d.IoTEdge = disabled != 0, edge != 0
 	d.StatusChanged, d.Created, d.Updated = fromMicros(changed), fromMicros(created), fromMicros(updated)
-	return &d, err
+	return d, sealed, err
+}
+
+// scanOpenDevice reads a row with its keys.
+func (s *Store) scanOpenDevice(name hub.Name, scan func(...any) error) (*hub.Device, error) {
+	d, sealed, err := scanDevice(scan)
+	if err == nil {
+		err = s.open(devicePlace(name, d.ID), sealed, &d.Auth.Primary, &d.Auth.Secondary)
+	}
+	return d, err
 }
 
 func noDevice(id cradle.DeviceID) error {
@@ -57,7 +51,7 @@ func (s *Store) Device(ctx context.Context, name hub.Name, id cradle.DeviceID) (
 	}
 	var d *hub.Device
 	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
-		d, err = scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices WHERE hub = ? AND id = ?`, h, string(id)).Scan)
+		d, err = s.scanOpenDevice(name, tx.QueryRow(`SELECT `+deviceColumns+` FROM devices WHERE hub = ? AND id = ?`, h, string(id)).Scan)
 		return err
 	})
 	if errors.Is(err, sql.ErrNoRows) {
@@ -83,7 +77,7 @@ func (s *Store) Devices(ctx context.Context, name hub.Name, after cradle.DeviceI
 		}
 		defer rows.Close()
 		for rows.Next() {
-			d, err := scanDevice(rows.Scan)
+			d, err := s.scanOpenDevice(name, rows.Scan)
 			if err != nil {
 				return err
 			}
@@ -112,13 +106,18 @@ func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device, 
 	if err != nil {
 		return err
 	}
+	values := append([]any{h}, s.deviceValues(name, d)...)
+	insides := make([][]any, len(modules))
+	for i := range modules {
+		insides[i] = append([]any{h}, s.moduleValues(name, &modules[i])...)
+	}
 	var n int64
 	// All entries share a writer, hence commits.
 	err = s.db.UpdateApart(ctx, "", string(d.ID), func(ctx context.Context, tx *sqldb.Tx) (err error) {
-		n, err = tx.Exec(`INSERT INTO devices (hub, `+deviceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT (hub, id) DO NOTHING`, append([]any{h}, deviceValues(d)...)...)
-		for i := 0; i < len(modules) && n > 0 && err == nil; i++ {
-			err = tx.Queue(insertModule, append([]any{h}, moduleValues(&modules[i])...)...)
+		n, err = tx.Exec(`INSERT INTO devices (hub, `+deviceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (hub, id) DO NOTHING`, values...)
+		for i := 0; i < len(insides) && n > 0 && err == nil; i++ {
+			err = tx.Queue(insertModule, insides[i]...)
 		}
 		return err
 	})
@@ -153,10 +152,10 @@ func (s *Store) UpdateDevice(ctx context.Context, name hub.Name, d *hub.Device, 
 	if err != nil {
 		return err
 	}
-	v := append(deviceValues(d)[1:], h, string(d.ID), etag)
+	v := append(s.deviceValues(name, d)[1:], h, string(d.ID), etag)
 	return s.swap(ctx, h, d.ID, `UPDATE devices SET generation = ?, etag = ?, disabled = ?, reason = ?, status_changed = ?,
 		primary_thumb = ?, secondary_thumb = ?, iot_edge = ?, created = ?, updated = ?, auth = ?, primary_key = ?, secondary_key = ?,
-		scope = ?, parent = ?, policy = ? WHERE hub = ? AND id = ? AND etag = ?`, v...)
+		scope = ?, parent = ?, policy = ?, sealed = ? WHERE hub = ? AND id = ? AND etag = ?`, v...)
 }
 
 // DeleteDevice implements hub.Store.

@@ -112,14 +112,16 @@ func scanEntry(scan func(...any) error, f hub.Filter) (*hub.Entry, int, error) {
 	if f.Modules {
 		next := last
 		last = func(dest ...any) (err error) {
-			e.Module, err = scanModule(func(module ...any) error { return next(append(dest, module...)...) })
+			e.Module, _, err = scanModule(func(module ...any) error { return next(append(dest, module...)...) })
+			e.Module.Auth.Primary, e.Module.Auth.Secondary = nil, nil
 			return err
 		}
 	}
-	d, err := scanDevice(last)
+	d, _, err := scanDevice(last)
 	if err != nil {
 		return nil, 0, err
 	}
 	e.Device = *d
+	e.Device.Auth.Primary, e.Device.Auth.Secondary = nil, nil
 	return &e, size, nil
 }

@@ -24,7 +24,8 @@ const Schema = "hub"
 
 // Store is a hub.Store.
 type Store struct {
-	db *sqldb.DB
+	db    *sqldb.DB
+	vault Vault
 
 	mu  sync.RWMutex
 	ids map[hub.Name]int64 // hubs are never removed
@@ -32,8 +33,9 @@ type Store struct {
 
 var _ hub.Store = (*Store)(nil)
 
-// Open opens, and if needed makes or migrates, the tables at a URL (see sqldb.Config).
-func Open(ctx context.Context, url string) (*Store, error) {
+// Open opens, and if needed makes or migrates, the tables at a URL (see sqldb.Config). Keys are sealed by v; nil is for who
+// neither reads nor writes rows that have keys.
+func Open(ctx context.Context, url string, v Vault) (*Store, error) {
 	m, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return nil, err
@@ -43,7 +45,10 @@ func Open(ctx context.Context, url string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{db: db, ids: map[hub.Name]int64{}}, nil
+	if v == nil {
+		v = shut{}
+	}
+	return &Store{db: db, vault: v, ids: map[hub.Name]int64{}}, nil
 }
 
 // Close closes the database.
@@ -73,6 +78,21 @@ func flag(b bool) int64 {
 	return 0
 }
 
+// blob is b for a column that is not null.
+func blob(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// unblob is the inverse of blob.
+func unblob(b *[]byte) {
+	if len(*b) == 0 {
+		*b = nil
+	}
+}
+
 // CreateHub implements hub.Store.
 func (s *Store) CreateHub(ctx context.Context, name hub.Name, policies []hub.Policy, now time.Time) error {
 	var exists bool
@@ -88,8 +108,9 @@ func (s *Store) CreateHub(ctx context.Context, name hub.Name, policies []hub.Pol
 			return err
 		}
 		for _, p := range policies {
-			if err := tx.Queue(`INSERT INTO policies (hub, name, primary_key, secondary_key, rights) VALUES (?, ?, ?, ?, ?)`,
-				id, p.Name, p.Primary, p.Secondary, int64(p.Rights)); err != nil {
+			primary, secondary := s.seal(policyPlace(name, p.Name), p.Primary, p.Secondary)
+			if err := tx.Queue(`INSERT INTO policies (hub, name, primary_key, secondary_key, rights, sealed) VALUES (?, ?, ?, ?, ?, 1)`,
+				id, p.Name, primary, secondary, int64(p.Rights)); err != nil {
 				return err
 			}
 		}
@@ -154,14 +175,18 @@ func (s *Store) Policies(ctx context.Context, name hub.Name) ([]hub.Policy, erro
 	var out []hub.Policy
 	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
 		out = nil
-		rows, err := tx.Query(`SELECT name, primary_key, secondary_key, rights FROM policies WHERE hub = ? ORDER BY name`, h)
+		rows, err := tx.Query(`SELECT name, primary_key, secondary_key, rights, sealed FROM policies WHERE hub = ? ORDER BY name`, h)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
 			var p hub.Policy
-			if err := rows.Scan(&p.Name, &p.Primary, &p.Secondary, &p.Rights); err != nil {
+			var sealed int64
+			if err := rows.Scan(&p.Name, &p.Primary, &p.Secondary, &p.Rights, &sealed); err != nil {
+				return err
+			}
+			if err := s.open(policyPlace(name, p.Name), sealed, &p.Primary, &p.Secondary); err != nil {
 				return err
 			}
 			out = append(out, p)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"sync"
@@ -16,14 +18,34 @@ import (
 	"github.com/cradle-iot/cradle/hub"
 	"github.com/cradle-iot/cradle/hub/hubdb"
 	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
 var now = time.Date(2026, 3, 4, 5, 6, 7, 891000, time.UTC)
 
+// kek is what the tests' stores seal their keys by.
+var kek = sync.OnceValue(func() *filekey.Vault {
+	dir, err := os.MkdirTemp("", "hubdb")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	v, err := filekey.CreateVault(filepath.Join(dir, "kek"))
+	if err != nil {
+		panic(err)
+	}
+	return v
+})
+
 func open(t *testing.T, url string) *hubdb.Store {
 	t.Helper()
-	s, err := hubdb.Open(t.Context(), url)
+	return openWith(t, url, kek())
+}
+
+func openWith(t *testing.T, url string, v hubdb.Vault) *hubdb.Store {
+	t.Helper()
+	s, err := hubdb.Open(t.Context(), url, v)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,24 +12,33 @@ import (
 )
 
 const (
-	moduleColumns = `device, id, generation, etag, managed_by, auth, primary_key, secondary_key, primary_thumb, secondary_thumb, created, updated`
-	insertModule  = `INSERT INTO modules (hub, ` + moduleColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	moduleColumns = `device, id, generation, etag, managed_by, auth, primary_key, secondary_key, primary_thumb, secondary_thumb, created, updated, sealed`
+	insertModule  = `INSERT INTO modules (hub, ` + moduleColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 )
 
-func moduleValues(m *hub.Module) []any {
-	return []any{string(m.Device), string(m.ID), m.Generation, m.ETag, m.ManagedBy, m.Auth.Type, blob(m.Auth.Primary), blob(m.Auth.Secondary),
-		m.Primary, m.Secondary, micros(m.Created), micros(m.Updated)}
+func (s *Store) moduleValues(name hub.Name, m *hub.Module) []any {
+	primary, secondary := s.seal(modulePlace(name, m.Device, m.ID), m.Auth.Primary, m.Auth.Secondary)
+	return []any{string(m.Device), string(m.ID), m.Generation, m.ETag, m.ManagedBy, m.Auth.Type, primary, secondary,
+		m.Primary, m.Secondary, micros(m.Created), micros(m.Updated), int64(1)}
 }
 
-func scanModule(scan func(...any) error) (*hub.Module, error) {
-	var m hub.Module
+// scanModule reads a row and leaves its keys as they are.
+func scanModule(scan func(...any) error) (m *hub.Module, sealed int64, err error) {
+	m = &hub.Module{}
 	var created, updated int64
-	err := scan(&m.Device, &m.ID, &m.Generation, &m.ETag, &m.ManagedBy, &m.Auth.Type, &m.Auth.Primary, &m.Auth.Secondary,
-		&m.Primary, &m.Secondary, &created, &updated)
+	err = scan(&m.Device, &m.ID, &m.Generation, &m.ETag, &m.ManagedBy, &m.Auth.Type, &m.Auth.Primary, &m.Auth.Secondary,
+		&m.Primary, &m.Secondary, &created, &updated, &sealed)
 	m.Created, m.Updated = fromMicros(created), fromMicros(updated)
-	unblob(&m.Auth.Primary)
-	unblob(&m.Auth.Secondary)
-	return &m, err
+	return m, sealed, err
+}
+
+// scanOpenModule reads a row with its keys.
+func (s *Store) scanOpenModule(name hub.Name, scan func(...any) error) (*hub.Module, error) {
+	m, sealed, err := scanModule(scan)
+	if err == nil {
+		err = s.open(modulePlace(name, m.Device, m.ID), sealed, &m.Auth.Primary, &m.Auth.Secondary)
+	}
+	return m, err
 }
 
 // Module implements hub.Modules.
@@ -40,7 +49,7 @@ func (s *Store) Module(ctx context.Context, name hub.Name, device cradle.DeviceI
 	}
 	var m *hub.Module
 	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
-		m, err = scanModule(tx.QueryRow(`SELECT `+moduleColumns+` FROM modules WHERE hub = ? AND device = ? AND id = ?`, h, string(device), string(id)).Scan)
+		m, err = s.scanOpenModule(name, tx.QueryRow(`SELECT `+moduleColumns+` FROM modules WHERE hub = ? AND device = ? AND id = ?`, h, string(device), string(id)).Scan)
 		return err
 	})
 	if errors.Is(err, sql.ErrNoRows) {
@@ -66,7 +75,7 @@ func (s *Store) Modules(ctx context.Context, name hub.Name, device cradle.Device
 		}
 		defer rows.Close()
 		for rows.Next() {
-			m, err := scanModule(rows.Scan)
+			m, err := s.scanOpenModule(name, rows.Scan)
 			if err != nil {
 				return err
 			}
@@ -84,6 +93,7 @@ func (s *Store) InsertModule(ctx context.Context, name hub.Name, m *hub.Module) 
 	if err != nil {
 		return err
 	}
+	values := append([]any{h}, s.moduleValues(name, m)...)
 	var refusal error
 	err = s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
 		refusal = nil
@@ -107,7 +117,7 @@ func (s *Store) InsertModule(ctx context.Context, name hub.Name, m *hub.Module) 
 			refusal = cradle.Errorf(cradle.TooLarge, "device %q has %d modules, more are not allowed", m.Device, count)
 			return nil
 		}
-		return tx.Queue(insertModule, append([]any{h}, moduleValues(m)...)...)
+		return tx.Queue(insertModule, values...)
 	})
 	if err == nil {
 		err = refusal
@@ -143,10 +153,10 @@ func (s *Store) UpdateModule(ctx context.Context, name hub.Name, m *hub.Module, 
 	if err != nil {
 		return err
 	}
-	v := append(moduleValues(m)[2:], h, string(m.Device), string(m.ID), etag)
+	v := append(s.moduleValues(name, m)[2:], h, string(m.Device), string(m.ID), etag)
 	nothing := func(*sqldb.Tx) error { return nil }
 	return s.swapModule(ctx, h, m.Device, m.ID, nothing, `UPDATE modules SET generation = ?, etag = ?, managed_by = ?, auth = ?, primary_key = ?,
-		secondary_key = ?, primary_thumb = ?, secondary_thumb = ?, created = ?, updated = ? WHERE hub = ? AND device = ? AND id = ? AND etag = ?`, v...)
+		secondary_key = ?, primary_thumb = ?, secondary_thumb = ?, created = ?, updated = ?, sealed = ? WHERE hub = ? AND device = ? AND id = ? AND etag = ?`, v...)
 }
 
 // DeleteModule implements hub.Modules.

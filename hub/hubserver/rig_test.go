@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,7 @@ import (
 	"github.com/cradle-iot/cradle/hub/hubserver"
 	"github.com/cradle-iot/cradle/internal/mqtt"
 	"github.com/cradle-iot/cradle/internal/mqttserve"
+	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/protocol/status"
 )
@@ -110,6 +112,20 @@ type rig struct {
 	reg   *iothub.Registry
 }
 
+// kek is what the rigs' stores seal their keys by.
+var kek = sync.OnceValue(func() *filekey.Vault {
+	dir, err := os.MkdirTemp("", "hubserver")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	v, err := filekey.CreateVault(filepath.Join(dir, "kek"))
+	if err != nil {
+		panic(err)
+	}
+	return v
+})
+
 func newRig(t *testing.T, url string) *rig {
 	t.Helper()
 	return newRigOver(t, url, func(s hub.Store) hub.Store { return s })
@@ -117,7 +133,7 @@ func newRig(t *testing.T, url string) *rig {
 
 func newRigOver(t *testing.T, url string, over func(hub.Store) hub.Store) *rig {
 	t.Helper()
-	db, err := hubdb.Open(t.Context(), url)
+	db, err := hubdb.Open(t.Context(), url, kek())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/cradle-iot/cradle/hub/hubdb"
 	"github.com/cradle-iot/cradle/hub/natsrelay"
 	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
@@ -45,6 +47,7 @@ func (l *logs) has(s string) bool {
 type rig struct {
 	t    *testing.T
 	url  string // of the store
+	kek  *filekey.Vault
 	db   *hubdb.Store
 	hub  *hub.Hub
 	nats *testenv.NATS
@@ -56,6 +59,10 @@ type rig struct {
 func newRig(t *testing.T, url string, nats *testenv.NATS, names ...hub.Name) *rig {
 	t.Helper()
 	r := &rig{t: t, url: url, nats: nats, logs: &logs{}, seq: map[cradle.DeviceID]int{}}
+	var err error
+	if r.kek, err = filekey.CreateVault(filepath.Join(t.TempDir(), "kek")); err != nil {
+		t.Fatal(err)
+	}
 	r.db, r.hub = r.open()
 	for _, n := range names {
 		if err := r.hub.Ensure(t.Context(), n); err != nil {
@@ -67,7 +74,7 @@ func newRig(t *testing.T, url string, nats *testenv.NATS, names ...hub.Name) *ri
 
 func (r *rig) open() (*hubdb.Store, *hub.Hub) {
 	r.t.Helper()
-	db, err := hubdb.Open(r.t.Context(), r.url)
+	db, err := hubdb.Open(r.t.Context(), r.url, r.kek)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"github.com/cradle-iot/cradle/hub/hubdb"
 	"github.com/cradle-iot/cradle/hub/hubserver"
 	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/protocol/sas"
 	"github.com/cradle-iot/cradle/provisioning"
@@ -47,7 +49,11 @@ type foreign struct {
 
 func newForeign(t *testing.T) *foreign {
 	t.Helper()
-	db, err := hubdb.Open(t.Context(), t.TempDir()+"/hub.db")
+	kek, err := filekey.CreateVault(filepath.Join(t.TempDir(), "kek"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := hubdb.Open(t.Context(), t.TempDir()+"/hub.db", kek)
 	if err != nil {
 		t.Fatal(err)
 	}

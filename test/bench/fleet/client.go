@@ -14,7 +14,6 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
-	"github.com/cradle-iot/cradle/hub/hubdb"
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/providerdb"
 	"github.com/cradle-iot/cradle/provisioning"
@@ -78,7 +77,7 @@ func NewClients(ctx context.Context, p *plant.Plant, n int) (c *Clients, err err
 
 // LoadHub enters them into the hub's registry. The server must not run.
 func (c *Clients) LoadHub(ctx context.Context, p *plant.Plant) (err error) {
-	hubs, err := hubdb.Open(ctx, p.Database("hub"))
+	hubs, err := openHub(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -110,7 +109,7 @@ func LoadRegistrations(ctx context.Context, p *plant.Plant, n int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, reg.Close()) }()
-	hubs, err := hubdb.Open(ctx, p.Database("hub"))
+	hubs, err := openHub(ctx, p)
 	if err != nil {
 		return err
 	}

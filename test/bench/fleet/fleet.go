@@ -53,7 +53,7 @@ func Load(ctx context.Context, p *plant.Plant, n int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, reg.Close()) }()
-	hubs, err := hubdb.Open(ctx, p.Database("hub"))
+	hubs, err := openHub(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -158,6 +158,19 @@ func LoadStatus(ctx context.Context, p *plant.Plant, db *providerdb.DB, statusUR
 	return g.Wait()
 }
 
+// openHub opens the hub's store of a plant.
+func openHub(ctx context.Context, p *plant.Plant) (*hubdb.Store, error) {
+	vault, err := openVault(p)
+	if err != nil {
+		return nil, err
+	}
+	return hubdb.Open(ctx, p.Database("hub"), vault)
+}
+
+func openVault(p *plant.Plant) (*filekey.Vault, error) {
+	return filekey.LoadVault(filepath.Join(p.Data(), "key-encryption-key"))
+}
+
 // mint makes devices.
 type mint struct {
 	now    time.Time
@@ -182,7 +195,7 @@ func newMint(ctx context.Context, p *plant.Plant, db *providerdb.DB, statusURL s
 		return nil, err
 	}
 	m.ekSPKI = ek.RawSubjectPublicKeyInfo
-	vault, err := filekey.LoadVault(filepath.Join(p.Data(), "key-encryption-key"))
+	vault, err := openVault(p)
 	if err != nil {
 		return nil, err
 	}
