@@ -5,6 +5,7 @@ import (
 	"encoding/asn1"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/der"
 )
 
 var (
@@ -17,31 +18,8 @@ var (
 	signedDataDER = rawOf(oidSignedData).FullBytes
 	versionDER    = []byte{asn1.TagInteger, 1, 1}
 	emptySetDER   = []byte{0x31, 0}
-	dataDER       = element(0x30, rawOf(oidData).FullBytes) // encapContentInfo without content
+	dataDER       = der.Element(der.Sequence, rawOf(oidData).FullBytes) // encapContentInfo without content
 )
-
-// element is one DER element of that tag.
-func element(tag byte, parts ...[]byte) []byte {
-	n := 0
-	for _, p := range parts {
-		n += len(p)
-	}
-	out := make([]byte, 0, n+5)
-	switch out = append(out, tag); {
-	case n < 1<<7:
-		out = append(out, byte(n))
-	case n < 1<<8:
-		out = append(out, 0x81, byte(n))
-	case n < 1<<16:
-		out = append(out, 0x82, byte(n>>8), byte(n))
-	default:
-		out = append(out, 0x83, byte(n>>16), byte(n>>8), byte(n))
-	}
-	for _, p := range parts {
-		out = append(out, p...)
-	}
-	return out
-}
 
 // contentInfo is RFC 5652 §3.
 type contentInfo struct {
@@ -56,12 +34,12 @@ func EncodeCerts(certs ...[]byte) ([]byte, error) {
 	if len(certs) == 0 || len(certs) > MaxCerts {
 		return nil, cradle.Errorf(cradle.Invalid, "a certs-only message holds 1 to %d certificates, not %d", MaxCerts, len(certs))
 	}
-	all := element(0xa0, certs...)
-	der := element(0x30, signedDataDER, element(0xa0, element(0x30, versionDER, emptySetDER, dataDER, all, emptySetDER)))
-	if len(der) > MaxDER {
-		return nil, cradle.Errorf(cradle.TooLarge, "a certs-only message of %d bytes: at most %d", len(der), MaxDER)
+	all := der.Element(der.Contained, certs...)
+	message := der.Element(der.Sequence, signedDataDER, der.Element(der.Contained, der.Element(der.Sequence, versionDER, emptySetDER, dataDER, all, emptySetDER)))
+	if len(message) > MaxDER {
+		return nil, cradle.Errorf(cradle.TooLarge, "a certs-only message of %d bytes: at most %d", len(message), MaxDER)
 	}
-	return der, nil
+	return message, nil
 }
 
 // DecodeCerts reads the certificates of a SignedData message in DER, in the order in which they are

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/der"
 )
 
 var (
@@ -36,7 +37,7 @@ func (b Bundle) Attribute() ([]byte, error) {
 		}
 		bundle = append(bundle, sequence(b.Certs...))
 	}
-	return sequence(oidEvidence, tlv(0x31, sequence(bundle...))), nil
+	return sequence(oidEvidence, element(0x31, sequence(bundle...))), nil
 }
 
 // parseBundle reads an AttestationBundle. exact says that Attribute would give back the same bytes:
@@ -183,31 +184,12 @@ func isSequence(v asn1.RawValue) bool {
 	return v.Class == asn1.ClassUniversal && v.Tag == asn1.TagSequence && v.IsCompound
 }
 
-func sequence(parts ...[]byte) []byte { return tlv(0x30, parts...) }
+// element, like sequence and octets, is for files where arguments are named der.
+func element(tag byte, parts ...[]byte) []byte { return der.Element(tag, parts...) }
 
-func octets(b []byte) []byte { return tlv(0x04, b) }
+func sequence(parts ...[]byte) []byte { return der.Element(der.Sequence, parts...) }
 
-func tlv(tag byte, parts ...[]byte) []byte {
-	var n int
-	for _, p := range parts {
-		n += len(p)
-	}
-	out := []byte{tag}
-	switch {
-	case n < 0x80:
-		out = append(out, byte(n))
-	case n < 0x100:
-		out = append(out, 0x81, byte(n))
-	case n < 0x10000:
-		out = append(out, 0x82, byte(n>>8), byte(n))
-	default:
-		out = append(out, 0x83, byte(n>>16), byte(n>>8), byte(n))
-	}
-	for _, p := range parts {
-		out = append(out, p...)
-	}
-	return out
-}
+func octets(b []byte) []byte { return der.Element(asn1.TagOctetString, b) }
 
 func mustOID(o asn1.ObjectIdentifier) []byte {
 	der, err := asn1.Marshal(o)
@@ -223,5 +205,5 @@ func activationOID() []byte {
 	if err != nil {
 		panic("internal error: " + err.Error())
 	}
-	return tlv(0x06, b)
+	return element(0x06, b)
 }

@@ -112,7 +112,7 @@ func takeEvidence(der []byte) (info, plain []byte, values [][]byte, err error) {
 	if len(values) == 0 {
 		return tbs.FullBytes, der, nil, nil
 	}
-	return tbs.FullBytes, sequence(sequence(head, tlv(0xa0, others...)), signature), values, nil
+	return tbs.FullBytes, sequence(sequence(head, element(0xa0, others...)), signature), values, nil
 }
 
 // CreateCSR makes a PKCS#10 request with that subject, signed by key, which may live in a TPM. bundle may
@@ -138,12 +138,12 @@ func CreateCSR(subject pkix.Name, key crypto.Signer, bundle *Bundle) (der []byte
 			return nil, err
 		}
 	}
-	info := sequence([]byte{0x02, 0x01, 0x00}, name, spki, tlv(0xa0, attr))
+	info := sequence([]byte{0x02, 0x01, 0x00}, name, spki, element(0xa0, attr))
 	sig, err := crypto.SignMessage(key, rand.Reader, info, hash)
 	if err != nil {
 		return nil, fmt.Errorf("signing the CSR: %w", err)
 	}
-	der = sequence(info, alg, tlv(0x03, []byte{0}, sig))
+	der = sequence(info, alg, element(0x03, []byte{0}, sig))
 	csr, err := ParseCSR(der)
 	if err != nil {
 		return nil, err

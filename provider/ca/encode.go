@@ -9,6 +9,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"slices"
+
+	"github.com/cradle-iot/cradle/internal/der"
 )
 
 var (
@@ -34,12 +36,12 @@ var signatureAlgorithms = map[x509.SignatureAlgorithm]struct {
 }
 
 func algorithmID(id asn1.ObjectIdentifier, params []byte) []byte {
-	var w derWriter
-	w.element(derSequence, func() {
-		w.oid(id)
-		w.raw(params)
+	var w der.Writer
+	w.Element(der.Sequence, func() {
+		w.OID(id)
+		w.Raw(params)
 	})
-	return w.b
+	return w.B
 }
 
 // points is where the certificate's standing is asked for; zero: it does not say.
@@ -48,88 +50,88 @@ type points struct{ crl, ocsp, ca string }
 // tbs encodes the certificate without its signature (RFC 5280 §4.1.2). The bytes are those that x509.CreateCertificate
 // makes, against which the tests hold it; that one also verifies each signature (docs/decisions/0036-proved-keys.md).
 func (d *Draft) tbs(algorithm []byte, at points) []byte {
-	w := &derWriter{make([]byte, 0, 1024)}
-	w.element(derSequence, func() {
-		w.raw([]byte{derContained, 3, asn1.TagInteger, 1, 2}) // version 3
-		w.positive(d.serial)
-		w.raw(algorithm, d.iss.Cert.RawSubject)
-		w.element(derSequence, func() {
-			w.time(d.NotBefore)
-			w.time(d.NotAfter)
+	w := der.NewWriter(1024)
+	w.Element(der.Sequence, func() {
+		w.Raw([]byte{der.Contained, 3, asn1.TagInteger, 1, 2}) // version 3
+		w.Positive(d.serial)
+		w.Raw(algorithm, d.iss.Cert.RawSubject)
+		w.Element(der.Sequence, func() {
+			w.Time(d.NotBefore)
+			w.Time(d.NotAfter)
 		})
-		w.raw(d.rawSubject, d.SPKI)
-		w.element(derContained|3, func() {
-			w.element(derSequence, func() { d.addExtensions(w, at) })
+		w.Raw(d.rawSubject, d.SPKI)
+		w.Element(der.Contained|3, func() {
+			w.Element(der.Sequence, func() { d.addExtensions(w, at) })
 		})
 	})
-	return w.b
+	return w.B
 }
 
-func (d *Draft) addExtensions(w *derWriter, at points) {
-	w.extension(oidKeyUsage, true, func() { w.raw(keyUsageDER(d.usage)) })
+func (d *Draft) addExtensions(w *der.Writer, at points) {
+	extension(w, oidKeyUsage, true, func() { w.Raw(keyUsageDER(d.usage)) })
 	if len(d.usages) > 0 {
-		w.extension(oidExtKeyUsage, false, func() {
-			w.element(derSequence, func() {
+		extension(w, oidExtKeyUsage, false, func() {
+			w.Element(der.Sequence, func() {
 				for _, id := range d.usages {
-					w.oid(id)
+					w.OID(id)
 				}
 			})
 		})
 	}
-	w.extension(oidBasicConstraints, true, func() { w.raw(notCA) })
-	w.extension(oidSubjectKeyID, false, func() { w.value(asn1.TagOctetString, keyID(d.SPKI)) })
+	extension(w, oidBasicConstraints, true, func() { w.Raw(notCA) })
+	extension(w, oidSubjectKeyID, false, func() { w.Value(asn1.TagOctetString, keyID(d.SPKI)) })
 	if id := d.iss.Cert.SubjectKeyId; len(id) > 0 {
-		w.extension(oidAuthorityKeyID, false, func() {
-			w.element(derSequence, func() { w.value(derContext, id) })
+		extension(w, oidAuthorityKeyID, false, func() {
+			w.Element(der.Sequence, func() { w.Value(der.Context, id) })
 		})
 	}
 	if at != (points{}) {
-		w.extension(oidInfoAccess, false, func() {
-			w.element(derSequence, func() {
-				w.access(oidAccessOCSP, at.ocsp)
-				w.access(oidAccessIssuers, at.ca)
+		extension(w, oidInfoAccess, false, func() {
+			w.Element(der.Sequence, func() {
+				access(w, oidAccessOCSP, at.ocsp)
+				access(w, oidAccessIssuers, at.ca)
 			})
 		})
 	}
-	w.extension(oidPolicies, false, func() {
-		w.element(derSequence, func() {
+	extension(w, oidPolicies, false, func() {
+		w.Element(der.Sequence, func() {
 			for _, p := range d.policies {
-				w.element(derSequence, func() { w.value(asn1.TagOID, oidContents(p)) })
+				w.Element(der.Sequence, func() { w.Value(asn1.TagOID, oidContents(p)) })
 			}
 		})
 	})
 	if at != (points{}) {
-		w.extension(oidCRLPoints, false, func() {
-			w.element(derSequence, func() {
-				w.element(derSequence, func() { // one DistributionPoint
-					w.element(derContained, func() {
-						w.element(derContained, func() { w.text(derContext|tagURI, at.crl) })
+		extension(w, oidCRLPoints, false, func() {
+			w.Element(der.Sequence, func() {
+				w.Element(der.Sequence, func() { // one DistributionPoint
+					w.Element(der.Contained, func() {
+						w.Element(der.Contained, func() { w.Text(der.Context|tagURI, at.crl) })
 					})
 				})
 			})
 		})
 	}
 	for _, e := range d.extensions {
-		w.extension(e.Id, e.Critical, func() { w.raw(e.Value) })
+		extension(w, e.Id, e.Critical, func() { w.Raw(e.Value) })
 	}
 }
 
 // extension: RFC 5280 §4.1; value writes what is inside of the OCTET STRING.
-func (w *derWriter) extension(id asn1.ObjectIdentifier, critical bool, value func()) {
-	w.element(derSequence, func() {
-		w.oid(id)
+func extension(w *der.Writer, id asn1.ObjectIdentifier, critical bool, value func()) {
+	w.Element(der.Sequence, func() {
+		w.OID(id)
 		if critical { // its default is left out
-			w.raw([]byte{asn1.TagBoolean, 1, 0xff})
+			w.Raw([]byte{asn1.TagBoolean, 1, 0xff})
 		}
-		w.element(asn1.TagOctetString, value)
+		w.Element(asn1.TagOctetString, value)
 	})
 }
 
 // access writes an AccessDescription (RFC 5280 §4.2.2.1).
-func (w *derWriter) access(method asn1.ObjectIdentifier, url string) {
-	w.element(derSequence, func() {
-		w.oid(method)
-		w.text(derContext|tagURI, url)
+func access(w *der.Writer, method asn1.ObjectIdentifier, url string) {
+	w.Element(der.Sequence, func() {
+		w.OID(method)
+		w.Text(der.Context|tagURI, url)
 	})
 }
 
@@ -143,12 +145,12 @@ func oidContents(o x509.OID) []byte {
 
 // certificate puts a signature under what was signed (RFC 5280 §4.1).
 func certificate(tbs, algorithm, signature []byte) []byte {
-	w := &derWriter{make([]byte, 0, len(tbs)+len(algorithm)+len(signature)+16)}
-	w.element(derSequence, func() {
-		w.raw(tbs, algorithm)
-		w.element(asn1.TagBitString, func() { w.raw([]byte{0}, signature) }) // no unused bits
+	w := der.NewWriter(len(tbs) + len(algorithm) + len(signature) + 16)
+	w.Element(der.Sequence, func() {
+		w.Raw(tbs, algorithm)
+		w.Element(asn1.TagBitString, func() { w.Raw([]byte{0}, signature) }) // no unused bits
 	})
-	return w.b
+	return w.B
 }
 
 // isSPKI reports whether der is the one encoding of a public key. Readers take more than that.

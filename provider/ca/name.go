@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/der"
 )
 
 // facts are what templates may name: what the provider knows of the device by proof or by its operator's word.
@@ -153,13 +154,13 @@ func (l *Leaf) subject() ([]namePart, error) {
 
 // nameDER encodes a Name (RFC 5280 §4.1.2.4), with PrintableString where it can be, else UTF8String.
 func nameDER(name []namePart) ([]byte, error) {
-	w := &derWriter{make([]byte, 0, 128)}
+	w := der.NewWriter(128)
 	for _, p := range name {
 		if !utf8.ValidString(p.value) {
 			return nil, fmt.Errorf("%s is not UTF-8", p.typ)
 		}
 	}
-	w.element(derSequence, func() {
+	w.Element(der.Sequence, func() {
 		for _, p := range name {
 			tag := byte(asn1.TagUTF8String)
 			switch {
@@ -168,15 +169,15 @@ func nameDER(name []namePart) ([]byte, error) {
 			case isPrintable(p.value):
 				tag = asn1.TagPrintableString
 			}
-			w.element(derSet, func() {
-				w.element(derSequence, func() {
-					w.oid(p.id)
-					w.text(tag, p.value)
+			w.Element(der.Set, func() {
+				w.Element(der.Sequence, func() {
+					w.OID(p.id)
+					w.Text(tag, p.value)
 				})
 			})
 		}
 	})
-	return w.b, nil
+	return w.B, nil
 }
 
 // names expands the profile's alternative names and adds those that were granted.
@@ -244,38 +245,38 @@ var generalNames = map[string]func(value string) ([]byte, error){
 		if err != nil || len(serial) == 0 {
 			return nil, fmt.Errorf("hardwareModuleName %q is not hexadecimal", v)
 		}
-		return otherName(oidHardwareModuleName, func(w *derWriter) {
-			w.oid(oidHWTypeTPM20)
-			w.value(asn1.TagOctetString, serial)
+		return otherName(oidHardwareModuleName, func(w *der.Writer) {
+			w.OID(oidHWTypeTPM20)
+			w.Value(asn1.TagOctetString, serial)
 		}), nil
 	},
 	"permanentIdentifier": func(v string) ([]byte, error) {
 		if v == "" {
 			return nil, fmt.Errorf("permanentIdentifier is empty")
 		}
-		return otherName(oidPermanentID, func(w *derWriter) {
-			w.text(asn1.TagUTF8String, v)
-			w.oid(oidEKPermIDSHA256)
+		return otherName(oidPermanentID, func(w *der.Writer) {
+			w.Text(asn1.TagUTF8String, v)
+			w.OID(oidEKPermIDSHA256)
 		}), nil
 	},
 }
 
 func plainName(tag byte, v string) []byte {
-	var w derWriter
-	w.text(derContext|tag, v)
-	return w.b
+	var w der.Writer
+	w.Text(der.Context|tag, v)
+	return w.B
 }
 
 // otherName writes a name whose value is a SEQUENCE of members.
-func otherName(id asn1.ObjectIdentifier, members func(*derWriter)) []byte {
-	var w derWriter
-	w.element(derContained|tagOtherName, func() {
-		w.oid(id)
-		w.element(derContained, func() {
-			w.element(derSequence, func() { members(&w) })
+func otherName(id asn1.ObjectIdentifier, members func(*der.Writer)) []byte {
+	var w der.Writer
+	w.Element(der.Contained|tagOtherName, func() {
+		w.OID(id)
+		w.Element(der.Contained, func() {
+			w.Element(der.Sequence, func() { members(&w) })
 		})
 	})
-	return w.b
+	return w.B
 }
 
 // checkDNS holds a name to the preferred syntax of RFC 1034 §3.5 and RFC 1123 §2.1; wildcards are not for devices.
@@ -309,18 +310,18 @@ func generalName(s string) ([]byte, error) {
 
 // subjectAltName makes the extension; it must be critical when the subject is empty (RFC 5280 §4.2.1.6).
 func subjectAltName(names []string, critical bool) (pkix.Extension, error) {
-	var w derWriter
+	var w der.Writer
 	var err error
-	w.element(derSequence, func() {
+	w.Element(der.Sequence, func() {
 		for _, n := range names {
 			der, nerr := generalName(n)
 			if nerr != nil && err == nil {
 				err = nerr
 			}
-			w.raw(der)
+			w.Raw(der)
 		}
 	})
-	return pkix.Extension{Id: oidSAN, Critical: critical, Value: w.b}, err
+	return pkix.Extension{Id: oidSAN, Critical: critical, Value: w.B}, err
 }
 
 // Bounds of the alternative names that a CSR may ask for.
