@@ -34,9 +34,9 @@ func (f *feedSignal) notify() {
 	f.ch = make(chan struct{})
 }
 
-// After answers a reader of the status feed (status.Source): at once when there is news, else after
-// status.Heartbeat. News of another replica is found within the heartbeat too.
-func (p *Provider) After(ctx context.Context, seq int64) (status.Envelope, error) {
+// After answers a reader of the status feed (status.Source): at once when there is news or it asks for what is known now, else
+// after status.Heartbeat. News of another replica is found within the heartbeat too.
+func (p *Provider) After(ctx context.Context, seq int64, now bool) (status.Envelope, error) {
 	if err := p.openFeed(); err != nil {
 		return status.Envelope{}, err
 	}
@@ -45,7 +45,7 @@ func (p *Provider) After(ctx context.Context, seq int64) (status.Envelope, error
 	if err != nil {
 		return status.Envelope{}, err
 	}
-	if len(events) == 0 {
+	if len(events) == 0 && !now {
 		t := time.NewTimer(status.Heartbeat)
 		defer t.Stop()
 		select {

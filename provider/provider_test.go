@@ -370,7 +370,7 @@ func TestRevocation(t *testing.T) {
 			refused(t, err, cradle.Forbidden, "revoked")
 		}
 		refused(t, change(provider.Release), cradle.Conflict, "is revoked")
-		e, err := r.p.After(t.Context(), 0)
+		e, err := r.p.After(t.Context(), 0, false)
 		if err != nil || len(e.Body) == 0 {
 			t.Fatal(err)
 		}

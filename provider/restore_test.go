@@ -118,7 +118,7 @@ func (x *restored) closed(u *unit, o cradle.OrderID) {
 	}
 	_, err = x.p.WithdrawOrder(x.t.Context(), o, "x")
 	refused(x.t, err, cradle.Busy, words)
-	_, err = x.p.After(x.t.Context(), 0)
+	_, err = x.p.After(x.t.Context(), 0, false)
 	refused(x.t, err, cradle.Busy, words)
 	_, err = x.p.CertStatus(x.t.Context(), nil, ca.SerialString(u.op.SerialNumber))
 	refused(x.t, err, cradle.Busy, words)
@@ -252,7 +252,7 @@ func TestCatchUp(t *testing.T) {
 			t.Fatalf("%+v, %v, %v", u, findings, err)
 		}
 		x.open()
-		if _, err := x.p.After(t.Context(), 0); cradle.KindOf(err) != cradle.Busy { // the installation's log still waits
+		if _, err := x.p.After(t.Context(), 0, false); cradle.KindOf(err) != cradle.Busy { // the installation's log still waits
 			t.Errorf("the feed speaks while a log is closed: %v", err)
 		}
 		if u, findings, err = x.catchUp(l.installed); err != nil || len(findings) > 0 || !u.Open || len(u.Todo) > 0 {
@@ -265,7 +265,7 @@ func TestCatchUp(t *testing.T) {
 		refused(t, err, cradle.Forbidden, "revoked")
 		_, err = x.enrollKey(l.new, cradle.Operational, l.new.ldevid)
 		refused(t, err, cradle.Forbidden, "on hold")
-		env, err := x.p.After(t.Context(), 0)
+		env, err := x.p.After(t.Context(), 0, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -425,14 +425,14 @@ func TestDeclareLost(t *testing.T) {
 			t.Errorf("thawed twice: %v", err)
 		}
 		// The feed goes on above what followers know; whoever knows more is told.
-		env, err := x.p.After(t.Context(), 0)
+		env, err := x.p.After(t.Context(), 0, false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if s, err := status.Verify(env, l.p.FeedKey(), 0); err != nil || s.Newest < l.feed {
 			t.Errorf("the feed after the loss: %+v, %v", s, err)
 		}
-		_, err = x.p.After(t.Context(), 1<<40)
+		_, err = x.p.After(t.Context(), 1<<40, false)
 		refused(t, err, cradle.Conflict, "was the store restored")
 		ev, err := x.p.ChangeState(t.Context(), "acme", "acme-sn0002", provider.Revoke, "again")
 		if err != nil || ev.Seq <= l.feed {

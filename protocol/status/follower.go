@@ -16,21 +16,21 @@ import (
 	"github.com/cradle-iot/cradle"
 )
 
-// Source answers what comes after a number; it may wait up to Heartbeat for news.
+// Source answers what comes after a number; it waits up to Heartbeat for news unless it is asked what is known now.
 type Source interface {
-	After(ctx context.Context, seq int64) (Envelope, error)
+	After(ctx context.Context, seq int64, now bool) (Envelope, error)
 }
 
-// HTTPSource reads GET {URL}?after=N, as the provider serves it under /status/v1/feed.
+// HTTPSource reads GET {URL}?after=N&now=true, as the provider serves it under /status/v1/feed.
 type HTTPSource struct {
 	HTTP *http.Client
 	URL  string
 }
 
 // After implements Source.
-func (h HTTPSource) After(ctx context.Context, seq int64) (Envelope, error) {
+func (h HTTPSource) After(ctx context.Context, seq int64, now bool) (Envelope, error) {
 	var e Envelope
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.URL+"?after="+strconv.FormatInt(seq, 10), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.URL+"?after="+strconv.FormatInt(seq, 10)+"&now="+strconv.FormatBool(now), nil)
 	if err != nil {
 		return e, err
 	}
@@ -98,11 +98,11 @@ func (f *Follower) Run(ctx context.Context) error {
 
 func (f *Follower) step(ctx context.Context) error {
 	f.mu.RLock()
-	after := f.seq
+	after, first := f.seq, f.fresh.IsZero()
 	f.mu.RUnlock()
 	ctx, cancel := context.WithTimeout(ctx, 10*Heartbeat)
 	defer cancel()
-	e, err := f.source.After(ctx, after)
+	e, err := f.source.After(ctx, after, first)
 	if err != nil {
 		return err
 	}

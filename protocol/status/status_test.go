@@ -73,11 +73,15 @@ type feed struct {
 	skew   time.Duration
 }
 
-func (f *feed) After(ctx context.Context, seq int64) (status.Envelope, error) {
+func (f *feed) After(ctx context.Context, seq int64, now bool) (status.Envelope, error) {
+	wait := status.Heartbeat
+	if now {
+		wait = 0
+	}
 	select {
 	case <-ctx.Done():
 		return status.Envelope{}, ctx.Err()
-	case <-time.After(status.Heartbeat):
+	case <-time.After(wait):
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -188,6 +188,12 @@ func query(raw string, v reflect.Value) error {
 				return cradle.Errorf(cradle.Invalid, "query: %s must be a whole number, 0 or more", name)
 			}
 			field.SetInt(n)
+		case reflect.Bool:
+			b, err := strconv.ParseBool(got[0])
+			if err != nil {
+				return cradle.Errorf(cradle.Invalid, "query: %s must be true or false", name)
+			}
+			field.SetBool(b)
 		default:
 			panic("internal error: query field " + f.Name)
 		}

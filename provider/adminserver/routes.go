@@ -37,9 +37,10 @@ func (s *Server) openRoutes() {
 	p := s.Provider
 	type after struct {
 		After int64 `query:"after" doc:"The number of the last event that you know, 0 for none."`
+		Now   bool  `query:"now" doc:"Answer at once, also when there is no news."`
 	}
 	handle(s, op{pattern: "GET /status/v1/feed", does: "The status feed, signed."}, func(c *call, in after) (status.Envelope, error) {
-		return p.After(c.ctx(), in.After)
+		return p.After(c.ctx(), in.After, in.Now)
 	})
 	type nonce struct {
 		Nonce string `query:"nonce" doc:"Base64url."`

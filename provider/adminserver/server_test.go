@@ -207,7 +207,7 @@ func TestImportRefusesByName(t *testing.T) {
 func TestFeed(t *testing.T) {
 	s, p := server(t)
 	src := status.HTTPSource{HTTP: s.Client(), URL: s.URL + "/status/v1/feed"}
-	e, err := src.After(t.Context(), 0)
+	e, err := src.After(t.Context(), 0, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,13 +215,15 @@ func TestFeed(t *testing.T) {
 	if err != nil || len(st.Events) != 0 || time.Since(st.Time).Abs() > time.Minute {
 		t.Errorf("heartbeat: %+v, %v", st, err)
 	}
-	resp, err := s.Client().Get(s.URL + "/status/v1/feed?after=-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusBadRequest {
-		t.Errorf("after=-1: %s", resp.Status)
+	for _, query := range []string{"after=-1", "now=2"} {
+		resp, err := s.Client().Get(s.URL + "/status/v1/feed?" + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: %s", query, resp.Status)
+		}
 	}
 }
 
