@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"strings"
 	"time"
 
@@ -87,8 +88,10 @@ func (p *pending) decide() (*Caller, error) {
 	} else {
 		err = p.byGroup(c)
 	}
-	if err != nil && !p.barred() {
-		return nil, err
+	if err != nil {
+		if err = p.barred(err); err != nil {
+			return nil, err
+		}
 	}
 	c.Facts.Attestation, c.Facts.Group, c.Facts.Account = c.Kind, c.Group, c.Account
 	if p.individual != nil {
@@ -104,10 +107,19 @@ func (p *pending) decide() (*Caller, error) {
 	return c, nil
 }
 
-// barred reports whether the individual enrolment is a disabled one, and the device proved that a group would admit it: then
-// that bars it, and not that it proves itself in another way than its enrolment wants.
-func (p *pending) barred() bool {
-	return p.individual != nil && !p.individual.Enabled && p.byGroup(&Caller{ID: p.id}) == nil
+// barred looks again at a device that its own enrolment refuses. It returns nil when that is a disabled one and the device proved
+// that a group would admit it: then this bars it, and not that it proves itself in another way than the enrolment wants. A unit of
+// a TPM group proves it by a challenge.
+func (p *pending) barred(err error) error {
+	if p.individual == nil || p.individual.Enabled {
+		return err
+	}
+	var challenge *TPMChallenge
+	byGroup := p.byGroup(&Caller{ID: p.id})
+	if byGroup == nil || errors.As(byGroup, &challenge) && !errors.As(err, &challenge) {
+		return byGroup
+	}
+	return err
 }
 
 // byEnrollment lets the individual enrolment decide, and nothing beside it.

@@ -257,6 +257,13 @@ func TestAttacks(t *testing.T) {
 		{"units: poll", caseOf{Shown: poll(hardware(nil, answer("op-1", 0)), "op-2"), Groups: groups(unitGroup), Unit: unit(nil), Present: &usedUnit}, ""},
 		{"units: poll after it was revoked", caseOf{Shown: poll(hardware(nil, answer("op-1", 0)), "op-2"), Groups: groups(unitGroup), Present: &usedUnit,
 			Unit: unit(func(u *provisioning.Unit) { u.State = cradle.Revoked })}, "is revoked"},
+		{"units: a disabled enrolment of another attestation, first call", caseOf{Shown: hardware(keys, ""), Groups: groups(unitGroup), Unit: unit(nil), Individual: &off}, "challenge"},
+		{"units: then it says what bars the unit", caseOf{Shown: hardware(keys, answer("", 0)), Groups: groups(unitGroup), Unit: unit(nil), Individual: &off}, "enrolment \"dev-1\" is disabled"},
+		{"units: barred, who has the public key alone is not told", caseOf{Shown: hardware(keys, token(key2, resource, "registration", time.Hour)), Groups: groups(unitGroup), Unit: unit(nil),
+			Individual: func() *provisioning.Enrollment { e := *pinned(byRoot, nil); e.Enabled = false; return &e }()}, "wants a client certificate"},
+		{"units: barred, a TPM that is no unit", caseOf{Shown: hardware(keys, ""), Groups: groups(unitGroup), Individual: &off}, "wants a SAS token"},
+		{"units: barred by the enrolment of another TPM", caseOf{Shown: hardware(keys, answer("", 0)), Groups: groups(unitGroup), Unit: unit(nil),
+			Individual: func() *provisioning.Enrollment { e := *tpm; e.TPM.Endorsement, e.Enabled = ek2, false; return &e }()}, "enrolment \"dev-1\" is disabled"},
 		{"units: its own enrolment decides", caseOf{Shown: hardware(keys, ""), Groups: groups(unitGroup), Unit: unit(nil), Individual: keyed}, "wants a SAS token"},
 
 		{"name: not a registration id", caseOf{Shown: provisioning.Credentials{RegistrationID: "dev 1", Chain: []*x509.Certificate{byRoot}}, Groups: groups(caGroup)}, "registration id \"dev 1\""},

@@ -61,7 +61,7 @@ func (s *Service) judge(ctx context.Context, id RegistrationID, cr Credentials, 
 		}
 	}
 	var err error
-	if p.individual == nil && len(r.units) > 0 {
+	if (p.individual == nil || !p.individual.Enabled) && len(r.units) > 0 {
 		if p.unit, err = s.unitOf(ctx, &p); err != nil {
 			return nil, err
 		}

@@ -360,6 +360,19 @@ func TestUnitsOfAnOrder(t *testing.T) {
 	if d := s.hub.Device("unit-1"); d == nil || d.Authentication.Type != iothub.SAS {
 		t.Errorf("entry %+v", d)
 	}
+	// One unit is taken out by an enrolment of its own; that is the reason that its TPM hears.
+	s.must(200, "PUT", "/enrollments/unit-1"+v, `{"attestation":{"type":"symmetricKey"},"provisioningStatus":"disabled"}`, nil)
+	if status, b, _ := s.send("GET", "/"+s.resource("unit-1")+"/operations/"+op.OperationID+v, token, "{}"); status != 401 || !strings.Contains(string(b), "is disabled") {
+		t.Errorf("poll of a barred unit: %d %s", status, b)
+	}
+	if err := x.Activate(s.challenge("unit-1", wire(x))); err != nil {
+		t.Fatal(err)
+	}
+	again := x.Token(s.resource("unit-1"), "registration", time.Now().Add(time.Hour))
+	if status, b, _ := s.send("PUT", "/"+s.resource("unit-1")+"/register"+v, again, dps.DeviceRegistration{TPM: wire(x)}); status != 401 || !strings.Contains(string(b), "is disabled") {
+		t.Errorf("registration of a barred unit: %d %s", status, b)
+	}
+	s.must(204, "DELETE", "/enrollments/unit-1"+v, nil, nil)
 	u.State = cradle.Revoked
 	units.set(p.Digest(), u)
 	if status, _ := poll(); status != 401 {
