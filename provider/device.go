@@ -18,10 +18,24 @@ func (p *Provider) Device(ctx context.Context, account cradle.AccountID, id crad
 	return p.store.Device(ctx, account, id)
 }
 
-// DeviceList returns an account's devices by id.
+// DeviceList returns an account's devices by id. Who asks for an order, a lot or a state that does not exist is told so.
 func (p *Provider) DeviceList(ctx context.Context, account cradle.AccountID, f DeviceFilter) ([]Device, error) {
 	if _, err := p.account(ctx, account); err != nil {
 		return nil, err
+	}
+	states := []cradle.DeviceState{"", cradle.Made, cradle.Accepted, cradle.Active, cradle.Suspended, cradle.Revoked, cradle.Retired}
+	if !slices.Contains(states, f.State) {
+		return nil, cradle.Errorf(cradle.Invalid, "%.40q is no state of a device", f.State).WithHint("use one of %v", states[1:])
+	}
+	if f.Order != "" {
+		if err := p.CheckOrder(ctx, account, f.Order); err != nil {
+			return nil, err
+		}
+	}
+	if f.Lot != "" {
+		if err := p.CheckLot(ctx, account, f.Order, f.Lot); err != nil {
+			return nil, err
+		}
 	}
 	return p.store.DeviceList(ctx, account, f)
 }

@@ -136,6 +136,18 @@ func (p *Provider) Lot(ctx context.Context, id cradle.LotID) (Lot, error) {
 	return p.store.Lot(ctx, id)
 }
 
+// CheckLot is NotFound unless it is a lot of the account and, unless that is empty, of the order.
+func (p *Provider) CheckLot(ctx context.Context, account cradle.AccountID, order cradle.OrderID, id cradle.LotID) error {
+	l, err := p.store.Lot(ctx, id)
+	switch {
+	case cradle.KindOf(err) == cradle.NotFound || err == nil && l.Account != account:
+		return cradle.Errorf(cradle.NotFound, "account %s has no lot %.80q", account, id).WithHint("cradle lot list --account %s", account)
+	case err == nil && order != "" && l.Order != order:
+		return cradle.Errorf(cradle.NotFound, "lot %s is of order %s, not of order %.80s", id, l.Order, order).WithHint("cradle lot list --account %s", account)
+	}
+	return err
+}
+
 // Lots returns an account's lots, oldest first.
 func (p *Provider) Lots(ctx context.Context, account cradle.AccountID) ([]Lot, error) {
 	if _, err := p.account(ctx, account); err != nil {

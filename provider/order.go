@@ -193,6 +193,15 @@ func (p *Provider) Order(ctx context.Context, id cradle.OrderID) (Order, error) 
 	return p.store.Order(ctx, id)
 }
 
+// CheckOrder is NotFound unless it is an order of the account.
+func (p *Provider) CheckOrder(ctx context.Context, account cradle.AccountID, id cradle.OrderID) error {
+	o, err := p.store.Order(ctx, id)
+	if cradle.KindOf(err) == cradle.NotFound || err == nil && o.Account != account {
+		return cradle.Errorf(cradle.NotFound, "account %s has no order %.80q", account, id).WithHint("cradle order list --account %s", account)
+	}
+	return err
+}
+
 // stationLife is how long a station's certificate works; the order may end sooner.
 const stationLife = 365 * 24 * time.Hour
 

@@ -108,17 +108,9 @@ func (p *Provider) ChangeSet(ctx context.Context, account cradle.AccountID, s Se
 func (p *Provider) checkSet(ctx context.Context, account cradle.AccountID, s *Selector) error {
 	switch s.Kind {
 	case ByOrder:
-		o, err := p.store.Order(ctx, cradle.OrderID(s.Value))
-		if err == nil && o.Account != account {
-			err = cradle.Errorf(cradle.NotFound, "no order %q", s.Value)
-		}
-		return err
+		return p.CheckOrder(ctx, account, cradle.OrderID(s.Value))
 	case ByLot:
-		l, err := p.store.Lot(ctx, cradle.LotID(s.Value))
-		if err == nil && l.Account != account {
-			err = cradle.Errorf(cradle.NotFound, "no lot %q", s.Value)
-		}
-		return err
+		return p.CheckLot(ctx, account, "", cradle.LotID(s.Value))
 	case ByOEM:
 		_, err := p.store.OEM(ctx, cradle.OEMID(s.Value))
 		return err

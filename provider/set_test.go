@@ -97,6 +97,23 @@ func TestChangeSet(t *testing.T) {
 		}
 		_, err = r.p.ChangeSet(t.Context(), "acme", provider.Selector{Kind: provider.ByOrder, Value: string(o1.ID)}, provider.Retire, "")
 		refused(t, err, cradle.Invalid, "one by one")
+		// What is asked for by a name that nothing has is not an empty list.
+		for _, ask := range []struct {
+			account cradle.AccountID
+			f       provider.DeviceFilter
+			kind    cradle.Kind
+		}{
+			{"acme", provider.DeviceFilter{Order: o1.ID, Lot: da.Lot, State: cradle.Revoked}, 0},
+			{"acme", provider.DeviceFilter{Order: "none"}, cradle.NotFound},
+			{"acme", provider.DeviceFilter{Lot: "none"}, cradle.NotFound},
+			{"acme", provider.DeviceFilter{Order: o2.ID, Lot: da.Lot}, cradle.NotFound},
+			{"acme", provider.DeviceFilter{State: "lost"}, cradle.Invalid},
+			{"none", provider.DeviceFilter{}, cradle.NotFound},
+		} {
+			if _, err := r.p.DeviceList(t.Context(), ask.account, ask.f); ask.kind == 0 && err != nil || ask.kind != 0 && cradle.KindOf(err) != ask.kind {
+				t.Errorf("devices of %s, %+v: %v", ask.account, ask.f, err)
+			}
+		}
 		jobs, err := r.p.Jobs(t.Context(), "acme")
 		if err != nil || len(jobs) != 11 {
 			t.Errorf("%d jobs, %v", len(jobs), err)

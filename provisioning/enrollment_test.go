@@ -3,6 +3,7 @@ package provisioning_test
 import (
 	"context"
 	"crypto/sha256"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -205,12 +206,19 @@ func TestEntryOfTheOperator(t *testing.T) {
 	}
 }
 
-// owners know the account acme, with one profile.
+// owners know the account acme, with one profile, one order and one lot of it.
 type owners struct{}
 
 func (owners) CheckAccount(_ context.Context, account cradle.AccountID, policy string) error {
 	if account != "acme" || policy != "" && policy != "operational" {
 		return cradle.Errorf(cradle.Invalid, "%s has no %q", account, policy)
+	}
+	return nil
+}
+
+func (owners) CheckUnits(_ context.Context, u provisioning.Units) error {
+	if u.Order != "" && u.Order != "o" || slices.ContainsFunc(u.Lots, func(l cradle.LotID) bool { return l != "l" }) {
+		return cradle.Errorf(cradle.Invalid, "no such units: %+v", u)
 	}
 	return nil
 }
@@ -221,9 +229,10 @@ func TestOwners(t *testing.T) {
 	r := w.start(false, func(c *provisioning.Config) { c.Owners, c.Units = owners{}, noUnits{} })
 	key := provisioning.Attestation{Kind: provisioning.SymmetricKey}
 	client := provisioning.Attestation{Kind: provisioning.X509Client, Primary: w.ca.Leaf("dev-1", nil).Leaf.Raw}
-	units := func(account cradle.AccountID) provisioning.Attestation {
-		return provisioning.Attestation{Kind: provisioning.TPMUnits, Units: provisioning.Units{Account: account, Order: "o"}}
+	unitsOf := func(account cradle.AccountID, order cradle.OrderID, lots ...cradle.LotID) provisioning.Attestation {
+		return provisioning.Attestation{Kind: provisioning.TPMUnits, Units: provisioning.Units{Account: account, Order: order, Lots: lots}}
 	}
+	units := func(account cradle.AccountID) provisioning.Attestation { return unitsOf(account, "o") }
 	for name, c := range map[string]struct {
 		account cradle.AccountID
 		provisioning.Attestation
@@ -268,6 +277,9 @@ func TestOwners(t *testing.T) {
 	}{
 		"units":                       {units("acme"), "", true},
 		"units of no account":         {units("nosuch"), "", false},
+		"units of no order":           {unitsOf("acme", "nosuch"), "", false},
+		"units of a lot":              {unitsOf("acme", "", "l"), "", true},
+		"units of no lot":             {unitsOf("acme", "o", "l", "nosuch"), "", false},
 		"units under a policy":        {units("acme"), "operational", true},
 		"units under none that is":    {units("acme"), "nosuch", false},
 		"certificates' own":           {provisioning.SignedBy(w.ca.Cert, nil), "operational", true},

@@ -11,9 +11,11 @@ import (
 type Owners interface {
 	// CheckAccount is Invalid when the account does not exist or, with a policy, has no such profile.
 	CheckAccount(ctx context.Context, account cradle.AccountID, policy string) error
+	// CheckUnits is Invalid when the account has no such order or lot, or a lot is of another order.
+	CheckUnits(ctx context.Context, u Units) error
 }
 
-// checkOwner refuses terms that name an account or a credential policy that does not exist: otherwise nobody would hear of it
+// checkOwner refuses terms that name an account, an order, a lot or a credential policy that does not exist: otherwise nobody would hear of it
 // before a device registers.
 func (s *Service) checkOwner(ctx context.Context, account cradle.AccountID, a Attestation, t Terms) error {
 	if s.owners == nil {
@@ -24,6 +26,11 @@ func (s *Service) checkOwner(ctx context.Context, account cradle.AccountID, a At
 	}
 	if account != "" {
 		if err := s.owners.CheckAccount(ctx, account, ""); err != nil {
+			return err
+		}
+	}
+	if a.Kind == TPMUnits {
+		if err := s.owners.CheckUnits(ctx, a.Units); err != nil {
 			return err
 		}
 	}

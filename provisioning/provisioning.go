@@ -63,7 +63,7 @@ type Config struct {
 	Webhook Webhook          // nil: custom allocation is by expressions only
 	Feed    Feed             // nil: no status feed is followed, no device is ever blocked
 	Units   UnitSource       // nil: there are no TPM groups
-	Owners  Owners           // nil: accounts and credential policies are believed to exist
+	Owners  Owners           // nil: accounts, their orders and credential policies are believed to exist
 	Issuer  Issuer           // nil: no certificates are issued for CSRs
 	Now     func() time.Time // nil: the real clock
 	Log     *slog.Logger     // nil: slog.Default()

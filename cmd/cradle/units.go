@@ -35,3 +35,27 @@ func (u units) CheckAccount(ctx context.Context, account cradle.AccountID, polic
 	}
 	return nil
 }
+
+// CheckUnits implements provisioning.Owners.
+func (u units) CheckUnits(ctx context.Context, of provisioning.Units) error {
+	if of.Order != "" {
+		if err := u.p.CheckOrder(ctx, of.Account, of.Order); err != nil {
+			return named(err)
+		}
+	}
+	for _, lot := range of.Lots {
+		if err := u.p.CheckLot(ctx, of.Account, of.Order, lot); err != nil {
+			return named(err)
+		}
+	}
+	return nil
+}
+
+// named makes what was not found a fault of the request that names it.
+func named(err error) error {
+	if cradle.KindOf(err) != cradle.NotFound {
+		return err
+	}
+	detail, hint := cradle.Public(err)
+	return &cradle.Error{Kind: cradle.Invalid, Detail: detail, Hint: hint, Err: err}
+}

@@ -67,6 +67,10 @@ func TestUnitsByTPM(t *testing.T) {
 		t.Errorf("group %v", g)
 	}
 	v.bad(2, "--order", "cradle enrollment units fleet --account "+world.Account)
+	v.bad(1, "no order", "cradle enrollment units others --account "+world.Account+" --order nosuch")
+	v.bad(1, "no lot", "cradle enrollment units others --account "+world.Account+" --order "+world.Order+" --lot nosuch")
+	v.bad(1, "no order", "cradle device list --account "+world.Account+" --order nosuch")
+	v.bad(1, "no state", "cradle device list --account "+world.Account+" --state nosuch")
 	unit := w.Personalise(1)[0]
 	id := string(unit.ID)
 	tpm := provisioningtest.OpenTPM(t, unit.TPM.Socket(), &tpm2.ECCEKTemplate, &tpm2.ECCSRKTemplate)
