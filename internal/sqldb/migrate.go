@@ -103,7 +103,7 @@ func (db *DB) lockSchema(ctx context.Context, schema string) (unlock func(), err
 	h := fnv.New64a()
 	h.Write([]byte("cradle schema " + schema))
 	key := int64(h.Sum64())
-	if _, err := c.ExecContext(ctx, "SET lock_timeout = 0"); err == nil {
+	if _, err = c.ExecContext(ctx, "SET lock_timeout = 0"); err == nil {
 		_, err = c.ExecContext(ctx, "SELECT pg_advisory_lock($1)", key)
 	}
 	if err == nil {
