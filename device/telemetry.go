@@ -98,12 +98,6 @@ func (s *spool) flush() error {
 	return s.rec.save("flush", s.v)
 }
 
-func (s *spool) counts() (next uint64, waiting int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.v.Next, len(s.v.Messages)
-}
-
 // makeTelemetry adds a message at once and then every interval, as soon as the device has a hub.
 func (d *Device) makeTelemetry(ctx context.Context) error {
 	for {

@@ -173,23 +173,6 @@ func (d *Device) slotCertificate(ctx context.Context, s *Slot) (*tls.Certificate
 	return certificate(&s.Credential, key)
 }
 
-// authLeaf returns the certificate that a would show, or nil.
-func (d *Device) authLeaf(j *Journal, a Authenticator) []byte {
-	c := &d.idevidCert
-	switch a {
-	case ByLDevID:
-		c = &j.LDevID
-	case BySlot0:
-		c = &j.Slots[0].Credential
-	case BySlot1:
-		c = &j.Slots[1].Credential
-	}
-	if len(c.Chain) == 0 {
-		return nil
-	}
-	return c.Chain[0]
-}
-
 // checkCACerts keeps of what cacerts answered the CA certificates that chain to the account's anchors.
 func (d *Device) checkCACerts(certs []*x509.Certificate) ([][]byte, error) {
 	pool := x509.NewCertPool()

@@ -47,7 +47,7 @@ func (p *Provider) CACerts(e Endpoint) ([]*x509.Certificate, error) {
 	}
 	kinds := map[AuthorityKind]bool{issuerKinds[p.kindOf(e.Account, e.Profile)]: true, UnprovedCA: p.unprovedHere(e),
 		RegistrationCA: registrable(e.Profile, p.kindOf(e.Account, e.Profile)) == nil}
-	all := d.of(e.Account, true) // by class, then kind, the active one first
+	all := d.of(e.Account) // by class, then kind, the active one first
 	for _, class := range []cradle.Class{cradle.Production, cradle.Evaluation} {
 		var above, crosses, roots [][]byte
 		for _, a := range all {

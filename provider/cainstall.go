@@ -44,7 +44,7 @@ func (p *Provider) InstallCAs(ctx context.Context, account cradle.AccountID, cer
 			in.anchors = append(in.anchors, c)
 		}
 	}
-	for _, a := range in.d.of(account, true) {
+	for _, a := range in.d.of(account) {
 		if a.Kind == RootCA {
 			in.anchors = append(in.anchors, a.issuer.Cert)
 		}
@@ -117,7 +117,7 @@ func (in *installation) take(ctx context.Context, c *x509.Certificate) (int, err
 		}
 		return 1, in.add(&authority{Authority{Kind: k.Kind, Account: k.Account, OEM: k.OEM, Class: k.Class, Key: k.Key}, &ca.Issuer{Cert: c, Key: key}})
 	}
-	for _, a := range in.d.of(in.account, true) {
+	for _, a := range in.d.of(in.account) {
 		if !bytes.Equal(a.issuer.Cert.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo) {
 			continue
 		}
@@ -318,7 +318,7 @@ func (in *installation) cross(of *authority, c *x509.Certificate) error {
 	}
 	active := in.d.byRole[of.role()]
 	by := chain[len(chain)-1]
-	if active == nil || !slices.ContainsFunc(in.d.of(in.account, true), func(a *authority) bool { return a.role() == of.role() && a.issuer.Cert.Equal(by) }) {
+	if active == nil || !slices.ContainsFunc(in.d.of(in.account), func(a *authority) bool { return a.role() == of.role() && a.issuer.Cert.Equal(by) }) {
 		return cradle.Errorf(cradle.Invalid, "it certifies the root %q by %q, which is no root of this account", c.Subject, by.Subject).
 			WithHint("install the CAs that the new root signed first")
 	}

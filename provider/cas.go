@@ -100,11 +100,11 @@ func (d *directory) generation(r role) int {
 	return n
 }
 
-// of lists the CAs of an account, roots first, the newest of a kind first; all is false: the active ones alone.
-func (d *directory) of(account cradle.AccountID, all bool) []*authority {
+// of lists the CAs of an account, roots first, the newest of a kind first.
+func (d *directory) of(account cradle.AccountID) []*authority {
 	var out []*authority
 	for _, a := range d.byID {
-		if a.Account == account && (all || a.State == ActiveCA) {
+		if a.Account == account {
 			out = append(out, a)
 		}
 	}
@@ -126,7 +126,7 @@ func (p *Provider) CAs(ctx context.Context, account cradle.AccountID) ([]Authori
 	}
 	d := p.dir.Load()
 	var out []Authority
-	for _, a := range d.of(account, true) {
+	for _, a := range d.of(account) {
 		out = append(out, a.Authority)
 	}
 	var keys []PendingKey
@@ -331,7 +331,7 @@ func (p *Provider) CrossRoots(ctx context.Context, account cradle.AccountID, cla
 	}
 	crosses := slices.Clone(active.Cross)
 	found := false
-	for _, old := range d.of(account, true) {
+	for _, old := range d.of(account) {
 		if old.role() != r || old.ID == active.ID {
 			continue
 		}

@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -37,8 +36,6 @@ func (g *Group) CAs() []Thumbprint {
 	}
 	return out
 }
-
-func (g *Group) holds(ca Thumbprint) bool { return slices.Contains(g.CAs(), ca) }
 
 // GroupRequest is what an operator wants a group to be.
 type GroupRequest struct {

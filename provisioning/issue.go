@@ -158,7 +158,7 @@ func (o *outbox) unissued(ctx context.Context, d Delivery, err error) *Delivery 
 		return nil
 	case cradle.Busy, cradle.Internal:
 		s.log.Warn("no certificate is issued yet", "registration", r.ID, "policy", r.Policy, "err", err)
-		o.postpone(ctx, d, s.now().Add(max(cradle.RetryAfter(err), backoff(d.Attempts, retryMax))), err.Error())
+		o.postpone(ctx, d, s.now().Add(max(cradle.RetryAfter(err), backoff(d.Attempts))), err.Error())
 		return nil
 	}
 	s.log.Warn("no certificate is issued: registration failed", "registration", r.ID, "account", r.Issuance.Account, "policy", r.Policy, "err", err)

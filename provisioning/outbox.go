@@ -325,11 +325,11 @@ func (o *outbox) deliver(ctx context.Context, d Delivery) *Delivery {
 		}
 	case kind == cradle.Conflict:
 		// Others change the entry all the time; that says nothing about the hub.
-		o.postpone(ctx, d, s.now().Add(backoff(d.Attempts, retryMax)), err.Error())
+		o.postpone(ctx, d, s.now().Add(backoff(d.Attempts)), err.Error())
 		return nil
 	default:
 		o.ill(d.Hub, err)
-		o.postpone(ctx, d, s.now().Add(backoff(d.Attempts, retryMax)), err.Error())
+		o.postpone(ctx, d, s.now().Add(backoff(d.Attempts)), err.Error())
 		return nil
 	}
 	further := 0
@@ -412,7 +412,7 @@ func (o *outbox) ill(hub string, err error) {
 	}
 	h.failures++
 	h.why = err.Error()
-	h.until = o.s.now().Add(max(backoff(h.failures-1, retryMax), cradle.RetryAfter(err)))
+	h.until = o.s.now().Add(max(backoff(h.failures-1), cradle.RetryAfter(err)))
 	first, until := h.failures == 1, h.until
 	o.mu.Unlock()
 	if first {
@@ -420,8 +420,8 @@ func (o *outbox) ill(hub string, err error) {
 	}
 }
 
-// backoff is 250 ms doubled n times, at most limit, jittered by up to a half.
-func backoff(n int, limit time.Duration) time.Duration {
-	d := min(limit, 250*time.Millisecond<<min(n, 16))
+// backoff is 250 ms doubled n times, at most retryMax, jittered by up to a half.
+func backoff(n int) time.Duration {
+	d := min(retryMax, 250*time.Millisecond<<min(n, 16))
 	return d/2 + rand.N(d/2)
 }

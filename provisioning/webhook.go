@@ -49,7 +49,7 @@ func (o *outbox) decide(ctx context.Context, d Delivery) *Delivery {
 		return again
 	}
 	postpone := func(err error) *Delivery {
-		due := s.now().Add(max(backoff(d.Attempts, retryMax), min(cradle.RetryAfter(err), time.Minute)))
+		due := s.now().Add(max(backoff(d.Attempts), min(cradle.RetryAfter(err), time.Minute)))
 		o.postpone(ctx, d, due, err.Error())
 		return nil
 	}

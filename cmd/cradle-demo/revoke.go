@@ -70,14 +70,13 @@ func (s *story) renewals(ctx context.Context) error {
 	err := s.watch(ctx, "", func() (bool, func() string) {
 		s.fleet.mu.Lock()
 		defer s.fleet.mu.Unlock()
-		var refusedBy, missing []string
+		var missing []string
 		for _, w := range wanted {
 			r, ok := victim.refused[w.what]
 			if !ok {
 				missing = append(missing, fmt.Sprintf("%s was not seen refused by %s", victim.id, w.service))
 				continue
 			}
-			refusedBy = append(refusedBy, w.service)
 			if !said[w.what] {
 				said[w.what] = true
 				defer s.show.say("  %s is refused by %s: %s", victim.id, w.service, r.text)

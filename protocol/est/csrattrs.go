@@ -204,7 +204,7 @@ func (t *Template) encode() ([]byte, error) {
 			if e.Value == nil {
 				typ = oidExtensionsTemplate
 			}
-			list = append(list, wireExtension{e.ID, e.Critical, e.Value})
+			list = append(list, wireExtension(e))
 		}
 		der, err := asn1.Marshal(list)
 		if err != nil {

@@ -90,12 +90,6 @@ func (c *Client) Accept(ctx context.Context, id cradle.OrderID, r AcceptRequest)
 	return a, c.call(ctx, http.MethodPost, id, "/accept", r, a)
 }
 
-// Status asks where an order is.
-func (c *Client) Status(ctx context.Context, id cradle.OrderID) (*Status, error) {
-	s := new(Status)
-	return s, c.call(ctx, http.MethodGet, id, "", nil, s)
-}
-
 // CloseLot hands in a lot.
 func (c *Client) CloseLot(ctx context.Context, id cradle.OrderID, r LotRequest) (*LotAnswer, error) {
 	a := new(LotAnswer)

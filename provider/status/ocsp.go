@@ -64,10 +64,10 @@ func (d *der) next() (v asn1.RawValue, err error) {
 	return v, err
 }
 
-// open reads a constructed value of that class and tag and enters it.
-func (d *der) open(class, tag int) (der, bool) {
+// sequence reads a SEQUENCE and enters it.
+func (d *der) sequence() (der, bool) {
 	v, err := d.next()
-	return der{v.Bytes}, err == nil && v.Class == class && v.Tag == tag && v.IsCompound
+	return der{v.Bytes}, err == nil && v.Class == asn1.ClassUniversal && v.Tag == asn1.TagSequence && v.IsCompound
 }
 
 // optional enters [tag] if it comes next; a tag that is there and is not constructed is not ok.
@@ -87,11 +87,11 @@ func ParseRequest(b []byte) (*Request, error) {
 		return nil, cradle.Errorf(cradle.TooLarge, "OCSP request has %d bytes; at most %d", len(b), maxRequest)
 	}
 	top := der{b}
-	seq, ok := top.open(asn1.ClassUniversal, asn1.TagSequence)
+	seq, ok := top.sequence()
 	if !ok || !top.empty() {
 		return nil, malformed("not one SEQUENCE")
 	}
-	tbs, ok := seq.open(asn1.ClassUniversal, asn1.TagSequence)
+	tbs, ok := seq.sequence()
 	if !ok {
 		return nil, malformed("no TBSRequest")
 	}
@@ -109,7 +109,7 @@ func ParseRequest(b []byte) (*Request, error) {
 	if _, _, ok := tbs.optional(1); !ok {
 		return nil, malformed("requestorName")
 	}
-	list, ok := tbs.open(asn1.ClassUniversal, asn1.TagSequence)
+	list, ok := tbs.sequence()
 	if !ok {
 		return nil, malformed("no requestList")
 	}
@@ -163,7 +163,7 @@ func parseNonce(value []byte) ([]byte, error) {
 
 // parseSingle reads one Request.
 func parseSingle(list *der) (CertID, error) {
-	single, ok := list.open(asn1.ClassUniversal, asn1.TagSequence)
+	single, ok := list.sequence()
 	if !ok {
 		return CertID{}, malformed("no Request")
 	}
@@ -187,7 +187,7 @@ func parseCertID(d *der) (CertID, error) {
 		return CertID{}, malformed("no CertID")
 	}
 	in := der{whole.Bytes}
-	alg, ok := in.open(asn1.ClassUniversal, asn1.TagSequence)
+	alg, ok := in.sequence()
 	if !ok {
 		return CertID{}, malformed("no hashAlgorithm")
 	}
@@ -229,7 +229,7 @@ func parseCertID(d *der) (CertID, error) {
 
 // parseExtensions calls take for each extension; one that is critical and not taken refuses the request.
 func parseExtensions(d *der, take func(id asn1.ObjectIdentifier, value []byte) (bool, error)) error {
-	list, ok := d.open(asn1.ClassUniversal, asn1.TagSequence)
+	list, ok := d.sequence()
 	if !ok || !d.empty() {
 		return malformed("extensions")
 	}

@@ -183,12 +183,11 @@ func extension(id asn1.ObjectIdentifier, critical bool, value []byte) []byte {
 
 // said is what an answer holds, read without our own code and verified against the issuer.
 type said struct {
-	result    int
-	statuses  []int // tag of each CertStatus
-	byName    bool
-	nonce     []byte
-	produced  time.Time
-	responder []byte
+	result   int
+	statuses []int // tag of each CertStatus
+	byName   bool
+	nonce    []byte
+	produced time.Time
 }
 
 type basic struct {

@@ -227,14 +227,14 @@ func TestIdentityService(t *testing.T) {
 	estID, err := a.estID(boot.pair(false), cn)
 	estID = a.good("est-id by bootstrap", estID, err, cn)
 	deviceID, err := a.deviceID(estID.pair(false), cn)
-	deviceID = a.good("device-id by est-id", deviceID, err, cn)
+	a.good("device-id by est-id", deviceID, err, cn)
 
 	// Years of renewals: est-id by itself with the old leaf only, device-id by est-id; each with a new key.
 	for n := range 5 {
 		next, err := a.estID(estID.pair(true), cn)
 		estID = a.good(fmt.Sprintf("est-id renewed %d", n), next, err, cn)
 		next, err = a.deviceID(estID.pair(false), cn)
-		deviceID = a.good(fmt.Sprintf("device-id renewed %d", n), next, err, cn)
+		a.good(fmt.Sprintf("device-id renewed %d", n), next, err, cn)
 	}
 
 	// est-id lost: the bootstrap again, then device-id again.

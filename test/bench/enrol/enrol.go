@@ -133,7 +133,7 @@ func measure(ctx context.Context, s Server, k Kind, ds []*Device, parallel int) 
 		todo[i] = w
 	}
 	if kept { // the connections are there before
-		if err := spread(todo, parallel, func(w *work) error { return touch(ctx, s, w.hc) }); err != nil {
+		if err := spread(todo, parallel, func(w *work) error { return touch(ctx, w.hc) }); err != nil {
 			return out, err
 		}
 	}
@@ -227,7 +227,7 @@ func client(s Server, d *Device) *http.Client {
 }
 
 // touch opens a connection by a request that every server refuses cheaply.
-func touch(ctx context.Context, s Server, hc *http.Client) error {
+func touch(ctx context.Context, hc *http.Client) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://localhost/none", nil)
 	if err != nil {
 		return err
