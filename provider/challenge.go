@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -129,4 +130,10 @@ func (p *Provider) openChallenge(birth bool, sealed []byte) (*challenge, error) 
 		return nil, cradle.Errorf(cradle.Forbidden, "the challenge was not made here").WithHint("ask for a fresh nonce")
 	}
 	return decodeChallenge(plain)
+}
+
+// challengeKey is what an intent says of its challenge: when it expires, as it was sealed, so that rows follow each other in
+// the store's index, and its SHA-256.
+func challengeKey(expiry time.Time, sealed []byte) string {
+	return fmt.Sprintf("%012x-%s", expiry.UnixMilli(), hexDigest(sealed))
 }

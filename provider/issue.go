@@ -187,13 +187,13 @@ func (p *Provider) judge(ctx context.Context, r Request, m *memory) (d *decision
 	if err != nil {
 		return nil, err
 	}
-	return &decision{cred: c, csr: csr, wishes: wishes, dev: dev, birth: birth, auth: auth, lineage: string(r.Profile)}, nil
+	return &decision{cred: c, csr: csr, wishes: wishes, dev: dev, birth: birth, auth: auth, lineage: string(r.Profile), expiry: st.Expiry}, nil
 }
 
 // issue is the second half of enroll: everything about the request was found right.
 func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, error) {
 	now, c := p.now(), d.cred
-	if err := p.preSign(r, d, ca.NewSerial(), now); err != nil {
+	if err := p.preSign(r, d, ca.LeafSerial(now), now); err != nil {
 		return nil, err
 	}
 	_, spki := d.key()

@@ -201,7 +201,7 @@ type Intent struct {
 	AuthProfile cradle.Profile // its profile
 	CSR         string         // SHA-256 of the CSR, hexadecimal
 	SPKI        string         // SHA-256 of the CSR's SubjectPublicKeyInfo, hexadecimal
-	Challenge   string         // SHA-256 of the challenge, hexadecimal; spent by this intent
+	Challenge   string         // spent by this intent: challengeKey, or what a request without evidence spends
 	Serial      cradle.CertSerial
 	Epoch       int64 // of the device; the finishing transaction holds it
 	Created     time.Time

@@ -15,7 +15,7 @@ type challenge struct {
 }
 
 // challengeAAD names the form of what is sealed: a challenge of another form does not open.
-var challengeAAD = []byte("cradle-challenge-v2")
+var challengeAAD = []byte("cradle-challenge-v3")
 
 // maxIssuers bounds the issuers of an endorsement key in a challenge.
 const maxIssuers = 16

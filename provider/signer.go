@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/protocol/evidence"
@@ -58,6 +59,7 @@ type decision struct {
 	tpm       *TPMRequest   // tpmenroll
 	client    string        // without evidence: what the intent names as the authenticating party
 	rests     *Rests        // the client's record was remembered
+	expiry    time.Time     // with evidence: of the challenge
 }
 
 // key is what is to be certified.
@@ -79,7 +81,7 @@ func (d *decision) proved() bool { return d.client == "" }
 func (d *decision) spends(r Request, intent string) (auth, once string) {
 	switch {
 	case d.proved():
-		return d.cred.Cert.Digest, hexDigest(d.csr.Bundle.Challenge)
+		return d.cred.Cert.Digest, challengeKey(d.expiry, d.csr.Bundle.Challenge)
 	case d.made != nil: // the key is kept nowhere, so that nothing can be answered again
 		return d.client, "key/" + intent
 	}

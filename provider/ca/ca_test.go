@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"math/big"
 	"testing"
 	"time"
 
@@ -97,15 +98,30 @@ func TestPermitIsForItsSerial(t *testing.T) {
 
 func TestSerials(t *testing.T) {
 	seen := map[string]bool{}
-	for range 1000 {
-		n := ca.NewSerial()
-		if n.Sign() <= 0 || n.BitLen() < 64 || n.BitLen() > 159 { // 802.1AR; RFC 5280 §4.1.2.2: at most 20 octets
-			t.Fatalf("serial %x", n)
+	ones := [96]int{}
+	for i := range 1000 {
+		begun := now.Add(time.Duration(i) * time.Second / 64)
+		for _, n := range []*big.Int{ca.NewSerial(), ca.LeafSerial(begun)} {
+			if n.Sign() <= 0 || n.BitLen() < 64 || n.BitLen() > 159 { // 802.1AR; RFC 5280 §4.1.2.2: at most 20 octets
+				t.Fatalf("serial %x", n)
+			}
+			if s := n.Text(16); seen[s] {
+				t.Fatalf("serial %s twice", s)
+			} else {
+				seen[s] = true
+			}
 		}
-		if s := n.Text(16); seen[s] {
-			t.Fatalf("serial %s twice", s)
-		} else {
-			seen[s] = true
+		n := ca.LeafSerial(begun)
+		if got, want := new(big.Int).Rsh(n, 96).Int64(), begun.UnixMilli()*64/1000|1<<38; got != want {
+			t.Fatalf("serial of %s begins with %x, want %x", begun, got, want)
+		}
+		for b := range ones {
+			ones[b] += int(n.Bit(b))
+		}
+	}
+	for b, n := range ones {
+		if n < 350 || n > 650 { // nine standard deviations
+			t.Errorf("bit %d is set in %d of 1000 serial numbers", b, n)
 		}
 	}
 }

@@ -118,7 +118,7 @@ func TestGolden(t *testing.T) {
 		if rules.Validity != ca.Endless {
 			l.NotAfter = now.Add(time.Duration(rules.Validity))
 		}
-		serial := ca.NewSerial()
+		serial := ca.LeafSerial(now)
 		sameAsX509(t, iss, serial, l)
 		keep(name)(ca.Issue(iss, ca.NewPermit("i", serial), l))
 	}

@@ -130,7 +130,7 @@ type Body struct {
 	Lineage         string                 `json:"lineage,omitempty"`          // of the certificate
 	Record          string                 `json:"record,omitempty"`           // of a device, at its birth: DeviceRow.Record
 	EKIssuers       []string               `json:"ek_issuers,omitempty"`       // of a device, at its birth: keys on its EK certificate's path
-	Challenge       string                 `json:"challenge,omitempty"`        // spent by the issuance, its digest
+	Challenge       string                 `json:"challenge,omitempty"`        // spent by the issuance: when it expires, its digest
 	AuthenticatedBy string                 `json:"authenticated_by,omitempty"` // digest of the client's certificate, or basic/USER, ca/ID/UNIT, ra/NAME
 	Reason          string                 `json:"reason,omitempty"`
 	Code            string                 `json:"code,omitempty"`    // revocation: the CRLReason

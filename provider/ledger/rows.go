@@ -136,7 +136,7 @@ type CertificateRow struct {
 	Lineage   string    `json:"lineage,omitempty"` // empty: it has none, as a station's
 	Slot      string    `json:"slot"`
 	Intent    string    `json:"intent,omitempty"`
-	Challenge string    `json:"challenge,omitempty"` // spent by the intent, SHA-256
+	Challenge string    `json:"challenge,omitempty"` // spent by the intent: when it expires, SHA-256
 	CSR       string    `json:"csr,omitempty"`       // of the intent, its digest
 	By        string    `json:"by,omitempty"`        // what authenticated the intent
 	Key       string    `json:"key,omitempty"`       // digest of the SPKI by the intent, if that is on record as this device's

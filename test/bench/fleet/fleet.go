@@ -298,19 +298,19 @@ func (m *mint) unit(i int) (u providerdb.Unit, err error) {
 
 func (m *mint) issue(p cradle.Profile, d *provider.Device, auth string) (is providerdb.Issued, err error) {
 	s := m.stamps[p]
-	serial := ca.NewSerial()
+	serial := ca.LeafSerial(m.now)
 	der, spki, err := s.certificate(serial, d)
 	if err != nil {
 		return is, err
 	}
 	digest := ca.Digest(der)
-	id := digest[:16]
+	id := serial.Text(36)[:8] + digest[:16] // as the provider's, it ascends with time
 	authProfile := map[cradle.Profile]cradle.Profile{cradle.IAK: provider.StationProfile, cradle.IDevID: provider.StationProfile,
 		cradle.LDevID: cradle.IDevID, cradle.Operational: cradle.LDevID}[p]
 	is.Certificate = provider.Certificate{Digest: digest, Serial: ca.SerialString(serial), Account: d.Account, Device: d.ID, Profile: p, Authority: s.issuer.ID,
 		DER: der, NotBefore: s.notBefore, NotAfter: s.notAfter, Slot: provider.Current, Intent: id, Issued: m.now}
 	is.Intent = provider.Intent{ID: id, Account: d.Account, Device: d.ID, Profile: p, Operation: provider.Enroll, Authority: s.issuer.ID, AuthCert: auth,
-		AuthProfile: authProfile, CSR: digestOf("csr " + digest), SPKI: spki, Challenge: digestOf("challenge " + digest), Serial: is.Certificate.Serial, Created: m.now}
+		AuthProfile: authProfile, CSR: digestOf("csr " + digest), SPKI: spki, Challenge: fmt.Sprintf("%012x-%s", m.now.UnixMilli(), digestOf("challenge "+digest)), Serial: is.Certificate.Serial, Created: m.now}
 	is.Leaf, err = ledger.NewLeaf(string(d.Account), ledger.KindIssuance, m.now, map[string]any{"certificate": digest, "serial": is.Certificate.Serial,
 		"device": d.ID, "profile": p, "order": d.Order, "unit": d.Serial, "ek": d.EKDigest, "intent": id, "authenticated_by": auth,
 		"csr": is.Intent.CSR, "tier": d.Tier, "maker": d.Maker, "proved": true})

@@ -44,7 +44,7 @@ func newStamp(iss *ca.Issuer, p cradle.Profile, key crypto.Signer, now, end time
 	if err != nil {
 		return nil, err
 	}
-	n := ca.NewSerial()
+	n := ca.LeafSerial(now)
 	s := &stamp{issuer: iss, key: signer, serial: n.Bytes(), spki: spki, unit: plant.Serial(plant.Fleet, 0), ek: digestOf("an EK")}
 	s.device = string(plant.Account) + "-" + s.unit
 	ek, err := hex.DecodeString(s.ek)
