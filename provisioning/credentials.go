@@ -3,6 +3,7 @@ package provisioning
 import (
 	"crypto/x509"
 	"encoding/json"
+	"time"
 
 	"github.com/cradle-iot/cradle"
 )
@@ -21,6 +22,7 @@ type Ask struct {
 	Payload json.RawMessage // JSON for the custom allocation; nil: none
 	CSR     []byte          // DER of a certificate request; nil: none
 	Force   bool            // the device says that its data at the hub may be lost
+	Hold    time.Duration   // how long Register may wait for the outcome
 }
 
 // TPMChallenge is the refusal of a TPM's first call, of kind cradle.Unauthorized: the TPM must activate the

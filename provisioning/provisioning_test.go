@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -585,5 +586,61 @@ func TestGroupsAcrossReplicas(t *testing.T) {
 			_, _, err := r2.register("dev-1", leaf.Leaf)
 			return cradle.KindOf(err) == cradle.Unauthorized && strings.Contains(err.Error(), "registered")
 		})
+	})
+}
+
+// Register with Hold returns with the outcome, to every caller of one operation, and to a device that was assigned before.
+func TestRegisterHold(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		w := newWorld(t, url)
+		r := w.start(true, nil)
+		w.enrol(r)
+		leaf := w.ca.Leaf("dev-1", nil).Leaf
+		c, err := r.Authenticate(t.Context(), shown("dev-1", leaf))
+		if err != nil {
+			t.Fatal(err)
+		}
+		told, release := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		w.hub.Before(func(string, cradle.DeviceID) {
+			once.Do(func() { close(told) })
+			<-release
+		})
+		var calls sync.WaitGroup
+		var got [2]provisioning.Registration
+		call := func(i int) {
+			calls.Go(func() {
+				var err error
+				if got[i], err = r.Register(t.Context(), c, provisioning.Ask{Hold: time.Hour}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		call(0)
+		<-told
+		call(1)
+		if reg, err := r.Register(t.Context(), c, provisioning.Ask{}); err != nil || reg.Status != provisioning.Assigning {
+			t.Errorf("without Hold: %+v %v", reg, err)
+		}
+		if reg, err := r.Register(t.Context(), c, provisioning.Ask{Hold: time.Millisecond}); err != nil || reg.Status != provisioning.Assigning {
+			t.Errorf("with a short one: %+v %v", reg, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := r.Register(ctx, c, provisioning.Ask{Hold: time.Hour}); !errors.Is(err, context.Canceled) {
+			t.Errorf("a caller that has gone: %v", err)
+		}
+		close(release)
+		calls.Wait()
+		for i, reg := range got {
+			if reg.Status != provisioning.Assigned || reg.Hub != "hub-1" {
+				t.Errorf("call %d: %+v", i, reg)
+			}
+		}
+		w.hub.Before(nil)
+		again, err := r.Register(t.Context(), c, provisioning.Ask{Hold: time.Hour})
+		if err != nil || again.Status != provisioning.Assigned || again.Substatus != provisioning.Reprovisioned || again.Operation == got[0].Operation {
+			t.Errorf("again: %+v %v", again, err)
+		}
 	})
 }

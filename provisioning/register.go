@@ -9,21 +9,26 @@ import (
 	"github.com/cradle-iot/cradle"
 )
 
-// Register starts (or joins) an operation that assigns the caller to a hub. It returns when the
-// registration and the order to tell the hub are durable; the hub is told afterwards. A stale status
-// feed is cradle.Busy: nobody is admitted who may have been revoked.
+// Register starts (or joins) an operation that assigns the caller to a hub. When the registration and the order to tell
+// the hub are durable, it waits up to ask.Hold for what becomes of it, as Operation does; without one it returns at once. A
+// stale status feed is cradle.Busy: nobody is admitted who may have been revoked.
 func (s *Service) Register(ctx context.Context, c *Caller, ask Ask) (Registration, error) {
 	now := s.now()
 	if s.feed != nil && !s.feed.Fresh(now) {
 		return Registration{}, cradle.Errorf(cradle.Busy, "this service has not heard of revocations for too long to admit devices").
 			WithHint("try again; if it lasts, the operator must look at the credential provider's status feed")
 	}
-	r, ds, err := s.change(ctx, c, s.admission(ask), (*admission).register)
-	if err != nil {
-		return Registration{}, err
+	var news *waiter
+	if ask.Hold > 0 { // before the delivery can end
+		news = s.waiters.on(c.ID)
 	}
+	r, ds, err := s.change(ctx, c, s.admission(ask), (*admission).register)
 	s.outbox.offer(ds)
-	return r, nil
+	if err != nil || ask.Hold <= 0 {
+		s.waiters.off(c.ID, news)
+		return r, err
+	}
+	return s.await(ctx, c, r.Operation, ask.Hold, news, &r)
 }
 
 // The bounds of change.
@@ -77,16 +82,21 @@ func (s *Service) approved(ctx context.Context, c *Caller, r Registration) (Regi
 // for a decision, so that a device needs one poll and not several. The store is not asked for what this process is
 // about to write there.
 func (s *Service) Operation(ctx context.Context, c *Caller, operation string, hold time.Duration) (Registration, error) {
+	news := s.waiters.on(c.ID)
+	if hub, ok := s.outbox.underWay(c.ID); ok && hold > 0 {
+		return s.await(ctx, c, operation, hold, news, &Registration{ID: c.ID, Status: Assigning, Operation: operation, Hub: hub, Move: Move{Asks: hub == ""}})
+	}
+	return s.await(ctx, c, operation, hold, news, nil)
+}
+
+// await waits for a decision. It ends news, which began before the registration was as it is known (nil: look).
+func (s *Service) await(ctx context.Context, c *Caller, operation string, hold time.Duration, news *waiter, known *Registration) (Registration, error) {
 	var timeout <-chan time.Time
-	var settled *Registration
 	for {
-		news := s.waiters.on(c.ID)
 		var r Registration
 		var err error
-		if hub, ok := s.outbox.underWay(c.ID); settled != nil {
-			r, settled = *settled, nil
-		} else if ok && timeout == nil && hold > 0 {
-			r = Registration{ID: c.ID, Status: Assigning, Operation: operation, Hub: hub, Move: Move{Asks: hub == ""}}
+		if known != nil {
+			r, known = *known, nil
 		} else {
 			r, err = s.Registration(ctx, c.ID)
 		}
@@ -113,7 +123,7 @@ func (s *Service) Operation(ctx context.Context, c *Caller, operation string, ho
 		recheck := time.NewTimer(250 * time.Millisecond)
 		select {
 		case <-news.c:
-			settled = news.settled
+			known = news.settled
 		case <-recheck.C:
 		case <-timeout:
 			hold = 0
@@ -124,6 +134,7 @@ func (s *Service) Operation(ctx context.Context, c *Caller, operation string, ho
 		}
 		recheck.Stop()
 		s.waiters.off(c.ID, news)
+		news = s.waiters.on(c.ID)
 	}
 }
 
@@ -182,6 +193,9 @@ func (w *waiters) on(id RegistrationID) *waiter {
 }
 
 func (w *waiters) off(id RegistrationID, x *waiter) {
+	if x == nil {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if x.n--; x.n == 0 && w.m[id] == x {

@@ -46,7 +46,7 @@ const (
 func (c *Client) Register(ctx context.Context, registrationID string) (*Assignment, error) {
 	base := strings.TrimSuffix(c.Endpoint, "/") + "/" + url.PathEscape(c.IDScope) + "/registrations/" + url.PathEscape(registrationID)
 	query := "?api-version=" + DeviceAPIVersion
-	op, wait, err := c.do(ctx, http.MethodPut, base+"/register"+query, DeviceRegistration{RegistrationID: registrationID})
+	op, wait, err := c.do(ctx, http.MethodPut, base+"/register"+query, http.Header{HeaderPrefer: {"wait=10"}}, DeviceRegistration{RegistrationID: registrationID})
 	for polls := 0; ; polls++ {
 		if err != nil {
 			return nil, err
@@ -78,13 +78,13 @@ func (c *Client) Register(ctx context.Context, registrationID string) (*Assignme
 			return nil, err
 		}
 		poll := base + "/operations/" + url.PathEscape(op.OperationID) + query
-		op, wait, err = c.do(ctx, http.MethodGet, poll, nil)
+		op, wait, err = c.do(ctx, http.MethodGet, poll, nil, nil)
 	}
 }
 
-func (c *Client) do(ctx context.Context, method, u string, body any) (*OperationStatus, time.Duration, error) {
+func (c *Client) do(ctx context.Context, method, u string, header http.Header, body any) (*OperationStatus, time.Duration, error) {
 	op := new(OperationStatus)
-	h, err := roundTrip(ctx, c.HTTP, method, u, nil, body, op)
+	h, err := roundTrip(ctx, c.HTTP, method, u, header, body, op)
 	if err != nil {
 		return nil, 0, err
 	}

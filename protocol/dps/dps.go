@@ -106,6 +106,10 @@ func (t Time) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON reads RFC 3339 with any number of decimals.
 func (t *Time) UnmarshalJSON(b []byte) error { return t.Time.UnmarshalJSON(b) }
 
+// HeaderPrefer is of a register call that may be answered with its outcome, "wait=" and seconds (RFC 7240 §4.3). Without it
+// the service answers as Azure's does, with an operation to poll.
+const HeaderPrefer = "Prefer"
+
 // HeaderErrorCode repeats the error code of the body.
 const HeaderErrorCode = "x-ms-error-code"
 

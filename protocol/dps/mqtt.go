@@ -48,6 +48,19 @@ func ParseUserName(s string) (scope, registrationID, apiVersion string, err erro
 	return part[0], registrationID, apiVersion, nil
 }
 
+// ClientVersion is what an MQTT user name says of the device's software, "name/version"; empty: nothing.
+func ClientVersion(userName string) string {
+	part := strings.SplitN(userName, "/", 4)
+	if len(part) < 4 {
+		return ""
+	}
+	v, err := url.PathUnescape(parameter(strings.TrimPrefix(part[3], "?"), "ClientVersion"))
+	if err != nil {
+		return ""
+	}
+	return v
+}
+
 // Request is what a topic of the device API over MQTT asks for.
 type Request struct {
 	Poll      bool   // else register

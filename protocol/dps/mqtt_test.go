@@ -34,6 +34,22 @@ func TestUserName(t *testing.T) {
 	}
 }
 
+func TestClientVersion(t *testing.T) {
+	for s, want := range map[string]string{
+		"0ne1/registrations/d/api-version=2019-03-31&ClientVersion=a%2F1":  "a/1",
+		"0ne1/registrations/d/?api-version=2019-03-31&ClientVersion=a%2F1": "a/1",
+		"0ne1/registrations/d/ClientVersion=a/1&api-version=x":             "a/1",
+		"0ne1/registrations/d/api-version=x&ClientVersion=%zz":             "",
+		"0ne1/registrations/d/api-version=x":                               "",
+		"0ne1/registrations/ClientVersion=a":                               "",
+		"":                                                                 "",
+	} {
+		if got := dps.ClientVersion(s); got != want {
+			t.Errorf("%q: %q", s, got)
+		}
+	}
+}
+
 // FuzzTopic: what is understood is written back as the same request, and its request id stands in the answer's topic
 // as it was sent.
 func FuzzTopic(f *testing.F) {
@@ -65,6 +81,9 @@ func FuzzUserName(f *testing.F) {
 	f.Add("0ne1/registrations/a%3Ab/?api-version=2021-06-01")
 	f.Fuzz(func(t *testing.T, s string) {
 		scope, id, version, err := dps.ParseUserName(s)
+		if v := dps.ClientVersion(s); len(v) > len(s) {
+			t.Errorf("%q: client %q", s, v)
+		}
 		if err != nil {
 			if cradle.KindOf(err) != cradle.Invalid {
 				t.Error(err)

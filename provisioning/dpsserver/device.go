@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/protocol/dps"
@@ -32,6 +33,8 @@ type call struct {
 	chain      []*x509.Certificate // as the TLS client sent it, leaf first; its key was proved
 	token      string              // the SAS token as sent; empty: none
 	apiVersion string
+	client     string // what the device's software calls itself, "name/version"
+	prefer     string // header Prefer
 	force      bool   // forceRegistration of the SDKs
 	body       []byte // JSON; empty stands for {}; that of a poll, which some SDKs send, is ignored
 	mqtt       bool   // else HTTP
@@ -69,7 +72,7 @@ func (h *Handler) answer(ctx context.Context, q *call) (*reply, error) {
 	q.known = true
 	switch q.operation {
 	case register:
-		return h.register(ctx, c, *ask)
+		return h.register(ctx, q, c, *ask)
 	case poll:
 		return h.poll(ctx, q, c)
 	default:
@@ -114,19 +117,51 @@ func checkBody(q *call) (*provisioning.Ask, *provisioning.TPMKeys, error) {
 	return ask, tpm, nil
 }
 
-// register always answers 202: clients of the IoT Identity Service take a 200 here for an error.
-func (h *Handler) register(ctx context.Context, c *provisioning.Caller, ask provisioning.Ask) (*reply, error) {
+// register answers 200 when the registration is decided while a device waits that can read it; else 202.
+func (h *Handler) register(ctx context.Context, q *call, c *provisioning.Caller, ask provisioning.Ask) (*reply, error) {
+	if ask.Hold = min(q.waits(), h.c.Wait); ask.Hold > 0 {
+		select {
+		case h.waiting <- struct{}{}:
+			defer func() { <-h.waiting }()
+		default:
+			ask.Hold = 0
+		}
+	}
 	r, err := h.svc.Register(ctx, c, ask)
 	if err != nil {
 		return nil, err
 	}
 	h.log.Debug("device registers", "id", r.ID, "group", r.Group, "hub", r.Hub, "operation", r.Operation)
+	if ask.Hold > 0 && (r.Status == provisioning.Assigned || r.Status == provisioning.Failed) {
+		return &reply{status: http.StatusOK, body: h.outcome(r, r.Operation)}, nil
+	}
 	return &reply{
 		status:     http.StatusAccepted,
 		body:       dps.OperationStatus{OperationID: r.Operation, Status: dps.Assigning},
 		retryAfter: strconv.Itoa(h.pause(r)),
 		operation:  "/" + h.svc.Identity().IDScope + "/registrations/" + string(r.ID) + "/operations/" + r.Operation,
 	}, nil
+}
+
+// maxWaiting bounds the register calls that wait for their outcome at once; the others are told to poll.
+const maxWaiting = 512
+
+// knowOutcome is the software that is known to take the outcome for an answer to register. Most is not: IoT Identity
+// Service, and Microsoft's next SDK for .NET over MQTT, call whatever is not "assigning" an error there.
+const knowOutcome = "azure-iot-provisioning-device/" // the SDK for Node.js, on every transport
+
+// waits is how long the device waits for the outcome of its register call; zero: it must be given an operation.
+func (q *call) waits() time.Duration {
+	if strings.HasPrefix(q.client, knowOutcome) {
+		return time.Hour // as long as the service likes
+	}
+	for p := range strings.SplitSeq(q.prefer, ",") {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(p), "wait="); ok {
+			n, _ := strconv.ParseUint(v, 10, 8)
+			return time.Duration(n) * time.Second
+		}
+	}
+	return 0
 }
 
 func (h *Handler) pause(r provisioning.Registration) int {
@@ -141,15 +176,21 @@ func (h *Handler) poll(ctx context.Context, q *call, c *provisioning.Caller) (*r
 	if err != nil {
 		return nil, err
 	}
-	out := dps.OperationStatus{OperationID: q.asked, Status: dps.Status(r.Status), RegistrationState: h.state(r)}
-	for _, c := range r.IssuedChain() {
-		out.RegistrationState.IssuedCertificateChain = append(out.RegistrationState.IssuedCertificateChain, c.Raw)
-	}
+	out := h.outcome(r, q.asked)
 	if r.Status == provisioning.Assigning {
 		pause := max(h.pause(r), 1) // it was held already
 		return &reply{status: http.StatusAccepted, body: out, retryAfter: strconv.Itoa(pause)}, nil
 	}
 	return &reply{status: http.StatusOK, body: out}, nil
+}
+
+// outcome is what becomes of an operation.
+func (h *Handler) outcome(r provisioning.Registration, operation string) dps.OperationStatus {
+	out := dps.OperationStatus{OperationID: operation, Status: dps.Status(r.Status), RegistrationState: h.state(r)}
+	for _, c := range r.IssuedChain() {
+		out.RegistrationState.IssuedCertificateChain = append(out.RegistrationState.IssuedCertificateChain, c.Raw)
+	}
+	return out
 }
 
 // lookup answers with the registration's state, without registering.

@@ -7,7 +7,8 @@
 // the certificate is believed is decided here, per request, by provisioning.Authenticate.
 //
 // Where we differ from the real service: a poll is held back for a moment until the registration is
-// decided (Config.Hold), so that a device needs one; deleting an enrolment or a group leaves its registrations;
+// decided (Config.Hold), so that a device needs one, and so is a register call of a device that can read its outcome
+// there; deleting an enrolment or a group leaves its registrations;
 // caReferences are refused; there are groups of units (TPMUnits) and bearer tokens of our own (dps.Bearer).
 // Messages of refusals say which check failed and what mends it.
 package dpsserver
@@ -40,6 +41,9 @@ type Config struct {
 	// Hold is how long a poll waits for a decision; default 2 s, negative: not at all. Clients give up
 	// on a single request after 30 s at the earliest.
 	Hold time.Duration
+	// Wait is how long a register call waits for its outcome, of a device that can read it there; default 500 ms,
+	// negative: not at all.
+	Wait time.Duration
 	// RetryAfter is the pause, in whole seconds, that a device is asked to make before its first poll.
 	// 0 is right as long as polls are held.
 	RetryAfter int
@@ -59,12 +63,17 @@ type Handler struct {
 	c   Config
 	svc *provisioning.Service
 	log *slog.Logger
+
+	waiting chan struct{} // register calls that wait for their outcome
 }
 
 // New makes a Handler.
 func New(c Config) *Handler {
 	if c.Hold == 0 {
 		c.Hold = 2 * time.Second
+	}
+	if c.Wait == 0 {
+		c.Wait = 500 * time.Millisecond
 	}
 	if c.RetryBusy <= 0 {
 		c.RetryBusy = 5
@@ -75,7 +84,7 @@ func New(c Config) *Handler {
 	if c.TokenNow == nil {
 		c.TokenNow = time.Now
 	}
-	h := &Handler{c: c, svc: c.Service, log: c.Log}
+	h := &Handler{c: c, svc: c.Service, log: c.Log, waiting: make(chan struct{}, maxWaiting)}
 	if h.log == nil {
 		h.log = slog.Default()
 	}
@@ -135,7 +144,7 @@ func (h *Handler) device(o operation) endpoint {
 	return func(ctx context.Context, q *request) (*reply, error) {
 		query := q.URL.Query()
 		c := &call{operation: o, scope: q.seg[0], id: q.seg[2], token: q.Header.Get("Authorization"), remote: q.RemoteAddr,
-			apiVersion: query.Get("api-version"), force: strings.EqualFold(query.Get("forceRegistration"), "true"), body: q.body}
+			apiVersion: query.Get("api-version"), client: q.UserAgent(), prefer: q.Header.Get(dps.HeaderPrefer), force: strings.EqualFold(query.Get("forceRegistration"), "true"), body: q.body}
 		if q.TLS != nil {
 			c.chain = q.TLS.PeerCertificates
 		}

@@ -121,7 +121,7 @@ func (c *conn) read(p *mqtt.Connect) error {
 		return cradle.Errorf(cradle.Invalid, "MQTT user name is of registration id %.140q, client id is %.140q", id, p.ClientID).
 			WithHint("use the registration id as client id")
 	}
-	c.of.scope, c.of.id, c.of.apiVersion = scope, id, version
+	c.of.scope, c.of.id, c.of.apiVersion, c.of.client = scope, id, version, dps.ClientVersion(*p.Username)
 	return nil
 }
 

@@ -112,7 +112,7 @@ func (s *server) dial(addr string, o mqtt.Options, certs ...tls.Certificate) *de
 }
 
 func (s *server) user(id string) string {
-	return dps.UserName(s.svc.Identity().IDScope, id, "2019-03-31") + "&ClientVersion=azure-iot-provisioning-device%2F1.9.1"
+	return dps.UserName(s.svc.Identity().IDScope, id, "2019-03-31")
 }
 
 func (d *device) subscribe() {
@@ -156,12 +156,12 @@ func get(rid, operation string) string {
 	return "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=" + rid + "&operationId=" + operation
 }
 
-// A registration as azure-iot-provisioning-device-mqtt makes it, with each form of user name.
+// A registration with each form of user name.
 func TestMQTT(t *testing.T) {
 	s, addr := newMQTT(t, nil)
 	scope := s.svc.Identity().IDScope
 	for id, user := range map[string]string{
-		"dev-1": scope + "/registrations/dev-1/api-version=2019-03-31&ClientVersion=azure-iot-provisioning-device%2F1.9.1",
+		"dev-1": scope + "/registrations/dev-1/api-version=2019-03-31&ClientVersion=Microsoft.Azure.Devices.Provisioning.Client%2F2.0.0",
 		"dev-2": scope + "/registrations/dev-2/api-version=2019-03-31",
 		"Dev-3": strings.ToUpper(scope) + "/registrations/DEV-3/api-version=2025-07-01-preview&ClientVersion=c",
 		"dev:4": scope + "/registrations/dev%3A4/?api-version=2021-06-01",

@@ -47,7 +47,7 @@ func (s *Server) dial(ctx context.Context, i int) (*tls.Conn, error) {
 	return c.(*tls.Conn), nil
 }
 
-// RegisterHTTPS registers the i-th device over a new connection: register, and polls until it is assigned.
+// RegisterHTTPS registers the i-th device over a new connection: register, and polls while it is told to.
 func (s *Server) RegisterHTTPS(ctx context.Context, i int) error {
 	var d net.Dialer
 	hc := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: s.tls(i), MaxIdleConnsPerHost: 1,
@@ -60,7 +60,10 @@ func (s *Server) RegisterHTTPS(ctx context.Context, i int) error {
 	return err
 }
 
-// RegisterMQTT does the same over MQTT, as Azure's SDKs do.
+// sdk is what Microsoft's SDK for Node.js adds to its user name.
+const sdk = "&ClientVersion=azure-iot-provisioning-device%2F1.9.1"
+
+// RegisterMQTT does the same over MQTT, as that SDK does.
 func (s *Server) RegisterMQTT(ctx context.Context, i int) error {
 	id := string(s.Clients.List[i].ID)
 	conn, err := s.dial(ctx, i)
@@ -68,7 +71,7 @@ func (s *Server) RegisterMQTT(ctx context.Context, i int) error {
 		return err
 	}
 	answers := make(chan [2]string, 4)
-	c, err := mqtt.Dial(ctx, conn, mqtt.Options{ClientID: id, Username: dps.UserName(s.IDScope, id, dps.DeviceAPIVersion), KeepAlive: time.Minute, Clean: true,
+	c, err := mqtt.Dial(ctx, conn, mqtt.Options{ClientID: id, Username: dps.UserName(s.IDScope, id, dps.DeviceAPIVersion) + sdk, KeepAlive: time.Minute, Clean: true,
 		OnMessage: func(topic string, payload []byte) error {
 			answers <- [2]string{topic, string(payload)}
 			return nil
