@@ -92,7 +92,7 @@ func openRig(r *rig, cas provider.CAs) *rig {
 	t.Helper()
 	r.account, r.oemKey, r.lotKey = newKey(t), newKey(t), newKey(t)
 	var err error
-	if r.vault, err = filekey.OpenVault(filepath.Join(t.TempDir(), "kek")); err != nil {
+	if r.vault, err = filekey.OpenVault(filepath.Join(t.TempDir(), "kek"), false); err != nil {
 		t.Fatal(err)
 	}
 	db, err := providerdb.Open(t.Context(), url)

@@ -61,7 +61,7 @@ type BackupCmd struct {
 func (c *BackupCmd) Run(ctx context.Context, out *cli.Out) error {
 	if _, err := os.Stat(filepath.Join(c.Data, "provider.db")); err != nil {
 		return cradle.Errorf(cradle.NotFound, "%s holds no database", c.Data).
-			WithHint("name the data folder of serve with --data; on PostgreSQL use pg_dump (docs/backup.md)")
+			WithHint("name the data folder of serve with --data; on PostgreSQL use pg_dump (docs/operating/backup.md)")
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(c.Out), ".backup-*") // 0700
 	if err != nil {

@@ -136,7 +136,7 @@ func newESTRig(t *testing.T) *estRig {
 	t.Helper()
 	s := &estRig{t: t, file: filepath.Join(t.TempDir(), "provider.db"), logs: &logBuffer{}, roots: x509.NewCertPool()}
 	log := slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	vault, err := filekey.OpenVault(filepath.Join(t.TempDir(), "kek"))
+	vault, err := filekey.OpenVault(filepath.Join(t.TempDir(), "kek"), false)
 	if err != nil {
 		t.Fatal(err)
 	}

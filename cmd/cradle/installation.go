@@ -83,12 +83,58 @@ func (in *installation) replica() (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
+// providerStore opens the provider's store and the key-encryption key that belongs to it. Both are made by the first start and
+// by no other: where one of them is missing, a new one would be another installation under the old one's name.
+func (in *installation) providerStore(ctx context.Context) (*providerdb.DB, *filekey.Vault, error) {
+	served, err := in.served()
+	if err != nil {
+		return nil, nil, err
+	}
+	if file := in.store("provider"); served && in.cmd.DB == "" {
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, in.otherStore()
+		}
+	}
+	db, err := providerdb.Open(ctx, in.store("provider"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("provider's store: %w", err)
+	}
+	in.close = append(in.close, db.Close)
+	in.watch.store("provider", db.Stats)
+	begun, err := db.Begun(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("provider's store: %w", err)
+	}
+	if served && !begun {
+		return nil, nil, in.otherStore()
+	}
+	vault, err := filekey.OpenVault(filepath.Join(in.cmd.Data, keyFile), begun)
+	return db, vault, err
+}
+
+// served tells whether an earlier start on this data folder came so far as to write the operator's access.
+func (in *installation) served() (bool, error) {
+	switch _, err := os.Stat(filepath.Join(in.cmd.Data, "context.json")); {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	default:
+		return false, fmt.Errorf("data folder: %w", err)
+	}
+}
+
+func (in *installation) otherStore() error {
+	return cradle.Errorf(cradle.Invalid, "%s has served an installation, and the store that is named now holds none", in.cmd.Data).
+		WithHint("give --db as before; or restore a backup, or begin a new installation, in another folder with --data")
+}
+
 func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.Server, error) {
 	replica, err := in.replica()
 	if err != nil {
 		return nil, err
 	}
-	vault, err := filekey.OpenVault(filepath.Join(in.cmd.Data, "key-encryption-key"))
+	pdb, vault, err := in.providerStore(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -102,12 +148,6 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	} else if in.signer != nil {
 		signer = in.signer
 	}
-	pdb, err := providerdb.Open(ctx, in.store("provider"))
-	if err != nil {
-		return nil, fmt.Errorf("provider's store: %w", err)
-	}
-	in.close = append(in.close, pdb.Close)
-	in.watch.store("provider", pdb.Stats)
 	statusURL, err := in.cmd.statusURL(in.url)
 	if err != nil {
 		return nil, err

@@ -27,7 +27,6 @@ import (
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/adminserver"
 	"github.com/cradle-iot/cradle/provider/permit"
-	"github.com/cradle-iot/cradle/provider/providerdb"
 )
 
 // SignerServe says where the issuing keys are used, when not in this process.
@@ -104,11 +103,15 @@ func (in *installation) buildSigner(ctx context.Context, run *errgroup.Group) (*
 	if err != nil {
 		return nil, err
 	}
-	shared, err := filekey.OpenVault(filepath.Join(c.Data, "key-encryption-key"))
+	served, err := in.served()
 	if err != nil {
 		return nil, err
 	}
-	issuing, err := filekey.OpenVault(filepath.Join(c.Data, "issuing-key-encryption-key"))
+	pdb, shared, err := in.providerStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	issuing, err := filekey.OpenVault(filepath.Join(c.Data, "issuing-key-encryption-key"), served)
 	if err != nil {
 		return nil, err
 	}
@@ -116,12 +119,6 @@ func (in *installation) buildSigner(ctx context.Context, run *errgroup.Group) (*
 	if err != nil {
 		return nil, err
 	}
-	pdb, err := providerdb.Open(ctx, in.store("provider"))
-	if err != nil {
-		return nil, fmt.Errorf("provider's store: %w", err)
-	}
-	in.close = append(in.close, pdb.Close)
-	in.watch.store("provider", pdb.Stats)
 	moved, err := provider.Reseal(ctx, pdb, shared, filekey.Store{Vault: issuing})
 	if err != nil {
 		return nil, err

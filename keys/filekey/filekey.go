@@ -38,6 +38,9 @@ func CreateVault(file string) (*Vault, error) {
 	return newVault(key)
 }
 
+// restoreKey is what helps where a vault's file is lost, damaged or another's.
+const restoreKey = "put back the kept copy of the key-encryption-key with which the store was begun, of mode 0600"
+
 // LoadVault reads a key-encryption key made by CreateVault. It refuses a file that others may read.
 func LoadVault(file string) (*Vault, error) {
 	st, err := os.Stat(file)
@@ -54,18 +57,22 @@ func LoadVault(file string) (*Vault, error) {
 	}
 	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(b)))
 	if err != nil || len(key) != 32 {
-		return nil, cradle.Errorf(cradle.Invalid, "%s does not hold a key-encryption key", file)
+		return nil, cradle.Errorf(cradle.Invalid, "%s does not hold a key-encryption key", file).WithHint("%s", restoreKey)
 	}
 	return newVault(key)
 }
 
-// OpenVault loads the key of file, or creates it when there is none.
-func OpenVault(file string) (*Vault, error) {
+// OpenVault loads the key of file, or creates it when there is none and nothing was sealed yet: a new key beside a store
+// that another one sealed would open nothing, and might be taken for the lost one.
+func OpenVault(file string, sealed bool) (*Vault, error) {
 	v, err := LoadVault(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return CreateVault(file)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return v, err
 	}
-	return v, err
+	if sealed {
+		return nil, cradle.Errorf(cradle.Invalid, "%s is missing, and the store was sealed with it", file).WithHint("%s", restoreKey)
+	}
+	return CreateVault(file)
 }
 
 func newVault(key []byte) (*Vault, error) {
@@ -86,7 +93,7 @@ func (v *Vault) Seal(name string, secret []byte) []byte {
 func (v *Vault) Open(name string, sealed []byte) ([]byte, error) {
 	b, err := v.aead.Open(nil, nil, sealed, []byte(name))
 	if err != nil {
-		return nil, cradle.Errorf(cradle.Internal, "%s does not open: another key-encryption key, or it was changed", name)
+		return nil, cradle.Errorf(cradle.Internal, "%s does not open: another key-encryption key, or it was changed", name).WithHint("%s", restoreKey)
 	}
 	return b, nil
 }

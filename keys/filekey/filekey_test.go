@@ -11,12 +11,12 @@ import (
 
 func TestVault(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "kek")
-	v, err := filekey.OpenVault(file)
+	v, err := filekey.OpenVault(file, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	sealed := v.Seal("a", []byte("secret"))
-	again, err := filekey.OpenVault(file)
+	again, err := filekey.OpenVault(file, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,7 @@ func (s askedStore) OperatorByToken(ctx context.Context, id string) (provider.Op
 
 func watch(t *testing.T, limits shed.Limits) *watched {
 	t.Helper()
-	vault, err := filekey.OpenVault(filepath.Join(t.TempDir(), "kek"))
+	vault, err := filekey.OpenVault(filepath.Join(t.TempDir(), "kek"), false)
 	if err != nil {
 		t.Fatal(err)
 	}

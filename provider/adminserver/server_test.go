@@ -36,7 +36,7 @@ func server(t *testing.T) (*httptest.Server, *provider.Provider) {
 
 func serverOn(t *testing.T) (*httptest.Server, *provider.Provider, provider.Store) {
 	t.Helper()
-	vault, err := filekey.OpenVault(filepath.Join(t.TempDir(), "kek"))
+	vault, err := filekey.OpenVault(filepath.Join(t.TempDir(), "kek"), false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -138,6 +138,17 @@ func one[T any](ctx context.Context, d *DB, scan func(interface{ Scan(...any) er
 	return out, err
 }
 
+// Begun tells whether an installation was begun in this store: whether it holds what a key-encryption key sealed.
+func (d *DB) Begun(ctx context.Context) (begun bool, err error) {
+	err = d.db.Read(ctx, func(_ context.Context, tx *sqldb.Tx) error {
+		var n int
+		err := tx.QueryRow(`SELECT count(*) FROM secrets`).Scan(&n)
+		begun = n > 0
+		return err
+	})
+	return begun, err
+}
+
 // Secret implements provider.Setup.
 func (d *DB) Secret(ctx context.Context, name string, fresh []byte) ([]byte, error) {
 	var out []byte

@@ -68,6 +68,61 @@ func TestServeRefuses(t *testing.T) {
 	}
 }
 
+// TestServeMakesNoSecond: a folder that has served gets neither a new key-encryption key nor a new, empty provider.
+func TestServeMakesNoSecond(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, world.Options{})
+	v := verbs{t, w}
+	if code := w.Server().Stop(); code != 0 {
+		t.Fatalf("cradle serve ended with %d", code)
+	}
+	access, err := os.ReadFile(filepath.Join(w.Data, "context.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, aside := filepath.Join(w.Data, "key-encryption-key"), w.Path("kept-key")
+	if err := os.Rename(key, aside); err != nil {
+		t.Fatal(err)
+	}
+	v.bad(1, "key-encryption-key is missing", "cradle serve --listen 127.0.0.1:0")
+	if _, err := os.Stat(key); err == nil {
+		t.Error("a refused start made a new key-encryption key")
+	}
+	if err := os.WriteFile(key, []byte(base64.StdEncoding.EncodeToString(make([]byte, 32))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v.bad(1, "another key-encryption key", "cradle serve --listen 127.0.0.1:0") // another installation's
+	if err := os.Rename(aside, key); err != nil {
+		t.Fatal(err)
+	}
+
+	store := filepath.Join(w.Data, "provider.db")
+	if err := os.Rename(store, w.Path("kept.db")); err != nil {
+		t.Fatal(err)
+	}
+	v.bad(1, "has served an installation", "cradle serve --listen 127.0.0.1:0")
+	if _, err := os.Stat(store); err == nil {
+		t.Error("a refused start made a new store")
+	}
+	if err := os.WriteFile(store, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v.bad(1, "has served an installation", "cradle serve --listen 127.0.0.1:0") // a store, and nothing in it
+	if after, err := os.ReadFile(filepath.Join(w.Data, "context.json")); err != nil || !bytes.Equal(access, after) {
+		t.Errorf("a refused start changed the operator's access (%v)", err)
+	}
+	for _, f := range []string{store + "-wal", store + "-shm"} {
+		if err := os.Remove(f); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Rename(w.Path("kept.db"), store); err != nil {
+		t.Fatal(err)
+	}
+	w.Start()
+	v.one("cradle status")
+}
+
 // TestLineRefuses: what the line may not make, through every program between the TPM and the store.
 func TestLineRefuses(t *testing.T) {
 	testenv.Long(t)
