@@ -17,6 +17,7 @@ type C2D struct {
 	Sequence   int64 // grows; set by the store
 	Device     cradle.DeviceID
 	Properties iothub.Bag
+	Ack        Ack // what the properties ask for; set by SendC2D
 	Body       []byte
 	Enqueued   time.Time
 	Expires    time.Time
@@ -50,7 +51,8 @@ func (t *Taking) MayTake(lock string, until, now time.Time) bool {
 	return !now.Before(until)
 }
 
-// Mailbox keeps messages to devices; the contract is Store's. They end with their device.
+// Mailbox keeps messages to devices; the contract is Store's. They end with their device. Whatever else ends one writes its
+// feedback in the same transaction, where the sender wants it.
 type Mailbox interface {
 	// Enqueue stores a message behind the others and sets its Sequence. NotFound without the device; Forbidden when
 	// limit messages wait that have not expired.
@@ -60,12 +62,12 @@ type Mailbox interface {
 	// Take locks the oldest messages that are free and counts a delivery of each. Those that have expired, and free
 	// ones that were delivered maxDeliveries times, are removed.
 	Take(ctx context.Context, hub Name, device cradle.DeviceID, now time.Time, maxDeliveries int, t Taking) ([]C2D, error)
-	// Settle removes the message with a lock; NotFound when no message has it.
-	Settle(ctx context.Context, hub Name, device cradle.DeviceID, lock string) error
+	// Settle removes the message with a lock, Completed or RejectedByDevice; NotFound when no message has it.
+	Settle(ctx context.Context, hub Name, device cradle.DeviceID, lock string, o Outcome, now time.Time) error
 	// Release frees it; NotFound.
 	Release(ctx context.Context, hub Name, device cradle.DeviceID, lock string) error
 	// Purge removes all messages of a device and returns how many.
-	Purge(ctx context.Context, hub Name, device cradle.DeviceID) (int, error)
+	Purge(ctx context.Context, hub Name, device cradle.DeviceID, now time.Time) (int, error)
 }
 
 // MailFull reports whether a message was refused because too many wait for the device.
@@ -89,6 +91,13 @@ func (h *Hub) SendC2D(ctx context.Context, hub Name, m *C2D) error {
 	if n := len(m.Properties.Encode()); n > maxBag {
 		return cradle.Errorf(cradle.TooLarge, "properties of %d bytes, at most %d", n, maxBag)
 	}
+	if id, _ := m.Properties.Get(iothub.PropMessageID); len(id) > maxMessageID {
+		return cradle.Errorf(cradle.Invalid, "message id of %d bytes, at most %d", len(id), maxMessageID)
+	}
+	var err error
+	if m.Ack, err = ackOf(m.Properties); err != nil {
+		return err
+	}
 	m.Enqueued = now
 	switch life := m.Expires.Sub(now); {
 	case m.Expires.IsZero():
@@ -98,7 +107,7 @@ func (h *Hub) SendC2D(ctx context.Context, hub Name, m *C2D) error {
 	case life > iothub.MaxC2DLife:
 		return cradle.Errorf(cradle.Invalid, "message would live for %s, at most %s", life.Round(time.Second), iothub.MaxC2DLife)
 	}
-	err := h.store.Enqueue(ctx, hub, m, iothub.MaxPending)
+	err = h.store.Enqueue(ctx, hub, m, iothub.MaxPending)
 	if cradle.KindOf(err) == cradle.Forbidden {
 		return &cradle.Error{Kind: cradle.Forbidden, Detail: fmt.Sprintf("%d messages wait for the device, more are not allowed", iothub.MaxPending),
 			Hint: "they end when the device takes them, or expire, or by DELETE /devices/{id}/commands", Err: errMailFull}
@@ -115,6 +124,8 @@ func (h *Hub) SendC2D(ctx context.Context, hub Name, m *C2D) error {
 // maxBag bounds the encoded properties of a message, so that they fit a topic.
 const maxBag = 32 << 10
 
+const maxMessageID = 128 // bytes (Azure)
+
 // ReceiveC2D gives a device's oldest free message and locks it for iothub.C2DLock; nil when there is none.
 func (h *Hub) ReceiveC2D(ctx context.Context, hub Name, device cradle.DeviceID) (*C2D, error) {
 	now := h.now()
@@ -125,33 +136,46 @@ func (h *Hub) ReceiveC2D(ctx context.Context, hub Name, device cradle.DeviceID) 
 	return &ms[0], nil
 }
 
-// CompleteC2D removes a message that was received.
+// CompleteC2D removes a message that was received and taken.
 func (h *Hub) CompleteC2D(ctx context.Context, hub Name, device cradle.DeviceID, lock string) error {
-	return h.lockError(h.store.Settle(ctx, hub, device, lock))
+	return h.unlock(lock, func() error { return h.store.Settle(ctx, hub, device, lock, Completed, h.now()) })
+}
+
+// RejectC2D removes a message that was received and is not wanted.
+func (h *Hub) RejectC2D(ctx context.Context, hub Name, device cradle.DeviceID, lock string) error {
+	return h.unlock(lock, func() error { return h.store.Settle(ctx, hub, device, lock, RejectedByDevice, h.now()) })
 }
 
 // AbandonC2D gives a message that was received back into the queue.
 func (h *Hub) AbandonC2D(ctx context.Context, hub Name, device cradle.DeviceID, lock string) error {
-	err := h.lockError(h.store.Release(ctx, hub, device, lock))
+	err := h.unlock(lock, func() error { return h.store.Release(ctx, hub, device, lock) })
 	if s := h.sessions.get(key{hub: hub, device: device}); s != nil && err == nil {
 		s.wake()
 	}
 	return err
 }
 
-func (h *Hub) lockError(err error) error {
-	if cradle.KindOf(err) == cradle.NotFound {
-		return &cradle.Error{Kind: cradle.Conflict, Detail: "no message has this lock: it ended, or the message did", Err: errNoSuchLock}
+// unlock ends what a lock holds; fn says NotFound when nothing has it.
+func (h *Hub) unlock(lock string, fn func() error) error {
+	none := &cradle.Error{Kind: cradle.Conflict, Detail: "nothing has this lock: it ended, or what it held did", Err: errNoSuchLock}
+	if len(lock) > maxLock || strings.ContainsFunc(lock, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return none
 	}
-	return h.storeError("settling a message", err)
+	err := fn()
+	if cradle.KindOf(err) == cradle.NotFound {
+		return none
+	}
+	return h.storeError("ending a lock", err)
 }
+
+const maxLock = 64 // bytes; ours are shorter
 
 // PurgeC2D removes all messages that wait for a device; NotFound without the device.
 func (h *Hub) PurgeC2D(ctx context.Context, hub Name, device cradle.DeviceID) (int, error) {
 	if _, err := h.owner(ctx, hub, device, ""); err != nil {
 		return 0, err
 	}
-	n, err := h.store.Purge(ctx, hub, device)
+	n, err := h.store.Purge(ctx, hub, device, h.now())
 	return n, h.storeError("purging messages", err)
 }
 
@@ -250,7 +274,7 @@ func (s *Session) deliver(owner string, max int, atMost bool) error {
 		s.mail.woken = s.mail.woken || s.mail.more
 		s.mu.Unlock()
 		if atMost { // settled before it is sent, or it would be at least once
-			if err := h.store.Settle(ctx, s.key.hub, s.key.device, m.Lock); err != nil && cradle.KindOf(err) != cradle.NotFound {
+			if err := h.store.Settle(ctx, s.key.hub, s.key.device, m.Lock, Completed, now); err != nil && cradle.KindOf(err) != cradle.NotFound {
 				return err
 			}
 		}
@@ -277,7 +301,7 @@ func (s *Session) Acknowledge(ctx context.Context, id uint16) error {
 	if !out {
 		return nil
 	}
-	err := s.hub.store.Settle(ctx, s.key.hub, s.key.device, lock)
+	err := s.hub.store.Settle(ctx, s.key.hub, s.key.device, lock, Completed, s.hub.now())
 	if err != nil && cradle.KindOf(err) != cradle.NotFound { // purged, or expired meanwhile
 		return s.hub.storeError("settling a message", err)
 	}

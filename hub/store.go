@@ -41,6 +41,7 @@ type Store interface {
 	Twins
 	Sessions
 	Mailbox
+	Feedbacks
 	Authorities
 
 	// AppendEvents stores events, in order, behind all that are stored. Cursors become visible in

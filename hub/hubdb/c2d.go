@@ -41,16 +41,27 @@ func (s *Store) Enqueue(ctx context.Context, name hub.Name, m *hub.C2D, limit in
 		} else if err != nil {
 			return err
 		}
-		if err := tx.QueryRow(`SELECT count(*) FROM c2d WHERE hub = ? AND device = ? AND expires > ?`, h, string(m.Device), micros(m.Enqueued)).Scan(&n); err != nil {
+		count := func() error {
+			return tx.QueryRow(`SELECT count(*) FROM c2d WHERE hub = ? AND device = ?`, h, string(m.Device)).Scan(&n)
+		}
+		if err := count(); err != nil {
 			return err
+		}
+		if n >= int64(limit) { // those that have expired do not count, nor stay
+			if err := expire(tx, h, m.Device, m.Enqueued); err != nil {
+				return err
+			}
+			if err := count(); err != nil {
+				return err
+			}
 		}
 		if n >= int64(limit) {
 			refusal = cradle.Errorf(cradle.Forbidden, "%d messages wait for device %q", n, m.Device)
 			return nil
 		}
-		return tx.QueryRow(`INSERT INTO c2d (hub, device, properties, body, enqueued, expires, deliveries, lock, locked_until)
-			VALUES (?, ?, ?, ?, ?, ?, 0, '', 0) RETURNING seq`,
-			h, string(m.Device), m.Properties.Encode(), body, micros(m.Enqueued), micros(m.Expires)).Scan(&m.Sequence)
+		return tx.QueryRow(`INSERT INTO c2d (hub, device, properties, ack, body, enqueued, expires, deliveries, lock, locked_until)
+			VALUES (?, ?, ?, ?, ?, ?, ?, 0, '', 0) RETURNING seq`,
+			h, string(m.Device), m.Properties.Encode(), int64(m.Ack), body, micros(m.Enqueued), micros(m.Expires)).Scan(&m.Sequence)
 	})
 	if err == nil {
 		err = refusal
@@ -80,15 +91,15 @@ func (s *Store) Take(ctx context.Context, name hub.Name, device cradle.DeviceID,
 	var out []hub.C2D
 	err = s.db.UpdateKey(ctx, mailKey(name, device), func(ctx context.Context, tx *sqldb.Tx) error {
 		out = nil
-		if _, err := tx.Exec(`DELETE FROM c2d WHERE hub = ? AND device = ? AND expires <= ?`, h, string(device), micros(now)); err != nil {
-			return err
-		}
-		free, given, err := freeMail(tx, h, device, now, maxDeliveries, t)
+		free, dead, err := freeMail(tx, h, device, now, maxDeliveries, t)
 		if err != nil {
 			return err
 		}
-		for _, seq := range given {
-			if err := tx.Queue(`DELETE FROM c2d WHERE seq = ?`, seq); err != nil {
+		for _, e := range dead {
+			if err := tx.Queue(`DELETE FROM c2d WHERE seq = ?`, e.seq); err != nil {
+				return err
+			}
+			if err := tell(tx, h, e, now); err != nil {
 				return err
 			}
 		}
@@ -107,9 +118,9 @@ func (s *Store) Take(ctx context.Context, name hub.Name, device cradle.DeviceID,
 	return out, err
 }
 
-// freeMail reads, and locks, the messages that may be taken and the numbers of those that were given up.
-func freeMail(tx *sqldb.Tx, h int64, device cradle.DeviceID, now time.Time, maxDeliveries int, t hub.Taking) (free []hub.C2D, given []int64, err error) {
-	rows, err := tx.Query(`SELECT seq, properties, body, enqueued, expires, deliveries, lock, locked_until FROM c2d
+// freeMail reads, and locks, the messages that may be taken and those that end now.
+func freeMail(tx *sqldb.Tx, h int64, device cradle.DeviceID, now time.Time, maxDeliveries int, t hub.Taking) (free []hub.C2D, dead []ended, err error) {
+	rows, err := tx.Query(`SELECT seq, properties, ack, body, enqueued, expires, deliveries, lock, locked_until FROM c2d
 		WHERE hub = ? AND device = ? ORDER BY seq FOR UPDATE`, h, string(device))
 	if err != nil {
 		return nil, nil, err
@@ -119,71 +130,92 @@ func freeMail(tx *sqldb.Tx, h int64, device cradle.DeviceID, now time.Time, maxD
 		var m hub.C2D
 		var bag, lock string
 		var enqueued, expires, until int64
-		if err := rows.Scan(&m.Sequence, &bag, &m.Body, &enqueued, &expires, &m.Deliveries, &lock, &until); err != nil {
+		if err := rows.Scan(&m.Sequence, &bag, &m.Ack, &m.Body, &enqueued, &expires, &m.Deliveries, &lock, &until); err != nil {
 			return nil, nil, err
+		}
+		m.Enqueued, m.Expires = fromMicros(enqueued), fromMicros(expires)
+		if !m.Expires.After(now) {
+			dead = append(dead, ended{m.Sequence, device, m.Ack, bag, hub.Expired, m.Expires})
+			continue
 		}
 		if !t.MayTake(lock, fromMicros(until), now) {
 			continue
 		}
 		if m.Deliveries >= maxDeliveries {
-			given = append(given, m.Sequence)
+			dead = append(dead, ended{m.Sequence, device, m.Ack, bag, hub.DeliveredTooOften, now})
 			continue
 		}
 		if len(free) == t.Max {
 			continue
 		}
-		m.Enqueued, m.Expires = fromMicros(enqueued), fromMicros(expires)
 		if m.Properties, err = iothub.ParseBag(bag); err != nil {
 			return nil, nil, fmt.Errorf("message %d: %v", m.Sequence, err)
 		}
 		free = append(free, m)
 	}
-	return free, given, rows.Err()
+	return free, dead, rows.Err()
 }
 
 // Settle implements hub.Mailbox.
-func (s *Store) Settle(ctx context.Context, name hub.Name, device cradle.DeviceID, lock string) error {
-	return s.unlock(ctx, name, device, lock, `DELETE FROM c2d WHERE seq = ? AND hub = ? AND device = ? AND lock = ?`)
+func (s *Store) Settle(ctx context.Context, name hub.Name, device cradle.DeviceID, lock string, o hub.Outcome, now time.Time) error {
+	return s.unlock(ctx, name, device, lock, func(tx *sqldb.Tx, h, seq int64) (bool, error) {
+		e := ended{device: device, outcome: o, at: now}
+		err := tx.QueryRow(`DELETE FROM c2d WHERE seq = ? AND hub = ? AND device = ? AND lock = ? RETURNING ack, properties`, seq, h, string(device), lock).Scan(&e.ack, &e.bag)
+		if errors.Is(err, sql.ErrNoRows) {
+			return false, nil
+		} else if err != nil {
+			return false, err
+		}
+		return true, tell(tx, h, e, now)
+	})
 }
 
 // Release implements hub.Mailbox.
 func (s *Store) Release(ctx context.Context, name hub.Name, device cradle.DeviceID, lock string) error {
-	return s.unlock(ctx, name, device, lock, `UPDATE c2d SET lock = '', locked_until = 0 WHERE seq = ? AND hub = ? AND device = ? AND lock = ?`)
+	return s.unlock(ctx, name, device, lock, func(tx *sqldb.Tx, h, seq int64) (bool, error) {
+		n, err := tx.Exec(`UPDATE c2d SET lock = '', locked_until = 0 WHERE seq = ? AND hub = ? AND device = ? AND lock = ?`, seq, h, string(device), lock)
+		return n > 0, err
+	})
 }
 
-func (s *Store) unlock(ctx context.Context, name hub.Name, device cradle.DeviceID, lock, query string) error {
+// unlock calls fn with the number of the message that a lock names; it says whether the message had the lock.
+func (s *Store) unlock(ctx context.Context, name hub.Name, device cradle.DeviceID, lock string, fn func(tx *sqldb.Tx, h, seq int64) (bool, error)) error {
 	h, err := s.hubID(ctx, name)
 	if err != nil {
 		return err
 	}
 	_, number, _ := strings.Cut(lock, " ")
 	seq, err := strconv.ParseInt(number, 10, 64)
-	var n int64
+	had := false
 	if err == nil {
 		err = s.db.UpdateKey(ctx, mailKey(name, device), func(ctx context.Context, tx *sqldb.Tx) (err error) {
-			n, err = tx.Exec(query, seq, h, string(device), lock)
+			had, err = fn(tx, h, seq)
 			return err
 		})
 		if err != nil {
 			return err
 		}
 	}
-	if n == 0 {
+	if !had {
 		return cradle.Errorf(cradle.NotFound, "no message of device %q has this lock", device)
 	}
 	return nil
 }
 
 // Purge implements hub.Mailbox.
-func (s *Store) Purge(ctx context.Context, name hub.Name, device cradle.DeviceID) (int, error) {
+func (s *Store) Purge(ctx context.Context, name hub.Name, device cradle.DeviceID, now time.Time) (int, error) {
 	h, err := s.hubID(ctx, name)
 	if err != nil {
 		return 0, err
 	}
-	var n int64
-	err = s.db.UpdateKey(ctx, mailKey(name, device), func(ctx context.Context, tx *sqldb.Tx) (err error) {
-		n, err = tx.Exec(`DELETE FROM c2d WHERE hub = ? AND device = ?`, h, string(device))
+	n := 0
+	err = s.db.UpdateKey(ctx, mailKey(name, device), func(ctx context.Context, tx *sqldb.Tx) error {
+		rows, err := tx.Query(`DELETE FROM c2d WHERE hub = ? AND device = ? RETURNING seq, device, ack, properties, expires`, h, string(device))
+		if err != nil {
+			return err
+		}
+		n, err = endAll(tx, h, rows, now, hub.ThrownAway)
 		return err
 	})
-	return int(n), err
+	return n, err
 }

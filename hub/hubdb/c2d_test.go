@@ -2,6 +2,7 @@ package hubdb_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -20,6 +21,7 @@ type letter struct {
 	expires, locked time.Time
 	lock            string
 	deliveries      int
+	ack             hub.Ack
 }
 
 // TestMailbox runs random operations against a list.
@@ -41,6 +43,20 @@ func TestMailbox(t *testing.T) {
 			return slices.DeleteFunc(slices.Clone(model), func(l *letter) bool { return !l.expires.After(clock) })
 		}
 		locks := []string{"http-x 1"}
+		want := map[string]hub.Outcome{} // feedback, by the message's id
+		end := func(l *letter, o hub.Outcome) {
+			if l.ack.Wants(o) {
+				want[l.body] = o
+			}
+		}
+		expire := func() {
+			for _, l := range model {
+				if !l.expires.After(clock) {
+					end(l, hub.Expired)
+				}
+			}
+			model = live()
+		}
 		for i := range 300 {
 			clock = clock.Add(time.Duration(r.IntN(5)) * time.Second)
 			fail := func(format string, args ...any) {
@@ -49,13 +65,16 @@ func TestMailbox(t *testing.T) {
 			}
 			switch op := r.IntN(6); op {
 			case 0, 1:
-				m := &hub.C2D{Device: "d", Properties: iothub.Bag{{Name: "n", Value: "ü&"}}, Body: fmt.Append(nil, i), Enqueued: clock, Expires: clock.Add(time.Duration(5+r.IntN(40)) * time.Second)}
+				m := &hub.C2D{Device: "d", Ack: hub.Ack(r.IntN(4)), Properties: iothub.Bag{{Name: "n", Value: "ü&"}, {Name: iothub.PropMessageID, Value: fmt.Sprint(i)}}, Body: fmt.Append(nil, i), Enqueued: clock, Expires: clock.Add(time.Duration(5+r.IntN(40)) * time.Second)}
 				err := s.Enqueue(ctx, "hub-1", m, limit)
+				if len(model) >= limit {
+					expire()
+				}
 				if full := len(live()) >= limit; full != (cradle.KindOf(err) == cradle.Forbidden) || !full && err != nil {
 					fail("enqueue into %d: %v", len(live()), err)
 				}
 				if err == nil {
-					model = append(model, &letter{body: string(m.Body), expires: m.Expires})
+					model = append(model, &letter{body: string(m.Body), expires: m.Expires, ack: m.Ack})
 				}
 			case 2, 3:
 				tk := hub.Taking{Owner: []string{"mqtt-a", "mqtt-b", "http-c"}[r.IntN(3)], Max: 1 + r.IntN(3), Until: clock.Add(10 * time.Second)}
@@ -64,12 +83,13 @@ func TestMailbox(t *testing.T) {
 				if err != nil {
 					fail("take: %v", err)
 				}
-				model = live()
+				expire()
 				var want []*letter
 				for _, l := range slices.Clone(model) {
 					switch {
 					case !tk.MayTake(l.lock, l.locked, clock):
 					case l.deliveries >= deliveries:
+						end(l, hub.DeliveredTooOften)
 						model = slices.DeleteFunc(model, func(o *letter) bool { return o == l })
 					case len(want) < tk.Max:
 						want = append(want, l)
@@ -89,10 +109,11 @@ func TestMailbox(t *testing.T) {
 			default:
 				lock := locks[r.IntN(len(locks))]
 				at := slices.IndexFunc(model, func(l *letter) bool { return l.lock == lock })
-				err := s.Settle(ctx, "hub-1", "other", lock)
+				outcome := hub.Outcome(r.IntN(2)) * hub.RejectedByDevice
+				err := s.Settle(ctx, "hub-1", "other", lock, outcome, clock)
 				wantKind(t, "another device's lock", err, cradle.NotFound)
 				if op == 4 {
-					err = s.Settle(ctx, "hub-1", "d", lock)
+					err = s.Settle(ctx, "hub-1", "d", lock, outcome, clock)
 				} else {
 					err = s.Release(ctx, "hub-1", "d", lock)
 				}
@@ -100,6 +121,7 @@ func TestMailbox(t *testing.T) {
 					fail("op %d of lock %q: %v", op, lock, err)
 				}
 				if at >= 0 && op == 4 {
+					end(model[at], outcome)
 					model = slices.Delete(model, at, at+1)
 				} else if at >= 0 {
 					model[at].lock, model[at].locked = "", time.Time{}
@@ -110,8 +132,31 @@ func TestMailbox(t *testing.T) {
 			}
 		}
 		wantKind(t, "no device", s.Enqueue(ctx, "hub-1", &hub.C2D{Device: "nobody", Enqueued: now, Expires: now.Add(time.Hour)}, limit), cradle.NotFound)
-		if _, err := s.Purge(ctx, "hub-1", "d"); err != nil {
-			t.Fatal(err)
+		expire()
+		for _, l := range model {
+			end(l, hub.ThrownAway)
+		}
+		if n, err := s.Purge(ctx, "hub-1", "d", clock); err != nil || n < len(model) {
+			t.Fatalf("seed %d: purged %d of %d, %v", seed, n, len(model), err)
+		}
+		got := map[string]hub.Outcome{}
+		for i := 0; ; i++ {
+			fs, err := s.TakeFeedback(ctx, "hub-1", clock, fmt.Sprint("lock-", i), clock.Add(time.Minute))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range fs {
+				if _, twice := got[f.Message]; twice || f.Device != "d" || f.At.After(clock) {
+					t.Errorf("seed %d: feedback %+v, twice: %v", seed, f, twice)
+				}
+				got[f.Message] = f.Outcome
+			}
+			if len(fs) == 0 {
+				break
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("seed %d: feedback %v, want %v", seed, got, want)
 		}
 		// Many at once: never more than allowed, and each is taken by one.
 		var wg sync.WaitGroup

@@ -17,6 +17,11 @@ func (s *Server) c2dRoutes(m *http.ServeMux) {
 	m.HandleFunc("POST /messages/devicebound", s.restUpTo(iothub.MaxC2D+1, hub.ServiceConnect, s.sendC2D))
 	m.HandleFunc("POST /devices/{id}/messages/devicebound", s.restUpTo(iothub.MaxC2D+1, hub.ServiceConnect, s.sendC2D))
 	m.HandleFunc("DELETE /devices/{id}/commands", s.rest(hub.ServiceConnect, s.purgeC2D))
+	for _, path := range []string{"/messages/serviceBound/feedback", "/messages/servicebound/feedback"} { // both are in use
+		m.HandleFunc("GET "+path, s.rest(hub.ServiceConnect, s.receiveFeedback))
+		m.HandleFunc("DELETE "+path+"/{lock}", s.rest(hub.ServiceConnect, s.completeFeedback))
+		m.HandleFunc("POST "+path+"/{lock}/abandon", s.rest(hub.ServiceConnect, s.abandonFeedback))
+	}
 }
 
 func (s *Server) sendC2D(r *request) (answer, error) {
@@ -43,13 +48,6 @@ func (s *Server) sendC2D(r *request) (answer, error) {
 			if m.Expires, err = time.Parse(time.RFC3339, p.Value); err != nil {
 				return answer{}, cradle.Errorf(cradle.Invalid, "%s %.40q is not a time as 2026-01-02T15:04:05Z", iothub.HeaderExpiry, p.Value)
 			}
-		case iothub.PropAck:
-			switch p.Value {
-			case "none", "positive", "negative", "full":
-			default:
-				return answer{}, cradle.Errorf(cradle.Invalid, "%s %.40q is none of none, positive, negative, full", iothub.PropAck, p.Value)
-			}
-			m.Properties = append(m.Properties, p)
 		case iothub.PropTo:
 		default:
 			m.Properties = append(m.Properties, p)
@@ -82,4 +80,30 @@ func (s *Server) purgeC2D(r *request) (answer, error) {
 		return answer{}, err
 	}
 	return answer{body: iothub.Purged{DeviceID: id, TotalMessagesPurged: n}}, nil
+}
+
+// receiveFeedback answers with the records of one batch, whose lock is the ETag, or 204.
+func (s *Server) receiveFeedback(r *request) (answer, error) {
+	fs, lock, err := s.hub.ReceiveFeedback(r.Context(), r.hub)
+	if err != nil || len(fs) == 0 {
+		return answer{}, err
+	}
+	records, newest := make([]iothub.FeedbackRecord, len(fs)), time.Time{}
+	for i, f := range fs {
+		records[i] = iothub.FeedbackRecord{OriginalMessageID: f.Message, Description: f.Outcome.String(), StatusCode: f.Outcome.String(), DeviceID: f.Device,
+			DeviceGenerationID: f.Generation, EnqueuedTimeUTC: f.At.UTC()}
+		if f.At.After(newest) {
+			newest = f.At
+		}
+	}
+	return answer{body: records, header: map[string]string{"ETag": `"` + lock + `"`, "Content-Type": iothub.FeedbackType,
+		iothub.HeaderEnqueued: newest.UTC().Format(time.RFC3339Nano), "iothub-userid": string(r.hub)}}, nil
+}
+
+func (s *Server) completeFeedback(r *request) (answer, error) {
+	return answer{}, s.hub.CompleteFeedback(r.Context(), r.hub, r.PathValue("lock"))
+}
+
+func (s *Server) abandonFeedback(r *request) (answer, error) {
+	return answer{}, s.hub.AbandonFeedback(r.Context(), r.hub, r.PathValue("lock"))
 }

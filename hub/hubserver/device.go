@@ -156,7 +156,11 @@ func (s *Server) receive(w http.ResponseWriter, r *request) error {
 // complete ends a message: it was taken, or with ?reject it is not wanted; either way it does not come again.
 func (s *Server) complete(w http.ResponseWriter, r *request) error {
 	id, _ := r.path()
-	if err := s.hub.CompleteC2D(r.Context(), r.hub, id, lockOf(r.PathValue("lock"))); err != nil {
+	settle := s.hub.CompleteC2D
+	if r.URL.Query().Has("reject") {
+		settle = s.hub.RejectC2D
+	}
+	if err := settle(r.Context(), r.hub, id, lockOf(r.PathValue("lock"))); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
@@ -230,11 +231,11 @@ func (l *lame) PutTwin(ctx context.Context, name hub.Name, d cradle.DeviceID, m 
 	return l.Store.PutTwin(ctx, name, d, m, g, tw, was)
 }
 
-func (l *lame) Settle(ctx context.Context, name hub.Name, d cradle.DeviceID, lock string) error {
+func (l *lame) Settle(ctx context.Context, name hub.Name, d cradle.DeviceID, lock string, o hub.Outcome, now time.Time) error {
 	if l.off.Load() {
 		return errLame
 	}
-	return l.Store.Settle(ctx, name, d, lock)
+	return l.Store.Settle(ctx, name, d, lock, o, now)
 }
 
 func (l *lame) Enqueue(ctx context.Context, name hub.Name, m *hub.C2D, limit int) error {

@@ -114,7 +114,9 @@ func (s *Server) answer(r *request, fn func(*request) (answer, error)) {
 		s.fail(w, r.Request, err)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	if a.header["Content-Type"] == "" {
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	}
 	w.WriteHeader(cmp.Or(a.status, http.StatusOK))
 	w.Write(b)
 }

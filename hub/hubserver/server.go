@@ -8,8 +8,8 @@
 // One goroutine serves a connection. What others have for the device (method calls, desired properties, messages) they
 // leave in a bounded queue that a goroutine writes while it is not empty; see outgoing.
 //
-// Divergences from Azure IoT Hub: services send messages to devices by REST, since AMQP is not spoken, and there is
-// no feedback about their fate; HTTP headers of application properties come in lower case.
+// Divergences from Azure IoT Hub: services send messages to devices, and read the feedback about them, by REST, since AMQP
+// is not spoken; HTTP headers of application properties come in lower case.
 package hubserver
 
 import (

@@ -24,7 +24,7 @@ const (
 	PropExpiry       = "$.exp"
 	PropModule       = "$.cmid" // module that sent it; set by the hub
 	PropSender       = "$.cdid"
-	PropAck          = "iothub-ack" // none, positive, negative or full; carried, see the hub's documentation
+	PropAck          = "iothub-ack" // none, positive, negative or full: of which outcomes the sender wants feedback
 	HeaderTo         = "iothub-to"
 	HeaderMessageID  = "iothub-messageid"
 	HeaderSequence   = "iothub-sequencenumber"
@@ -37,6 +37,19 @@ const (
 type Purged struct {
 	DeviceID            cradle.DeviceID `json:"deviceId"`
 	TotalMessagesPurged int             `json:"totalMessagesPurged"`
+}
+
+// FeedbackType is the content type of an array of FeedbackRecord.
+const FeedbackType = "application/vnd.microsoft.iothub.feedback.json"
+
+// FeedbackRecord says what became of one message to a device.
+type FeedbackRecord struct {
+	OriginalMessageID  string          `json:"originalMessageId"`
+	Description        string          `json:"description"` // Success, Expired, DeliveryCountExceeded, Rejected or Purged
+	StatusCode         string          `json:"statusCode"`  // the same
+	DeviceID           cradle.DeviceID `json:"deviceId"`
+	DeviceGenerationID string          `json:"deviceGenerationId"`
+	EnqueuedTimeUTC    time.Time       `json:"enqueuedTimeUtc"` // when it happened
 }
 
 // DeviceboundTopic is where the hub publishes messages to a device, up to the property bag.
