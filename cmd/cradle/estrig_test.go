@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -24,7 +23,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -32,6 +30,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/front"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/provider"
@@ -54,30 +53,10 @@ type estRig struct {
 	est    http.Handler
 	addr   string
 	roots  *x509.CertPool
-	logs   *logBuffer
+	logs   *testenv.Buffer
 
 	maker  issuer          // the other CA
 	holder tls.Certificate // gw-1, issued here
-}
-
-// logBuffer keeps log lines.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) take() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.buf.String()
-	l.buf.Reset()
-	return s
 }
 
 // issuer is a CA outside the installation.
@@ -134,7 +113,7 @@ func (i issuer) client(t testing.TB, cn string, change func(*x509.Certificate)) 
 
 func newESTRig(t *testing.T) *estRig {
 	t.Helper()
-	s := &estRig{t: t, file: filepath.Join(t.TempDir(), "provider.db"), logs: &logBuffer{}, roots: x509.NewCertPool()}
+	s := &estRig{t: t, file: filepath.Join(t.TempDir(), "provider.db"), logs: new(testenv.Buffer), roots: x509.NewCertPool()}
 	log := slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	vault, err := filekey.OpenVault(filepath.Join(t.TempDir(), "kek"), false)
 	if err != nil {
@@ -362,7 +341,7 @@ func digest(t *testing.T, db *sql.DB, table string) string {
 func (s *estRig) unchanged(t *testing.T, f func()) {
 	t.Helper()
 	before, leaves := s.state()
-	s.logs.take()
+	s.logs.Take()
 	f()
 	after, now := s.state()
 	if !maps.Equal(before, after) || leaves != now {
@@ -377,10 +356,10 @@ func (s *estRig) unchanged(t *testing.T, f func()) {
 		return strings.Contains(log, "level=WARN msg=est status=4") || strings.Contains(log, "level=WARN msg=est status=5") ||
 			strings.Contains(log, "http request refused") || strings.Contains(log, "tls handshake")
 	}
-	log := s.logs.take()
+	log := s.logs.Take()
 	for i := 0; i < 500 && !told(log); i++ { // a client may learn of the end of its connection before the line is written
 		time.Sleep(10 * time.Millisecond)
-		log += s.logs.take()
+		log += s.logs.Take()
 	}
 	if !told(log) {
 		t.Errorf("no refusal in the log: %s", log)

@@ -34,8 +34,10 @@ import (
 	"github.com/cradle-iot/cradle/hub"
 	"github.com/cradle-iot/cradle/hub/hubdb"
 	"github.com/cradle-iot/cradle/hub/hubserver"
+	"github.com/cradle-iot/cradle/internal/front"
 	"github.com/cradle-iot/cradle/internal/mqtt"
 	"github.com/cradle-iot/cradle/internal/mqttserve"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/protocol/status"
@@ -81,30 +83,12 @@ func (f *feed) Fresh(time.Time) bool {
 	return !f.stale
 }
 
-// logs keeps what was logged.
-type logs struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // rig is one hub with its server on loopback.
 type rig struct {
 	t     *testing.T
 	hub   *hub.Hub
 	feed  *feed
-	logs  *logs
+	logs  *testenv.Buffer
 	ca    *issuer
 	skew  atomic.Int64 // added to the hub's clock
 	addr  string       // of the MQTT listener
@@ -139,7 +123,7 @@ func newRigOver(t *testing.T, url string, over func(hub.Store) hub.Store) *rig {
 	}
 	t.Cleanup(func() { db.Close() })
 	store := over(db)
-	r := &rig{t: t, logs: &logs{}, ca: newIssuer(t), feed: &feed{blocked: map[cradle.DeviceID]cradle.DeviceState{}, certs: map[[32]byte]bool{}}}
+	r := &rig{t: t, logs: new(testenv.Buffer), ca: newIssuer(t), feed: &feed{blocked: map[cradle.DeviceID]cradle.DeviceState{}, certs: map[[32]byte]bool{}}}
 	log := slog.New(slog.NewTextHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.hub = hub.New(hub.Config{Store: store, Status: r.feed, Log: log, Issuer: r.ca,
 		Now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) }})
@@ -147,7 +131,6 @@ func newRigOver(t *testing.T, url string, over func(hub.Store) hub.Store) *rig {
 		t.Fatal(err)
 	}
 	s := hubserver.New(hubserver.Config{Hub: r.hub, Log: log})
-	accept := mqttserve.New(mqttserve.Config{Log: log, Connect: 300 * time.Millisecond}).For(s)
 
 	web := httptest.NewUnstartedServer(s)
 	web.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
@@ -161,35 +144,30 @@ func newRigOver(t *testing.T, url string, over func(hub.Store) hub.Store) *rig {
 	}
 	r.reg = iothub.NewRegistry(web.Client(), cs)
 
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: web.TLS.Certificates, ClientAuth: tls.RequestClientCert})
+	r.addr = mqttPort(t, web.TLS, mqttserve.New(mqttserve.Config{Log: log, Connect: 300 * time.Millisecond}).For(s))
+	return r
+}
+
+// mqttPort serves MQTT connections on a port of its own.
+func mqttPort(t *testing.T, c *tls.Config, accept func(context.Context, net.Conn, tls.ConnectionState)) string {
+	t.Helper()
+	l, err := front.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.addr = l.Addr().String()
+	f := front.New(front.Config{
+		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &c.Certificates[0], nil },
+		Default:     front.Route{MQTT: accept},
+		Log:         slog.New(slog.DiscardHandler),
+	})
 	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				c := nc.(*tls.Conn)
-				if err := c.HandshakeContext(ctx); err != nil {
-					c.Close()
-					return
-				}
-				accept(ctx, c, c.ConnectionState())
-			})
-		}
-	})
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(ctx, l) }()
 	t.Cleanup(func() {
-		l.Close()
 		cancel()
-		wg.Wait()
+		<-ended
 	})
-	return r
+	return l.Addr().String()
 }
 
 // ident is a device's key and certificate.

@@ -1,7 +1,6 @@
 package natsrelay_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -25,24 +24,6 @@ import (
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
-// logs keeps what was logged.
-type logs struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logs) has(s string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Contains(l.b.String(), s)
-}
-
 // rig is a store with hubs, as the processes that share it see them.
 type rig struct {
 	t    *testing.T
@@ -51,14 +32,14 @@ type rig struct {
 	db   *hubdb.Store
 	hub  *hub.Hub
 	nats *testenv.NATS
-	logs *logs
+	logs *testenv.Buffer
 
 	seq map[cradle.DeviceID]int
 }
 
 func newRig(t *testing.T, url string, nats *testenv.NATS, names ...hub.Name) *rig {
 	t.Helper()
-	r := &rig{t: t, url: url, nats: nats, logs: &logs{}, seq: map[cradle.DeviceID]int{}}
+	r := &rig{t: t, url: url, nats: nats, logs: new(testenv.Buffer), seq: map[cradle.DeviceID]int{}}
 	var err error
 	if r.kek, err = filekey.CreateVault(filepath.Join(t.TempDir(), "kek")); err != nil {
 		t.Fatal(err)
@@ -135,7 +116,7 @@ func (r *rig) passed(name hub.Name) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	r.t.Fatalf("not passed on: %+v %+v\n%s", st, relays, r.logs.b.String())
+	r.t.Fatalf("not passed on: %+v %+v\n%s", st, relays, r.logs)
 }
 
 // js connects as a consumer would.
@@ -218,7 +199,7 @@ func TestRelay(t *testing.T) {
 		r.passed("hub-1")
 		r.nats.Kill()
 		r.tell("hub-1", 40, devices...) // nobody waits for NATS
-		for !r.logs.has("events do not pass to NATS") {
+		for !strings.Contains(r.logs.String(), "events do not pass to NATS") {
 			time.Sleep(10 * time.Millisecond)
 		}
 		r.nats.Start()
@@ -304,7 +285,7 @@ func TestRelayHoldsEvents(t *testing.T) {
 		}
 		old.Size = st.Bytes / 2
 		got, err := r.hub.Trim(ctx, "hub-1", old)
-		if err != nil || got.Events != got.Held || got.Held < 14 || got.Held > 16 || r.hub.Trimmed("hub-1").Held != got.Held || !r.logs.has("events were lost to a relay") {
+		if err != nil || got.Events != got.Held || got.Held < 14 || got.Held > 16 || r.hub.Trimmed("hub-1").Held != got.Held || !strings.Contains(r.logs.String(), "events were lost to a relay") {
 			t.Errorf("trimmed %+v %v", got, err)
 		}
 	})

@@ -20,7 +20,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,6 +28,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/front"
+	"github.com/cradle-iot/cradle/internal/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -201,13 +201,8 @@ func TestCertificateIsAskedForWithoutCANames(t *testing.T) {
 
 // What net/http answers by itself is logged: no handler sees it.
 func TestRefusedHeadsAreLogged(t *testing.T) {
-	var mu sync.Mutex
-	var buf bytes.Buffer
-	log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		return buf.Write(p)
-	}), nil))
+	var logs testenv.Buffer
+	log := slog.New(slog.NewTextHandler(&logs, nil))
 	addr, stop := start(t, front.Config{Default: front.Route{HTTP: say("x")}, Log: log})
 	conn := dial(t, addr, clientConfig(""))
 	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n")
@@ -218,16 +213,10 @@ func TestRefusedHeadsAreLogged(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	if text := buf.String(); strings.Count(text, "http request refused") != 1 || !strings.Contains(text, `status="400 Bad Request`) {
+	if text := logs.String(); strings.Count(text, "http request refused") != 1 || !strings.Contains(text, `status="400 Bad Request`) {
 		t.Errorf("log: %s", text)
 	}
 }
-
-type writerFunc func(p []byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestRoutesByFirstByte(t *testing.T) {
 	cert := newCert(t, "device-7")

@@ -9,34 +9,16 @@ import (
 	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/cradle-iot/cradle/internal/mqtt"
 	"github.com/cradle-iot/cradle/internal/mqttserve"
+	"github.com/cradle-iot/cradle/internal/testenv"
 )
 
 const deadline = 10 * time.Second
-
-// logs keeps what was logged.
-type logs struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // pipe is one end of a connection between two addresses that counts what was read from it.
 type pipe struct {
@@ -61,7 +43,7 @@ func (p *pipe) RemoteAddr() net.Addr {
 
 // rig is a server in a synctest bubble, whose clients are pipes.
 type rig struct {
-	logs logs
+	logs testenv.Buffer
 	in   func(context.Context, net.Conn, tls.ConnectionState)
 	ctx  context.Context
 }

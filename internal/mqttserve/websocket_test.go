@@ -23,6 +23,7 @@ import (
 	"github.com/cradle-iot/cradle/internal/front"
 	"github.com/cradle-iot/cradle/internal/mqtt"
 	"github.com/cradle-iot/cradle/internal/mqttserve"
+	"github.com/cradle-iot/cradle/internal/testenv"
 )
 
 func newCert(t *testing.T, name string) tls.Certificate {
@@ -45,7 +46,7 @@ type site struct {
 	t    *testing.T
 	addr string
 	cert tls.Certificate
-	logs logs
+	logs testenv.Buffer
 	seen chan *mqttserve.Conn
 	stop func() // ends the server and waits for it
 }

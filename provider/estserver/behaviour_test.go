@@ -98,7 +98,7 @@ func TestPanicIsOneRequest(t *testing.T) {
 	if r.code != 500 || strings.Contains(r.body, "secret") {
 		t.Errorf("%d %q", r.code, r.body)
 	}
-	if log := s.logs.take(); !strings.Contains(log, "secret bug") || !strings.Contains(log, `"level":"ERROR"`) {
+	if log := s.logs.Take(); !strings.Contains(log, "secret bug") || !strings.Contains(log, `"level":"ERROR"`) {
 		t.Errorf("log: %s", log)
 	}
 	if r := s.do(c, "GET", "cacerts", "", nil); r.code != 200 {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/front"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/provider/estserver"
 )
@@ -208,35 +209,15 @@ type server struct {
 	t      testing.TB
 	ca     *ca
 	addr   string
-	logs   *logs
+	logs   *testenv.Buffer
 	roots  *x509.CertPool
 	device tls.Certificate
 	stop   context.CancelFunc
 }
 
-// logs keeps log lines.
-type logs struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logs) take() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.buf.String()
-	l.buf.Reset()
-	return s
-}
-
 func start(t testing.TB, change func(*estserver.Config)) *server {
 	t.Helper()
-	s := &server{t: t, ca: newCA(t), logs: &logs{}, roots: x509.NewCertPool()}
+	s := &server{t: t, ca: newCA(t), logs: new(testenv.Buffer), roots: x509.NewCertPool()}
 	c := estserver.Config{Provider: s.ca, Log: slog.New(slog.NewJSONHandler(s.logs, nil))}
 	if change != nil {
 		change(&c)

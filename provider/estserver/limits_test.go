@@ -86,7 +86,7 @@ func TestLogLine(t *testing.T) {
 	s := start(t, nil)
 	r := s.do(s.client(s.device), "POST", "simpleenroll", "!", map[string]string{"Content-Type": "application/pkcs10"})
 	var line map[string]any
-	if err := json.Unmarshal([]byte(s.logs.take()), &line); err != nil {
+	if err := json.Unmarshal([]byte(s.logs.Take()), &line); err != nil {
 		t.Fatal(err)
 	}
 	for k, want := range map[string]any{"msg": "est", "op": "simpleenroll", "account": "acme", "label": "acme-operational", "profile": "operational", "status": 400.0, "outcome": "invalid",

@@ -114,7 +114,7 @@ func TestBasic(t *testing.T) {
 			t.Errorf("%q: %d, %+v", tc.sent, r.code, b)
 		}
 	}
-	if log := s.logs.take(); strings.Contains(log, "secret") || !strings.Contains(log, `"user":"joe"`) {
+	if log := s.logs.Take(); strings.Contains(log, "secret") || !strings.Contains(log, `"user":"joe"`) {
 		t.Errorf("log: %s", log)
 	}
 	for _, bad := range []string{"Bearer x", "Basic !", "Basic", "Digest username=x", basic("no colon"), basic("a:b\x00c"), basic("joe:" + strings.Repeat("x", 2000))} {

@@ -49,7 +49,7 @@ func TestOperations(t *testing.T) {
 			}
 		}
 	}
-	log := s.logs.take()
+	log := s.logs.Take()
 	if n := strings.Count(log, "\n"); n != 15 {
 		t.Errorf("%d log lines for 15 requests", n)
 	}
@@ -195,7 +195,7 @@ func TestRefusals(t *testing.T) {
 		{"nonce too large", with, "POST", "nonce", `{"x":"` + strings.Repeat("A", est.MaxBody) + `"}`, nonceType, 413, "65536"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s.logs.take()
+			s.logs.Take()
 			r := s.do(tc.client, tc.method, tc.path, tc.body, tc.header)
 			if r.code != tc.code || !strings.Contains(r.body, tc.want) {
 				t.Errorf("got %d %q, want %d and %q", r.code, r.body, tc.code, tc.want)
@@ -206,7 +206,7 @@ func TestRefusals(t *testing.T) {
 			if tc.code == 405 && r.header.Get("Allow") == "" {
 				t.Error("405 without Allow")
 			}
-			if log := s.logs.take(); strings.Count(log, "\n") != 1 || !strings.Contains(log, `"reason":"`) || !strings.Contains(log, `"level":"WARN"`) {
+			if log := s.logs.Take(); strings.Count(log, "\n") != 1 || !strings.Contains(log, `"reason":"`) || !strings.Contains(log, `"level":"WARN"`) {
 				t.Errorf("log: %s", log)
 			}
 		})
@@ -252,7 +252,7 @@ func TestProviderErrors(t *testing.T) {
 		s.ca.mu.Lock()
 		s.ca.refuse = tc.err
 		s.ca.mu.Unlock()
-		s.logs.take()
+		s.logs.Take()
 		r := s.do(c, "POST", "acme-ldevid/simpleenroll", flat, map[string]string{"Content-Type": "application/pkcs10"})
 		if r.code != tc.code || !strings.HasPrefix(r.body, tc.body) || strings.Contains(r.body, "secret") {
 			t.Errorf("%v: %d %q", tc.err, r.code, r.body)
@@ -260,7 +260,7 @@ func TestProviderErrors(t *testing.T) {
 		if (r.header.Get("Retry-After") != "") != (tc.code == 503 || tc.code == 202) || tc.code == 202 && r.header.Get("Retry-After") != "90" {
 			t.Errorf("%d with Retry-After %q", r.code, r.header.Get("Retry-After"))
 		}
-		if log := s.logs.take(); errors.Is(tc.err, secret) && !strings.Contains(log, "secret cause") {
+		if log := s.logs.Take(); errors.Is(tc.err, secret) && !strings.Contains(log, "secret cause") {
 			t.Errorf("the log does not know the cause: %s", log)
 		}
 		n := s.do(c, "POST", "nonce", "{}", map[string]string{"Content-Type": est.TypeNonce})

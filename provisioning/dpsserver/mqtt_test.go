@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/front"
 	"github.com/cradle-iot/cradle/internal/mqtt"
 	"github.com/cradle-iot/cradle/internal/mqttserve"
 	"github.com/cradle-iot/cradle/protocol/dps"
@@ -27,36 +28,25 @@ import (
 	"github.com/cradle-iot/cradle/provisioning/provisioningtest"
 )
 
-// mqttPort serves h behind a real TLS listener and the accept layer.
+// mqttPort serves h behind a real port.
 func mqttPort(t *testing.T, s *server, h mqttserve.Handler) string {
 	t.Helper()
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: s.http.TLS.Certificates, ClientAuth: tls.RequestClientCert})
+	l, err := front.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := mqttserve.New(mqttserve.Config{Log: slog.New(slog.DiscardHandler)}).For(h)
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				c := nc.(*tls.Conn)
-				if err := c.HandshakeContext(ctx); err != nil {
-					c.Close()
-					return
-				}
-				in(ctx, c, c.ConnectionState())
-			})
-		}
+	log := slog.New(slog.DiscardHandler)
+	f := front.New(front.Config{
+		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &s.http.TLS.Certificates[0], nil },
+		Default:     front.Route{MQTT: mqttserve.New(mqttserve.Config{Log: log}).For(h)},
+		Log:         log,
 	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(ctx, l) }()
 	t.Cleanup(func() {
-		l.Close()
 		cancel()
-		wg.Wait()
+		<-ended
 	})
 	return l.Addr().String()
 }

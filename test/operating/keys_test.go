@@ -1,14 +1,12 @@
 package operating_test
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -41,28 +39,10 @@ func blocks(t *testing.T, page string) (out []block) {
 	return out
 }
 
-// output gathers what a program prints.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
 // terminal runs a program that goes on until the test ends, and waits until it is ready.
 func terminal(t *testing.T, dir, text string) {
 	t.Helper()
-	o, done := new(output), make(chan struct{})
+	o, done := new(testenv.Buffer), make(chan struct{})
 	cmd := exec.Command("bash", "-c", "exec "+strings.TrimSpace(text))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, o, o
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
