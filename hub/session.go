@@ -148,10 +148,17 @@ func (h *Hub) prove(ctx context.Context, k key, login *Login, g *grant) (owner, 
 		return owner{}, 0, errMoved
 	case err != nil:
 		return owner{}, 0, h.storeError("promoting a certificate", err)
-	case m != nil: // ends the session of the certificate before
-		return owner{d, m}, h.sessions.moduleChanged(k, m), nil
 	}
-	return owner{d, m}, h.sessions.changed(k, d), nil
+	promoted := uint64(0) // ends the session of the certificate before
+	if m != nil {
+		promoted = h.sessions.moduleChanged(k, m)
+	} else {
+		promoted = h.sessions.changed(k, d)
+	}
+	if promoted != version+1 {
+		return owner{}, 0, errMoved // somebody wrote the registry after the promotion and was here before us
+	}
+	return owner{d, m}, promoted, nil
 }
 
 // admit reads the registry and judges; the module is nil when the device itself logs in.

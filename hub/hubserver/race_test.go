@@ -102,23 +102,33 @@ func TestSessionsUnderChange(t *testing.T) {
 	})
 }
 
-// between runs a function once, after a device was read and before the reader goes on.
+// between runs a function once, after a device was read or written and before who did it goes on.
 type between struct {
 	hub.Store
-	do func()
+	read, written func()
 }
 
 func (b *between) Device(ctx context.Context, name hub.Name, id cradle.DeviceID) (*hub.Device, error) {
 	d, err := b.Store.Device(ctx, name, id)
-	if do := b.do; do != nil {
-		b.do = nil
-		do()
-	}
+	once(&b.read)
 	return d, err
 }
 
-// TestChangeBetween: what changes after a connect has read the entry, and before the session is entered,
-// counts for the connect; the one who changes it finds no session to drop yet.
+func (b *between) UpdateDevice(ctx context.Context, name hub.Name, d *hub.Device, etag string) error {
+	err := b.Store.UpdateDevice(ctx, name, d, etag)
+	once(&b.written)
+	return err
+}
+
+func once(f *func()) {
+	if do := *f; do != nil {
+		*f = nil
+		do()
+	}
+}
+
+// TestChangeBetween: what changes after a connect has read the entry (or has promoted its certificate in it), and before the
+// session is entered, counts for the connect; the one who changes it finds no session to drop yet.
 func TestChangeBetween(t *testing.T) {
 	b := &between{}
 	r := newRigOver(t, sqlite(t), func(s hub.Store) hub.Store { b.Store = s; return b })
@@ -132,32 +142,42 @@ func TestChangeBetween(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for id, do := range map[cradle.DeviceID]func(){
-		"disabled": func() { edit("disabled", func(d *iothub.Device) { d.Status = iothub.Disabled }) },
-		"replaced": func() {
-			edit("replaced", func(d *iothub.Device) {
+	changes := map[string]func(cradle.DeviceID){
+		"disabled": func(id cradle.DeviceID) { edit(id, func(d *iothub.Device) { d.Status = iothub.Disabled }) },
+		"replaced": func(id cradle.DeviceID) {
+			edit(id, func(d *iothub.Device) {
 				d.Authentication.X509Thumbprint.PrimaryThumbprint = strings.Repeat("ab", 32)
+				d.Authentication.X509Thumbprint.SecondaryThumbprint = ""
 			})
 		},
-		"deleted": func() {
-			if err := r.hub.DeleteDevice(t.Context(), hub.DefaultName, "deleted", ""); err != nil {
+		"deleted": func(id cradle.DeviceID) {
+			if err := r.hub.DeleteDevice(t.Context(), hub.DefaultName, id, ""); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"revoked": func() {
-			r.feed.set(func(f *feed) { f.blocked["revoked"] = cradle.Revoked })
-			r.hub.StatusChanged("acme", "revoked")
+		"revoked": func(id cradle.DeviceID) {
+			r.feed.set(func(f *feed) { f.blocked[id] = cradle.Revoked })
+			r.hub.StatusChanged("acme", id)
 		},
-	} {
-		i := r.register(id)
-		cert, err := x509.ParseCertificate(i.cert.Certificate[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.do = do
-		_, err = r.hub.Connect(t.Context(), hub.DefaultName, id, "", &hub.Login{Chain: []*x509.Certificate{cert}}, false, onDrop(func(string) {}))
-		if cradle.KindOf(err) != cradle.Unauthorized {
-			t.Errorf("%s: got %v", id, err)
+	}
+	for what, do := range changes {
+		for when, hook := range map[string]*func(){"read": &b.read, "promoted": &b.written} {
+			id := cradle.DeviceID(what + "-" + when)
+			i := newIdent(t, id)
+			primary, secondary := i.sha256(), ""
+			if when == "promoted" {
+				primary, secondary = strings.Repeat("cd", 32), i.sha256()
+			}
+			r.put(entry(id, primary, secondary), "")
+			cert, err := x509.ParseCertificate(i.cert.Certificate[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			*hook = func() { do(id) }
+			_, err = r.hub.Connect(t.Context(), hub.DefaultName, id, "", &hub.Login{Chain: []*x509.Certificate{cert}}, false, onDrop(func(string) {}))
+			if cradle.KindOf(err) != cradle.Unauthorized || *hook != nil {
+				t.Errorf("%s: got %v", id, err)
+			}
 		}
 	}
 	if n := r.hub.Connected(); n != 0 {
