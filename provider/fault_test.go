@@ -112,7 +112,7 @@ func (f *faulty) do(m string, write func() error) error {
 	return f.fail(m, f.after)
 }
 
-func (f *faulty) BeginIssue(ctx context.Context, i *provider.Intent, b *provider.Birth, promote string) (out provider.Begun, err error) {
+func (f *faulty) BeginIssue(ctx context.Context, i *provider.Intent, b *provider.Birth, promote cradle.CertSerial) (out provider.Begun, err error) {
 	err = f.do("BeginIssue", func() error { out, err = f.Store.BeginIssue(ctx, i, b, promote); return err })
 	return out, err
 }
@@ -197,7 +197,7 @@ func TestStatusWritesFailOnce(t *testing.T) {
 // certificate returns the record of a certificate.
 func (r *rig) certificate(c *x509.Certificate) provider.Certificate {
 	r.t.Helper()
-	k, err := r.db.Credential(r.t.Context(), ca.Digest(c.Raw))
+	k, err := r.db.Credential(r.t.Context(), ca.SerialString(c.SerialNumber), ca.Digest(c.Raw))
 	if err != nil {
 		r.t.Fatal(err)
 	}

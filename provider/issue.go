@@ -97,7 +97,7 @@ func (p *Provider) judge(ctx context.Context, r Request, m *memory) (d *decision
 	if m != nil && m.used {
 		defer func() {
 			if d != nil {
-				d.rests = &Rests{c.Cert.Slot, c.Cert.Lineage}
+				d.rests = &Rests{c.Cert.Serial, c.Cert.Slot, c.Cert.Lineage}
 			}
 		}()
 	}
@@ -214,9 +214,9 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 		}
 		b = &Birth{d.dev}
 	}
-	promote := ""
+	var promote cradle.CertSerial
 	if c.Cert.Slot == Next {
-		promote = c.Cert.Digest
+		promote = c.Cert.Serial
 	}
 	begun, err := p.store.BeginIssue(ctx, in, b, promote)
 	if err != nil {
@@ -226,7 +226,7 @@ func (p *Provider) issue(ctx context.Context, r Request, d *decision) (*Issued, 
 		d.dev = begun.Device // as it is on record
 	}
 	if promote != "" { // what is remembered says otherwise
-		p.remembered.forget(promote)
+		p.remembered.forget(c.Cert.Digest)
 	}
 	if begun.Replay != nil {
 		if d.proved() {

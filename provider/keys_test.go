@@ -68,7 +68,7 @@ func TestKeyAlgorithms(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, c := range []*x509.Certificate{u.iak, u.idevid, u.ldevid, u.op, renewed} {
-				row, err := r.db.Credential(t.Context(), ca.Digest(c.Raw))
+				row, err := r.db.Credential(t.Context(), ca.SerialString(c.SerialNumber), ca.Digest(c.Raw))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -114,7 +114,7 @@ func TestToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row, err := r.db.Credential(t.Context(), ca.Digest(renewed.Raw))
+	row, err := r.db.Credential(t.Context(), ca.SerialString(renewed.SerialNumber), ca.Digest(renewed.Raw))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func (p *Provider) authenticate(ctx context.Context, e Endpoint, peer *x509.Cert
 			WithHint("authenticate with the certificate that %s asks for", e.Profile)
 	}
 	now, changes := p.now(), p.feed.changes.Load()
-	c, err := p.store.Credential(ctx, ca.Digest(peer.Raw))
+	c, err := p.store.Credential(ctx, ca.SerialString(peer.SerialNumber), ca.Digest(peer.Raw))
 	if cradle.KindOf(err) == cradle.NotFound {
 		return nil, p.unknown(e, peer)
 	}

@@ -165,14 +165,14 @@ func (p *Provider) onRecord(ctx context.Context, in *Intent, d *decision) error 
 // certifiedIAK verifies that the attestation key on record is the one in the device's IAK certificate.
 func (p *Provider) certifiedIAK(ctx context.Context, dev *Device) error {
 	refuse := cradle.Errorf(cradle.Forbidden, "the attestation key on record of device %s is not the one that was certified at its birth", dev.ID)
-	c, err := p.store.Credential(ctx, dev.IAKCert)
+	c, err := p.store.IAKCertificate(ctx, dev.Account, dev.ID)
 	if err != nil {
 		if cradle.KindOf(err) == cradle.NotFound {
 			return refuse
 		}
 		return err
 	}
-	cert, err := x509.ParseCertificate(c.Cert.DER)
+	cert, err := x509.ParseCertificate(c.DER)
 	if err != nil {
 		return err
 	}
@@ -180,10 +180,10 @@ func (p *Provider) certifiedIAK(ctx context.Context, dev *Device) error {
 	if err := why.Err(); err != nil {
 		return err
 	}
-	if c.Cert.Profile != cradle.IAK || cert.Subject.CommonName != string(dev.ID) || ca.Digest(c.Cert.DER) != dev.IAKCert || !bytes.Equal(cert.RawSubjectPublicKeyInfo, ak.SPKI) {
+	if c.Profile != cradle.IAK || cert.Subject.CommonName != string(dev.ID) || ca.Digest(c.DER) != dev.IAKCert || !bytes.Equal(cert.RawSubjectPublicKeyInfo, ak.SPKI) {
 		return refuse
 	}
-	return p.signed(ctx, cert, &c.Cert)
+	return p.signed(ctx, cert, &c)
 }
 
 // approved looks at the approval that an intent spent, where the profile wants one.

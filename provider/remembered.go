@@ -68,8 +68,9 @@ func (c *Credential) rememberable() bool {
 
 // Rests is the standing by which a request was judged from a remembered record, for the intent's transaction.
 type Rests struct {
-	Slot    Slot   // of the certificate Intent.AuthCert
-	Lineage string // its lineage, not in quarantine
+	Serial  cradle.CertSerial // of the certificate Intent.AuthCert
+	Slot    Slot              // its slot
+	Lineage string            // its lineage, not in quarantine
 }
 
 // ErrStale is BeginIssue's when the standing is not what Intent.Rests says.

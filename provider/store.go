@@ -129,9 +129,9 @@ type Issuance interface {
 	// and stores nothing then. A challenge spent by a voided intent of the very same request may be spent
 	// by it again. birth is set for the profiles IAK and IDevID alone; then the device's epoch is not
 	// compared but filled in.
-	// promote (may be empty) is the digest of the authenticating certificate when it sits in slot next:
+	// promote (may be empty) is the serial number of the authenticating certificate when it sits in slot next:
 	// it becomes current and the former current superseded, in the same transaction.
-	BeginIssue(ctx context.Context, i *Intent, birth *Birth, promote string) (Begun, error)
+	BeginIssue(ctx context.Context, i *Intent, birth *Birth, promote cradle.CertSerial) (Begun, error)
 	// FinishIssue stores the certificate and its leaf and closes the intent, if the intent is still open,
 	// and the device's epoch is the intent's and its state not blocked; else Conflict and the intent is void.
 	// Slots: an IAK or IDevID certificate is current at once; others become next, and a former next of the
@@ -175,9 +175,11 @@ type DeviceFilter struct {
 
 // Devices keeps devices, their certificates and the feed of changes.
 type Devices interface {
-	// Credential finds an issued certificate by its SHA-256 digest (NotFound), with its device.
-	Credential(ctx context.Context, digest string) (Credential, error)
+	// Credential finds an issued certificate by its serial number and its SHA-256 digest (NotFound), with its device.
+	Credential(ctx context.Context, serial cradle.CertSerial, digest string) (Credential, error)
 	Device(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) (Device, error) // NotFound
+	// IAKCertificate returns the certificate that the device's record names as its attestation key's (NotFound).
+	IAKCertificate(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) (Certificate, error)
 	DeviceList(ctx context.Context, account cradle.AccountID, f DeviceFilter) ([]Device, error)
 	Certificates(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) ([]Certificate, error) // oldest first
 	// Quarantine marks the credentials of c's device and profile quarantined, with the leaf and a feed event that

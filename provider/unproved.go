@@ -84,7 +84,7 @@ func (p *Provider) identify(ctx context.Context, e Endpoint, c Client, m *memory
 
 // known reports whether the certificate is on record here; then it is not another CA's, whatever it is refused for.
 func (p *Provider) known(ctx context.Context, c Client) bool {
-	_, err := p.store.Credential(ctx, ca.Digest(c.Peer.Raw))
+	_, err := p.store.Credential(ctx, ca.SerialString(c.Peer.SerialNumber), ca.Digest(c.Peer.Raw))
 	return cradle.KindOf(err) != cradle.NotFound
 }
 

@@ -139,7 +139,7 @@ func (c *catchUp) device(v *ledger.DeviceRow) error {
 
 func (c *catchUp) certificate(r *ledger.CertificateRow) error {
 	var was int64
-	err := c.tx.QueryRow(`SELECT revoked FROM certificates WHERE digest = ?`, r.Digest).Scan(&was)
+	err := c.tx.QueryRow(`SELECT revoked FROM certificates WHERE serial = ? AND digest = ?`, r.Serial, r.Digest).Scan(&was)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		cert := &provider.Certificate{Digest: r.Digest, Serial: cradle.CertSerial(r.Serial), Account: cradle.AccountID(r.Account), Device: cradle.DeviceID(r.Device),
@@ -159,7 +159,7 @@ func (c *catchUp) certificate(r *ledger.CertificateRow) error {
 	case err != nil:
 		return err
 	default:
-		if err := c.tx.Queue(`UPDATE certificates SET slot = ?, revoked = ?, reason = ? WHERE digest = ?`, r.Slot, micros(r.RevokedAt), r.Reason, r.Digest); err != nil {
+		if err := c.tx.Queue(`UPDATE certificates SET slot = ?, revoked = ?, reason = ? WHERE serial = ?`, r.Slot, micros(r.RevokedAt), r.Reason, r.Serial); err != nil {
 			return err
 		}
 	}
@@ -253,7 +253,7 @@ func (c *catchUp) spent(l ledger.Leaf, b ledger.Body) error {
 		return nil
 	}
 	var der []byte
-	if err := c.tx.QueryRow(`SELECT der FROM certificates WHERE digest = ?`, b.Certificate).Scan(&der); err != nil {
+	if err := c.tx.QueryRow(`SELECT der FROM certificates WHERE serial = ?`, cert.Serial).Scan(&der); err != nil {
 		return err
 	}
 	spki, err := ca.SPKIDigest(der)
@@ -261,7 +261,7 @@ func (c *catchUp) spent(l ledger.Leaf, b ledger.Body) error {
 		return err
 	}
 	auth := provider.StationProfile
-	if err := c.tx.QueryRow(`SELECT profile FROM certificates WHERE digest = ?`, b.AuthenticatedBy).Scan(&auth); err != nil && !errors.Is(err, sql.ErrNoRows) {
+	if err := c.tx.QueryRow(`SELECT profile FROM certificates WHERE account = ? AND device = ? AND digest = ?`, cert.Account, cert.Device, b.AuthenticatedBy).Scan(&auth); err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
 	challenge := b.Challenge

@@ -29,7 +29,7 @@ func scanDevice(r row, v *provider.Device) error {
 }
 
 // Credential implements provider.Devices.
-func (d *DB) Credential(ctx context.Context, digest string) (provider.Credential, error) {
+func (d *DB) Credential(ctx context.Context, serial cradle.CertSerial, digest string) (provider.Credential, error) {
 	if c, ok := d.stations.get(digest); ok {
 		return c, nil
 	}
@@ -42,9 +42,9 @@ func (d *DB) Credential(ctx context.Context, digest string) (provider.Credential
 		fields = append(append(fields, deviceFields(&v, &created)...), &quarantined)
 		err := tx.QueryRow(`SELECT `+certColumns+`, `+deviceColumns+`,
 			CASE WHEN EXISTS (SELECT 1 FROM quarantines q WHERE q.account = c.account AND q.device = c.device AND q.lineage = c.lineage) THEN 1 ELSE 0 END
-			FROM certificates c JOIN devices d ON d.account = c.account AND d.id = c.device WHERE c.digest = ?`, digest).Scan(fields...)
+			FROM certificates c JOIN devices d ON d.account = c.account AND d.id = c.device WHERE c.serial = ? AND c.digest = ?`, serial, digest).Scan(fields...)
 		if errors.Is(err, sql.ErrNoRows) { // a station's has no device
-			return scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.digest = ?`, digest), &out.Cert)
+			return scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.serial = ? AND c.digest = ?`, serial, digest), &out.Cert)
 		}
 		if err != nil {
 			return err
@@ -122,6 +122,12 @@ func (d *DB) DeviceList(ctx context.Context, account cradle.AccountID, f provide
 		f.Limit = 1000
 	}
 	return collect(ctx, d, scanDevice, q+` ORDER BY d.id LIMIT ?`, append(args, f.Limit)...)
+}
+
+// IAKCertificate implements provider.Devices.
+func (d *DB) IAKCertificate(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) (provider.Certificate, error) {
+	return one(ctx, d, scanCert, notFound("IAK certificate of device", id), `SELECT `+certColumns+` FROM devices d
+		JOIN certificates c ON c.account = d.account AND c.device = d.id AND c.lineage = ? AND c.digest = d.iak_cert WHERE d.account = ? AND d.id = ?`, cradle.IAK, account, id)
 }
 
 // Certificates implements provider.Devices.

@@ -113,7 +113,7 @@ func exportDevices(tx *sqldb.Tx, log string, w *ledger.Writer) error {
 			AND i.device = c.device AND i.profile = c.profile AND i.authority = c.authority AND i.serial = c.serial AND i.lineage = c.lineage
 		LEFT JOIN device_keys k ON k.spki = i.spki AND k.account = c.account AND k.device = c.device
 		LEFT JOIN revocations r ON r.serial = c.serial AND r.account = c.account AND r.device = c.device AND r.authority = c.authority AND r.not_after = c.not_after
-		WHERE c.account = ? AND c.slot <> '`+string(provider.Sealed)+`' ORDER BY c.digest`, log)
+		WHERE c.account = ? AND c.slot <> '`+string(provider.Sealed)+`' ORDER BY c.serial`, log)
 	if err != nil {
 		return err
 	}

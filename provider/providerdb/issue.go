@@ -88,9 +88,9 @@ func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
 func standing(i *provider.Intent) (columns string, args []any) {
 	stale := `0 AS stale`
 	if i.Rests != nil {
-		stale = `CASE WHEN EXISTS (SELECT 1 FROM certificates a WHERE a.digest = ? AND a.slot = ? AND a.revoked = 0)
+		stale = `CASE WHEN EXISTS (SELECT 1 FROM certificates a WHERE a.serial = ? AND a.digest = ? AND a.slot = ? AND a.revoked = 0)
 			AND NOT EXISTS (SELECT 1 FROM quarantines q WHERE q.account = d.account AND q.device = d.id AND q.lineage = ?) THEN 0 ELSE 1 END AS stale`
-		args = []any{i.AuthCert, i.Rests.Slot, i.Rests.Lineage}
+		args = []any{i.Rests.Serial, i.AuthCert, i.Rests.Slot, i.Rests.Lineage}
 	}
 	if i.Proved() {
 		return `d.state, d.epoch, ` + running + ` AS busy, ` + stale + `, 0 AS quarantined, 0 AS proved`, args
@@ -164,8 +164,8 @@ func mayIssue(i *provider.Intent, dev *provider.Device) error {
 func respend(tx *sqldb.Tx, i *provider.Intent, out *provider.Begun) error {
 	var id, state, cert string
 	var old provider.Intent
-	err := tx.QueryRow(`SELECT id, account, device, profile, operation, auth_cert, csr, state, certificate FROM intents WHERE challenge = ? FOR UPDATE`, i.Challenge).
-		Scan(&id, &old.Account, &old.Device, &old.Profile, &old.Operation, &old.AuthCert, &old.CSR, &state, &cert)
+	err := tx.QueryRow(`SELECT id, account, device, profile, operation, auth_cert, csr, lineage, state, certificate FROM intents WHERE challenge = ? FOR UPDATE`, i.Challenge).
+		Scan(&id, &old.Account, &old.Device, &old.Profile, &old.Operation, &old.AuthCert, &old.CSR, &old.Lineage, &state, &cert)
 	if errors.Is(err, sql.ErrNoRows) {
 		return cradle.Errorf(cradle.Busy, "the challenge is being spent").WithHint("try again")
 	}
@@ -180,7 +180,7 @@ func respend(tx *sqldb.Tx, i *provider.Intent, out *provider.Begun) error {
 		return cradle.Errorf(cradle.Busy, "this very request is being worked on").WithHint("send it again in a moment")
 	case "done":
 		out.Replay = new(provider.Certificate)
-		if err := scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.digest = ?`, cert), out.Replay); err != nil {
+		if err := scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.account = ? AND c.device = ? AND c.lineage = ? AND c.digest = ?`, i.Account, i.Device, old.Lineage, cert), out.Replay); err != nil {
 			return err
 		}
 		if r := out.Replay; i.Proved() || r.Issued.After(i.ReplayAfter) && r.Revoked.IsZero() && r.Slot != provider.Superseded {
@@ -202,7 +202,7 @@ func respend(tx *sqldb.Tx, i *provider.Intent, out *provider.Begun) error {
 }
 
 // BeginIssue implements provider.Issuance.
-func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider.Birth, promote string) (provider.Begun, error) {
+func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider.Birth, promote cradle.CertSerial) (provider.Begun, error) {
 	var out provider.Begun
 	want := *i
 	err := d.updateDevice(ctx, i.Account, i.Device, func(tx *sqldb.Tx) error {
@@ -267,11 +267,11 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 
 // promoteCert makes the certificate in slot next current, and the former current superseded: it was seen in use. The
 // device is locked.
-func promoteCert(tx *sqldb.Tx, digest string, at time.Time) error {
-	return tx.Queue(`UPDATE certificates AS c SET slot = CASE WHEN c.digest = n.digest THEN 'current' ELSE 'superseded' END,
-			superseded = CASE WHEN c.digest = n.digest THEN c.superseded ELSE CAST(? AS BIGINT) END
-		FROM certificates n WHERE n.digest = ? AND n.slot = 'next' AND c.account = n.account AND c.device = n.device AND c.lineage = n.lineage
-			AND c.slot IN ('current', 'next') AND (c.slot = 'current' OR c.digest = n.digest)`, micros(at), digest)
+func promoteCert(tx *sqldb.Tx, serial cradle.CertSerial, at time.Time) error {
+	return tx.Queue(`UPDATE certificates AS c SET slot = CASE WHEN c.serial = n.serial THEN 'current' ELSE 'superseded' END,
+			superseded = CASE WHEN c.serial = n.serial THEN c.superseded ELSE CAST(? AS BIGINT) END
+		FROM certificates n WHERE n.serial = ? AND n.slot = 'next' AND c.account = n.account AND c.device = n.device AND c.lineage = n.lineage
+			AND c.slot IN ('current', 'next') AND (c.slot = 'current' OR c.serial = n.serial)`, micros(at), serial)
 }
 
 // existing finds the certificate that the unit got for this very key before; the intent then ends with it.
@@ -286,7 +286,8 @@ func existing(tx *sqldb.Tx, i *provider.Intent, out *provider.Begun) error {
 	var spki string
 	var c provider.Certificate
 	fields, done := certFields(&c)
-	err := tx.QueryRow(`SELECT `+certColumns+`, i.spki FROM certificates c JOIN intents i ON i.id = c.intent WHERE c.digest = ?`, digest).Scan(append(fields, &spki)...)
+	err := tx.QueryRow(`SELECT `+certColumns+`, i.spki FROM certificates c JOIN intents i ON i.id = c.intent WHERE c.account = ? AND c.device = ? AND c.lineage = ? AND c.digest = ?`,
+		i.Account, i.Device, i.Lineage, digest).Scan(append(fields, &spki)...)
 	if err != nil {
 		return err
 	}

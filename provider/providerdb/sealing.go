@@ -10,7 +10,7 @@ import (
 
 // seal hides a certificate that was just placed until it is used.
 func seal(tx *sqldb.Tx, c *provider.Certificate) error {
-	if err := tx.Queue(`UPDATE certificates SET slot = ? WHERE digest = ?`, provider.Sealed, c.Digest); err != nil {
+	if err := tx.Queue(`UPDATE certificates SET slot = ? WHERE serial = ?`, provider.Sealed, c.Serial); err != nil {
 		return err
 	}
 	return tx.Queue(`INSERT INTO commitments (certificate, salt, opened) VALUES (?, ?, 0)`, c.Digest, c.Salt)
@@ -33,7 +33,7 @@ func (d *DB) Unseal(ctx context.Context, c provider.Certificate, leaf ledger.Lea
 			provider.Superseded, micros(leaf.Time), c.Account, c.Device, c.Lineage, provider.Current); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE certificates SET slot = ? WHERE digest = ? AND slot = ?`, provider.Current, c.Digest, provider.Sealed); err != nil {
+		if _, err := tx.Exec(`UPDATE certificates SET slot = ? WHERE serial = ? AND slot = ?`, provider.Current, c.Serial, provider.Sealed); err != nil {
 			return err
 		}
 		return appendLeaf(tx, leaf)
