@@ -34,7 +34,6 @@ import (
 	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/protocol/dps"
-	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/protocol/sas"
 	"github.com/cradle-iot/cradle/protocol/status"
 	"github.com/cradle-iot/cradle/provider"
@@ -186,13 +185,9 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err := in.hubs.Ensure(ctx, firstHub); err != nil {
 		return nil, err
 	}
-	cs, err := in.hubs.ConnectionString(ctx, firstHub, in.hub, "iothubowner")
-	if err != nil {
-		return nil, err
-	}
-	ownHub := iothub.NewRegistry(in.within.client(), cs)
+	own := ownHub{in.hubs, firstHub}
 	if in.dps, err = provisioning.New(ctx, provisioning.Config{Store: ddb, Feed: in.follow, Units: units{in.prov}, Owners: units{in.prov}, Issuer: in.ra, Log: in.log, Replica: replica, Open: destination.Open,
-		Webhook: &dps.Webhook{}, Hubs: []provisioning.Hub{{Name: string(firstHub), Host: in.hub, Registry: ownHub, Twins: ownHub}}}); err != nil {
+		Webhook: &dps.Webhook{}, Hubs: []provisioning.Hub{{Name: string(firstHub), Host: in.hub, Registry: own, Twins: own}}}); err != nil {
 		return nil, err
 	}
 	tokens, err := in.prov.Token(ctx, "admin")
@@ -221,7 +216,6 @@ func (in *installation) front(tokens []byte) (*front.Server, error) {
 		Public: adminserver.Public{URL: in.url, ESTHost: func(a cradle.AccountID) string { return estHost(c.Host, a) }}})
 	est := estserver.New(estserver.Config{Provider: estProvider{p: in.prov, host: c.Host, defaultAccount: c.ESTDefault}, Log: in.log, Count: in.watch.count(), Gate: in.gate})
 	devices := in.deviceRoutes()
-	in.within.serve(devices.hub.HTTP)
 	estRoute := front.Route{HTTP: est}
 	paths := front.Paths{{Pattern: "/.well-known/est/", Handler: est}, {Pattern: "/admin/v1/", Handler: adm}, {Pattern: "/oem/v1/", Handler: adm},
 		{Pattern: "/status/v1/", Handler: adm}, {Pattern: "/time/v1", Handler: adm}, {Pattern: admin.TilesPrefix + "/", Handler: adm}}

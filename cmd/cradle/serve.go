@@ -72,7 +72,6 @@ type installation struct {
 	certs  http.Handler // CRLs and OCSP
 	gate   *shed.Gate
 	watch  watch
-	within *within // to the hub
 	close  []func() error
 }
 
@@ -99,7 +98,7 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	if c.LogFormat == "json" {
 		lines = slog.NewJSONHandler(out.Err, &slog.HandlerOptions{Level: level})
 	}
-	in := &installation{cmd: c, log: slog.New(lines), gate: shed.New(limits, nil), within: newWithin()}
+	in := &installation{cmd: c, log: slog.New(lines), gate: shed.New(limits, nil)}
 	if c.Metrics != "" {
 		in.watch.meter = meter.New()
 	}
