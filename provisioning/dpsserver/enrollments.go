@@ -3,7 +3,6 @@ package dpsserver
 import (
 	"context"
 	"net/http"
-	"strings"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/protocol/dps"
@@ -15,10 +14,9 @@ func (h *Handler) putEnrollment(ctx context.Context, q *request) (*reply, error)
 	if err := q.decode(&b); err != nil {
 		return nil, err
 	}
-	if b.RegistrationID != "" && !strings.EqualFold(b.RegistrationID, q.seg[1]) {
-		return nil, cradle.Errorf(cradle.Invalid, "body is for registration id %.140q, the path for %.140q", b.RegistrationID, q.seg[1])
+	if err := named(&b.RegistrationID, "registration id", q); err != nil {
+		return nil, err
 	}
-	b.RegistrationID = q.seg[1]
 	e, err := h.storeEnrollment(ctx, b, ifMatch(q))
 	if err != nil {
 		return nil, err
@@ -26,11 +24,7 @@ func (h *Handler) putEnrollment(ctx context.Context, q *request) (*reply, error)
 	return h.enrollment(ctx, e)
 }
 
-// EnrollmentRequest reads an individual enrolment as the service API has it.
-func EnrollmentRequest(b dps.Enrollment) (provisioning.EnrollmentRequest, error) {
-	return enrollmentRequest(b, nil)
-}
-
+// enrollmentRequest reads an individual enrolment as the service API has it; present as for attestationOf.
 func enrollmentRequest(b dps.Enrollment, present *provisioning.Attestation) (provisioning.EnrollmentRequest, error) {
 	r := provisioning.EnrollmentRequest{ID: b.RegistrationID, Device: b.DeviceID, Account: cradle.AccountID(b.Account)}
 	if given(b.OptionalDeviceInformation) {
@@ -155,7 +149,7 @@ func (h *Handler) queryEnrollments(ctx context.Context, q *request) (*reply, err
 }
 
 func (h *Handler) bulkEnrollments(ctx context.Context, q *request) (*reply, error) {
-	return h.bulk(ctx, q, func(b *dps.Bulk) int { return len(b.Enrollments) }, func(b *dps.Bulk, i int, delete bool, match etagRule) dps.BulkError {
+	return bulk(q, func(b *dps.Bulk) int { return len(b.Enrollments) }, func(b *dps.Bulk, i int, delete bool, match etagRule) dps.BulkError {
 		e := b.Enrollments[i]
 		etag, err := match(e.ETag)
 		if err == nil && delete {
@@ -167,58 +161,4 @@ func (h *Handler) bulkEnrollments(ctx context.Context, q *request) (*reply, erro
 		out.RegistrationID = e.RegistrationID
 		return out
 	})
-}
-
-// etagRule is what If-Match would say of an entry with this etag, by the mode of a bulk operation.
-type etagRule func(etag string) (string, error)
-
-// bulk makes each change by itself: one that is refused leaves the others as they are.
-func (h *Handler) bulk(ctx context.Context, q *request, count func(*dps.Bulk) int, do func(b *dps.Bulk, i int, delete bool, match etagRule) dps.BulkError) (*reply, error) {
-	var b dps.Bulk
-	if err := q.decode(&b); err != nil {
-		return nil, err
-	}
-	n := count(&b)
-	if n == 0 || n > dps.MaxBulk {
-		return nil, cradle.Errorf(cradle.Invalid, "a bulk operation has 1 to %d entries, not %d", dps.MaxBulk, n).
-			WithHint("for many more at once there is cradle enrollment import")
-	}
-	mode := strings.ToLower(b.Mode)
-	var match etagRule
-	switch mode {
-	case "create":
-		match = func(string) (string, error) { return "", nil }
-	case "update":
-		match = func(string) (string, error) { return "*", nil }
-	case "updateifmatchetag":
-		match = func(etag string) (string, error) {
-			if bare(etag) == "" {
-				return "", cradle.Errorf(cradle.Invalid, "updateIfMatchETag needs the etag of each entry").WithHint("read the entry and send its etag along, or use update")
-			}
-			return bare(etag), nil
-		}
-	case "delete": // with the entry's etag where it has one
-		match = func(etag string) (string, error) { return bare(etag), nil }
-	default:
-		return nil, cradle.Errorf(cradle.Invalid, "bulk mode %.40q: use create, update, updateIfMatchETag or delete", b.Mode)
-	}
-	out := dps.BulkResult{IsSuccessful: true, Errors: []dps.BulkError{}}
-	for i := range n {
-		if e := do(&b, i, mode == "delete", match); e.ErrorCode != 0 {
-			out.IsSuccessful, out.Errors = false, append(out.Errors, e)
-		}
-	}
-	return &reply{status: http.StatusOK, body: out}, nil
-}
-
-func bulkError(err error) dps.BulkError {
-	if err == nil {
-		return dps.BulkError{}
-	}
-	_, code := status(err)
-	message, hint := cradle.Public(err)
-	if hint != "" {
-		message += "; " + hint
-	}
-	return dps.BulkError{ErrorCode: code, ErrorStatus: message}
 }

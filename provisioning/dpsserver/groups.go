@@ -3,9 +3,7 @@ package dpsserver
 import (
 	"context"
 	"net/http"
-	"strings"
 
-	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/protocol/dps"
 	"github.com/cradle-iot/cradle/provisioning"
 )
@@ -15,10 +13,9 @@ func (h *Handler) putGroup(ctx context.Context, q *request) (*reply, error) {
 	if err := q.decode(&b); err != nil {
 		return nil, err
 	}
-	if b.EnrollmentGroupID != "" && !strings.EqualFold(b.EnrollmentGroupID, q.seg[1]) {
-		return nil, cradle.Errorf(cradle.Invalid, "body is for enrolment group %.140q, the path for %.140q", b.EnrollmentGroupID, q.seg[1])
+	if err := named(&b.EnrollmentGroupID, "enrolment group", q); err != nil {
+		return nil, err
 	}
-	b.EnrollmentGroupID = q.seg[1]
 	g, err := h.storeGroup(ctx, b, ifMatch(q))
 	if err != nil {
 		return nil, err
@@ -72,22 +69,13 @@ func (h *Handler) dropGroup(ctx context.Context, id, ifMatch string) error {
 	return err
 }
 
-// groupKeys answers attestationmechanism, the one request that shows keys.
+// groupKeys answers attestationmechanism.
 func (h *Handler) groupKeys(ctx context.Context, q *request) (*reply, error) {
 	g, err := h.svc.Group(ctx, q.seg[1])
 	if err != nil {
 		return nil, err
 	}
 	return h.mechanism(g.Attestation, "group", g.ID)
-}
-
-func (h *Handler) mechanism(a provisioning.Attestation, what, id string) (*reply, error) {
-	b, err := wireAttestation(a, true)
-	if err != nil {
-		return nil, err
-	}
-	h.log.Info("attestation mechanism read", what, id, "attestation", a.Kind)
-	return &reply{status: http.StatusOK, body: b}, nil
 }
 
 func (h *Handler) group(g provisioning.Group) (*reply, error) {
@@ -133,7 +121,7 @@ func (h *Handler) queryGroups(ctx context.Context, q *request) (*reply, error) {
 }
 
 func (h *Handler) bulkGroups(ctx context.Context, q *request) (*reply, error) {
-	return h.bulk(ctx, q, func(b *dps.Bulk) int { return len(b.EnrollmentGroups) }, func(b *dps.Bulk, i int, delete bool, match etagRule) dps.BulkError {
+	return bulk(q, func(b *dps.Bulk) int { return len(b.EnrollmentGroups) }, func(b *dps.Bulk, i int, delete bool, match etagRule) dps.BulkError {
 		g := b.EnrollmentGroups[i]
 		etag, err := match(g.ETag)
 		if err == nil && delete {

@@ -15,7 +15,7 @@ import (
 // importEnrollments takes individual enrolments as JSON lines, in one transaction. Those that exist already are left as they
 // are, so that a client may send a request again whose answer it did not get.
 func (h *Handler) importEnrollments(ctx context.Context, q *request) (*reply, error) {
-	rs, err := ReadImport(q.body)
+	rs, err := readImport(q.body)
 	if err != nil {
 		return nil, err
 	}
@@ -27,8 +27,8 @@ func (h *Handler) importEnrollments(ctx context.Context, q *request) (*reply, er
 	return &reply{status: http.StatusOK, body: dps.ImportResult{Added: added, Present: len(rs) - added}}, nil
 }
 
-// ReadImport reads the lines of an import request: each an enrolment of the service API. Empty lines do not count.
-func ReadImport(body []byte) ([]provisioning.EnrollmentRequest, error) {
+// readImport reads the lines of an import request: each an enrolment of the service API. Empty lines do not count.
+func readImport(body []byte) ([]provisioning.EnrollmentRequest, error) {
 	var rs []provisioning.EnrollmentRequest
 	n := 0
 	for line := range bytes.Lines(body) {

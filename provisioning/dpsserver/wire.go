@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -215,3 +216,22 @@ func bare(etag string) string {
 }
 
 func quote(etag string) string { return `"` + etag + `"` }
+
+// named takes an entry's name from the path; a body that names another one is refused.
+func named(body *string, what string, q *request) error {
+	if *body != "" && !strings.EqualFold(*body, q.seg[1]) {
+		return cradle.Errorf(cradle.Invalid, "body is for %s %.140q, the path for %.140q", what, *body, q.seg[1])
+	}
+	*body = q.seg[1]
+	return nil
+}
+
+// mechanism answers attestationmechanism, the one request that shows keys.
+func (h *Handler) mechanism(a provisioning.Attestation, what, id string) (*reply, error) {
+	b, err := wireAttestation(a, true)
+	if err != nil {
+		return nil, err
+	}
+	h.log.Info("attestation mechanism read", what, id, "attestation", a.Kind)
+	return &reply{status: http.StatusOK, body: b}, nil
+}
