@@ -33,7 +33,7 @@ func openPostgres(c Config) (*sql.DB, error) {
 	if err != nil {
 		// The driver's text may hold the password.
 		return nil, &cradle.Error{Kind: cradle.Invalid, Detail: "the PostgreSQL URL cannot be read",
-			Hint: "write postgres://user:password@host:port/database", Err: err}
+			Hint: "write postgres://role@host:port/database, and the role's password in ~/.pgpass", Err: err}
 	}
 	if conf.ConnectTimeout == 0 {
 		conf.ConnectTimeout = connectTimeout

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -91,6 +94,51 @@ func TestOpenRefuses(t *testing.T) {
 	if _, err := sqldb.Open(t.Context(), sqldb.Config{URL: "postgres:///x?host=/nonexistent", Schema: `a"b`, Migrations: migrations(1)}); cradle.KindOf(err) != cradle.Invalid {
 		t.Errorf("schema: got %v, want Invalid", err)
 	}
+}
+
+// TestOpenRefusals: what keeps a store from opening is named, with what mends it.
+func TestOpenRefusals(t *testing.T) {
+	check := func(what, url string, k cradle.Kind, words, hint string) {
+		t.Helper()
+		db, err := sqldb.Open(t.Context(), sqldb.Config{URL: url, Migrations: migrations(1)})
+		if err == nil {
+			db.Close()
+		}
+		if d, h := cradle.Public(err); cradle.KindOf(err) != k || !strings.Contains(d, words) || !strings.Contains(h, hint) || strings.Contains(d, "\n") {
+			t.Errorf("%s: got %q, hint %q (%v), want %v with %q, hint with %q", what, d, h, cradle.KindOf(err), k, words, hint)
+		}
+	}
+	check("nobody listens", "postgres://127.0.0.1:1/x?connect_timeout=2", cradle.Busy, "refused", "port in --db")
+	check("no such host", "postgres://nosuch.invalid/x?connect_timeout=2", cradle.Busy, "nosuch.invalid", "host in --db")
+	file := filepath.Join(t.TempDir(), "x.db")
+	db, err := sqldb.Open(t.Context(), sqldb.Config{URL: file, Migrations: migrations(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 100; i < len(b); i++ {
+		b[i] ^= 0x5a
+	}
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("a damaged file", file, cradle.Invalid, "damaged", "cradle restore")
+
+	u, err := url.Parse(testenv.Postgres(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	missing, role := *u, *u
+	missing.Path = "/nosuch"
+	check("no such database", missing.String(), cradle.Invalid, "not there", "CREATE DATABASE")
+	q := role.Query()
+	q.Set("user", "nosuch")
+	role.RawQuery = q.Encode()
+	check("no such role", role.String(), cradle.Invalid, "does not let the role in", "~/.pgpass")
 }
 
 // TestOpenWithoutTheLock: a replica that is not given the schema's lock must not migrate beside the one that holds it.

@@ -146,7 +146,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	db.rebinds.engine = db.engine
 	if err := db.migrate(ctx, c); err != nil {
 		db.sql.Close()
-		return nil, err
+		return nil, refusal(err)
 	}
 	db.sql.SetMaxIdleConns(writers + readers)
 	db.readers = newPool(db, readers)
