@@ -225,7 +225,7 @@ func (o *openShards) take() []Shard {
 // crlRound does the work on CRLs that has no request behind it. Every replica notes what it issued; the one that holds the lease
 // makes CRLs. Losing the lease in the middle costs a CRL made twice, of which SaveCRL keeps one.
 func (p *Provider) crlRound(ctx context.Context) error {
-	if p.statusURL == "" || p.openFeed() != nil {
+	if p.statusURL == "" || p.openAll() != nil {
 		return nil
 	}
 	if fill := p.shards.take(); len(fill) > 0 {
@@ -269,7 +269,7 @@ func (p *Provider) crlRound(ctx context.Context) error {
 // makeCRL signs and stores the CRL that shows a shard as it is now. If the process dies before it is stored nobody
 // has seen it, and its number is given again.
 func (p *Provider) makeCRL(ctx context.Context, authority string, shard int64) error {
-	if err := p.openFeed(); err != nil { // it would forget revocations
+	if err := p.openAll(); err != nil { // it would forget revocations
 		return err
 	}
 	a := p.dir.Load().byID[authority]
@@ -300,7 +300,7 @@ func (p *Provider) makeCRL(ctx context.Context, authority string, shard int64) e
 
 // CRL returns the newest CRL of a shard, and makes it first where the store says more than it does.
 func (p *Provider) CRL(ctx context.Context, authority string, shard int64) (Shard, []byte, error) {
-	if err := p.openFeed(); err != nil {
+	if err := p.openAll(); err != nil {
 		return Shard{}, nil, err
 	}
 	s, err := p.store.Shard(ctx, authority, shard)

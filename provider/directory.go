@@ -188,6 +188,9 @@ func (p *Provider) CreateAccount(ctx context.Context, id cradle.AccountID, order
 	if _, err := order.ParsePublic(orderKey); err != nil {
 		return nil, err
 	}
+	if err := p.openAll(); err != nil { // the account may be among what the store has lost
+		return nil, err
+	}
 	if _, err := p.store.Account(ctx, id); err == nil { // before keys are made for nothing
 		return nil, AccountExists(id)
 	} else if cradle.KindOf(err) != cradle.NotFound {

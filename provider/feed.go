@@ -37,7 +37,7 @@ func (f *feedSignal) notify() {
 // After answers a reader of the status feed (status.Source): at once when there is news or it asks for what is known now, else
 // after status.Heartbeat. News of another replica is found within the heartbeat too.
 func (p *Provider) After(ctx context.Context, seq int64, now bool) (status.Envelope, error) {
-	if err := p.openFeed(); err != nil {
+	if err := p.openAll(); err != nil {
 		return status.Envelope{}, err
 	}
 	wake := p.feed.wait() // before the read, so that nothing falls between

@@ -35,7 +35,7 @@ func (p *Provider) StatusIssuers() []StatusIssuer {
 // CertStatus returns the standing of a certificate with that serial number that one of the issuers signed; they are
 // authorities of one name and key. NotFound: none of them ever did.
 func (p *Provider) CertStatus(ctx context.Context, issuers []string, serial cradle.CertSerial) (CertStatus, error) {
-	if err := p.openFeed(); err != nil { // a good answer may be an old one
+	if err := p.openAll(); err != nil { // a good answer may be an old one
 		return CertStatus{}, err
 	}
 	s, err := p.store.CertStatus(ctx, serial)

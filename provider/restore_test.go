@@ -118,6 +118,8 @@ func (x *restored) closed(u *unit, o cradle.OrderID) {
 	}
 	_, err = x.p.WithdrawOrder(x.t.Context(), o, "x")
 	refused(x.t, err, cradle.Busy, words)
+	_, err = x.p.CreateAccount(x.t.Context(), "fresh", spki(x.t, newKey(x.t)), nil, provider.CAs{}) // what is lost may have one of that name
+	refused(x.t, err, cradle.Busy, words)
 	_, err = x.p.After(x.t.Context(), 0, false)
 	refused(x.t, err, cradle.Busy, words)
 	_, err = x.p.CertStatus(x.t.Context(), nil, ca.SerialString(u.op.SerialNumber))

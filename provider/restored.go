@@ -51,8 +51,9 @@ func (p *Provider) openLog(log string) error {
 	return e
 }
 
-// openFeed refuses, while any log is closed, to tell a standing that may be older than what who asks knows already.
-func (p *Provider) openFeed() error {
+// openAll refuses, while any log is closed, what could contradict what the store has lost: to tell a standing that may be
+// older than what who asks knows already, or to give a name away a second time.
+func (p *Provider) openAll() error {
 	if c := p.closed.Load(); c != nil {
 		for log := range *c {
 			return p.openLog(log)
