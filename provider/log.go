@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"strings"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/provider/ledger"
@@ -23,6 +24,30 @@ func (p *Provider) LogKey(log string) (string, error) {
 }
 
 func (p *Provider) logOrigin(log string) string { return p.origin + "/" + p.region + "/" + log }
+
+// sameName refuses to go on with logs under another name: checkpoints that auditors and witnesses keep are of the old one, and
+// what was signed before would verify no longer.
+func (p *Provider) sameName(ctx context.Context) error {
+	heads, err := p.store.Heads(ctx)
+	if err != nil {
+		return fmt.Errorf("reading log heads: %w", err)
+	}
+	for _, h := range heads {
+		if h.Checkpoint == nil {
+			continue
+		}
+		was, err := ledger.OriginOf(h.Checkpoint)
+		if err != nil {
+			continue // the audit names it
+		}
+		if was != p.logOrigin(h.Log) {
+			host, region, _ := strings.Cut(strings.TrimSuffix(was, "/"+h.Log), "/")
+			return cradle.Errorf(cradle.Invalid, "the store's logs are those of %s in region %s; this process would sign them as %s in region %s", host, region, p.origin, p.region).
+				WithHint("start it as before, with --host %s --region %s: the name of an installation never changes", host, region)
+		}
+	}
+	return nil
+}
 
 // signCheckpoints signs the head of every log that has grown since its newest checkpoint. Where another
 // replica was faster, its checkpoint stands.

@@ -128,6 +128,9 @@ func New(ctx context.Context, c Config) (*Provider, error) {
 	if err := p.store.CreateLog(ctx, InstallationLog); err != nil {
 		return nil, fmt.Errorf("creating the installation's log: %w", err)
 	}
+	if err := p.sameName(ctx); err != nil {
+		return nil, err
+	}
 	key, err := p.secret(ctx, "challenge-key", 32)
 	if err != nil {
 		return nil, err

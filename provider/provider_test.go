@@ -3,6 +3,8 @@ package provider_test
 import (
 	"bytes"
 	"crypto/x509"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -446,4 +448,21 @@ func TestLotWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.check()
+}
+
+// TestSameName: a store whose logs are signed under one name is not served under another.
+func TestSameName(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url, func(c *provider.Config) { c.Origin, c.Region = "iot.example.com", "eu" })
+		r.export() // signs
+		for _, c := range []provider.Config{{Origin: "iot.example.com"}, {Origin: "other.example.com", Region: "eu"}, {Origin: "iot.example.com", Region: "us"}} {
+			c.Store, c.Vault, c.Replica, c.Log = r.db, r.vault, "r", slog.New(slog.DiscardHandler)
+			_, err := provider.New(t.Context(), c)
+			refused(t, err, cradle.Invalid, "iot.example.com in region eu")
+			if _, hint := cradle.Public(err); !strings.Contains(hint, "--host iot.example.com --region eu") {
+				t.Errorf("host %q, region %q: hint %q", c.Origin, c.Region, hint)
+			}
+		}
+		r.replica(r.db)
+	})
 }

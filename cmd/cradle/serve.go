@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -23,6 +25,7 @@ import (
 	"github.com/cradle-iot/cradle/internal/durable"
 	"github.com/cradle-iot/cradle/internal/front"
 	"github.com/cradle-iot/cradle/internal/meter"
+	"github.com/cradle-iot/cradle/internal/sqldb"
 	"github.com/cradle-iot/cradle/protocol/status"
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/permit"
@@ -87,6 +90,14 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	paceCollector()
 	if err := c.roles(); err != nil {
 		return err
+	}
+	if err := c.words(); err != nil {
+		return err
+	}
+	if u, err := url.Parse(c.DB); err == nil && u.User != nil {
+		if _, given := u.User.Password(); given {
+			fmt.Fprintln(out.Err, "warning: --db holds a password, and others on this machine can read arguments; put it into ~/.pgpass")
+		}
 	}
 	limits := shed.Defaults()
 	for name, value := range c.Limits {
@@ -196,6 +207,25 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 		return err
 	}
 	return run.Wait()
+}
+
+var (
+	hostName   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+	regionName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$`)
+)
+
+// words checks what goes into orders, devices and the names of logs, where it stays for ever.
+func (c *ServeCmd) words() error {
+	switch {
+	case !hostName.MatchString(c.Host) && net.ParseIP(c.Host) == nil:
+		return cli.Usagef("--host %q: give a DNS name, without scheme and port", c.Host)
+	case !regionName.MatchString(c.Region):
+		return cli.Usagef("--region %q: use 1 to 64 letters, digits and inner '-', '.', '_'", c.Region)
+	case strings.Contains(c.DB, "://") && sqldb.EngineOf(c.DB) != sqldb.PostgreSQL:
+		scheme, _, _ := strings.Cut(c.DB, "://")
+		return cli.Usagef("--db %s://...: only PostgreSQL URLs are taken, as postgres://role@host:port/database", scheme)
+	}
+	return nil
 }
 
 // names are the host of the services and that of the hubs for a port. Clients of Azure want them without a port, and find

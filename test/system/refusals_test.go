@@ -34,17 +34,25 @@ func TestServeRefuses(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Options{})
 	v := verbs{t, w}
+	v.one("cradle account create acme")
+	v.one("cradle audit export --account acme --out @/acme.jsonl") // signs
 	// Another folder on the port that is taken; the same folder on another port; a file in the folder's place.
 	v.bad(1, "the port is taken", "cradle serve --data @/other --listen "+w.Addr)
 	v.bad(1, "another cradle serve runs on", "cradle serve --listen 127.0.0.1:0")
 	w.Write("file", "")
 	v.bad(1, "data folder", "cradle serve --data @/file --listen 127.0.0.1:0")
 	v.bad(2, "--role", "cradle serve --data @/other --role moon")
+	v.bad(2, "--host", "cradle serve --data @/other --host https://iot.example.com")
+	v.bad(2, "--region", "cradle serve --data @/other --region ../eu")
+	v.bad(2, "--db mysql://", "cradle serve --data @/other --db mysql://db.example.com/cradle")
 	v.bad(1, "the store is away", "cradle serve --data @/other --listen 127.0.0.1:0 --db postgres://127.0.0.1:1/none?connect_timeout=2")
 	v.one("cradle status") // the one that runs was not disturbed
 	if code := w.Server().Stop(); code != 0 {
 		t.Fatalf("cradle serve ended with %d", code)
 	}
+
+	// Under another name its logs would not verify any more.
+	v.bad(1, "in region local", "cradle serve --listen 127.0.0.1:0 --region eu")
 
 	// A folder that a newer version made.
 	file := filepath.Join(w.Data, "provider.db")
