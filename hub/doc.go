@@ -20,7 +20,8 @@
 //
 // Events are stored before they are acknowledged, in one order for each hub; readers keep their own place in it (a Cursor),
 // and an event has an id for good. Keep deletes the oldest by age and size, and waits for relays, who pass events on to
-// another system (hub/natsrelay). No reader holds up a device.
+// another system (hub/natsrelay). No reader holds up a device. A hub may have changes of its twins and its registry in the
+// stream too, put there in their own transactions, and connections (Notices).
 //
 // What a device hears goes to its session's Sink, which never blocks. Changes of a twin are handed over in their order:
 // whoever changes or reads one for the device holds the key's lock until it is in the sink. Messages are locked in the

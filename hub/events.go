@@ -53,9 +53,11 @@ func (h *Hub) append(ctx context.Context, in *intake, k key, ms []Message) error
 	return nil
 }
 
-// sentBy puts the module that sent a message into its properties, where no sender can put it.
+// sentBy puts the module that sent a message into its properties, where no sender can put it, nor say that it is no telemetry.
 func sentBy(b iothub.Bag, module iothub.ModuleID) iothub.Bag {
-	b = slices.DeleteFunc(b, func(p iothub.Property) bool { return p.Name == iothub.PropModule || p.Name == iothub.PropSender })
+	b = slices.DeleteFunc(b, func(p iothub.Property) bool {
+		return p.Name == iothub.PropModule || p.Name == iothub.PropSender || p.Name == iothub.PropSource
+	})
 	if module != "" {
 		b = append(b, iothub.Property{Name: iothub.PropModule, Value: string(module)})
 	}
@@ -132,12 +134,20 @@ func (in *intake) append(ctx context.Context, events []Event) error {
 	in.commit.Unlock()
 	close(g.done)
 	if g.err == nil {
-		in.mu.Lock()
-		close(in.news)
-		in.news = make(chan struct{})
-		in.mu.Unlock()
+		in.noted(g.events)
 	}
 	return g.err
+}
+
+// noted tells who follows the stream that it has more.
+func (in *intake) noted(es []Event) {
+	if len(es) == 0 {
+		return
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	close(in.news)
+	in.news = make(chan struct{})
 }
 
 // Events reads up to limit (0: MaxEvents) events behind a cursor, oldest first.

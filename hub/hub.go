@@ -46,11 +46,13 @@ type Hub struct {
 	sessions table
 	locks    keyLocks      // of a device's twin and kept session, so that it hears of changes in their order
 	rid      atomic.Uint64 // the last method call's id
+	news     news
 	// otherNames: a device came with a certificate that has another name than it has in the registry.
 	otherNames atomic.Bool
 
 	mu       sync.Mutex
 	policies map[Name]cachedPolicies
+	notices  map[Name]cachedNotices
 	intakes  map[Name]*intake
 	counts   map[Name]*counted
 	trims    map[Name]Trimmed // since the start
@@ -65,11 +67,11 @@ type Hub struct {
 // New makes it; nothing is started.
 func New(c Config) *Hub {
 	h := &Hub{store: c.Store, status: c.Status, now: c.Now, log: cmp.Or(c.Log, slog.Default()), issuer: c.Issuer,
-		policies: map[Name]cachedPolicies{}, intakes: map[Name]*intake{}, cas: map[Name]cachedCAs{}, counts: map[Name]*counted{}, trims: map[Name]Trimmed{}, counting: make(chan struct{}, maxCounting)}
+		policies: map[Name]cachedPolicies{}, notices: map[Name]cachedNotices{}, intakes: map[Name]*intake{}, cas: map[Name]cachedCAs{}, counts: map[Name]*counted{}, trims: map[Name]Trimmed{}, counting: make(chan struct{}, maxCounting)}
 	if h.now == nil {
 		h.now = time.Now
 	}
-	h.sessions.init()
+	h.sessions.init(func(s *Session) { h.connection(s.key, false) })
 	h.rid.Store(rand.Uint64() >> 16) // a late answer to a call before a restart meets none
 	return h
 }

@@ -39,11 +39,11 @@ type Modules interface {
 	Modules(ctx context.Context, hub Name, device cradle.DeviceID) ([]Module, error)
 	// InsertModule stores a new one; Conflict when it exists, NotFound without its device, TooLarge when the
 	// device has MaxModules.
-	InsertModule(ctx context.Context, hub Name, m *Module) error
+	InsertModule(ctx context.Context, hub Name, m *Module, notes ...Event) error
 	// UpdateModule replaces the one whose ETag is given; NotFound, Conflict.
 	UpdateModule(ctx context.Context, hub Name, m *Module, etag string) error
 	// DeleteModule removes the one whose ETag is given; NotFound, Conflict.
-	DeleteModule(ctx context.Context, hub Name, device cradle.DeviceID, id iothub.ModuleID, etag string) error
+	DeleteModule(ctx context.Context, hub Name, device cradle.DeviceID, id iothub.ModuleID, etag string, notes ...Event) error
 }
 
 // errNoModule marks NotFound of a module whose device may well exist.
@@ -133,9 +133,14 @@ func (h *Hub) PutModule(ctx context.Context, hub Name, w *iothub.Module, ifMatch
 	if ifMatch == "" {
 		m.Generation, m.Created = rand.Text(), m.Updated
 		m.Auth.keys(Auth{})
-		if err := h.store.InsertModule(ctx, hub, m); err != nil {
+		notes, err := h.lifecycleNotice(ctx, key{hub, m.Device, m.ID}, "create", m.Generation)
+		if err != nil {
+			return nil, err
+		}
+		if err := h.store.InsertModule(ctx, hub, m, notes...); err != nil {
 			return nil, h.storeError("creating a module", err)
 		}
+		h.intake(hub).noted(notes)
 		return h.wireModule(hub, m), nil
 	}
 	given := m.Auth
@@ -173,13 +178,18 @@ func (h *Hub) DeleteModule(ctx context.Context, hub Name, device cradle.DeviceID
 		if ifMatch != "" && ifMatch != iothub.AnyETag && ifMatch != old.ETag {
 			return errETag
 		}
-		err = h.store.DeleteModule(ctx, hub, device, id, old.ETag)
+		notes, err := h.lifecycleNotice(ctx, key{hub, device, id}, "delete", old.Generation)
+		if err != nil {
+			return err
+		}
+		err = h.store.DeleteModule(ctx, hub, device, id, old.ETag, notes...)
 		if cradle.KindOf(err) == cradle.Conflict {
 			continue
 		}
 		if err != nil {
 			return h.storeError("deleting a module", err)
 		}
+		h.intake(hub).noted(notes)
 		h.sessions.moduleChanged(key{hub, device, id}, nil)
 		return nil
 	}

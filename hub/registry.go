@@ -66,9 +66,19 @@ func (h *Hub) PutDevice(ctx context.Context, hub Name, w *iothub.Device, ifMatch
 		if d.IoTEdge {
 			ms = edgeModules(d.ID, d.Updated)
 		}
-		if err := h.store.InsertDevice(ctx, hub, d, ms); err != nil {
+		notes, err := h.lifecycleNotice(ctx, key{hub: hub, device: d.ID}, "create", d.Generation)
+		for i := 0; i < len(ms) && err == nil && len(notes) > 0; i++ {
+			var more []Event
+			more, err = h.lifecycleNotice(ctx, key{hub, d.ID, ms[i].ID}, "create", ms[i].Generation)
+			notes = append(notes, more...)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := h.store.InsertDevice(ctx, hub, d, ms, notes...); err != nil {
 			return nil, h.storeError("creating a device", err)
 		}
+		h.intake(hub).noted(notes)
 		return h.wire(hub, d), nil
 	}
 	given, scope := d.Auth, d.Scope
@@ -117,13 +127,18 @@ func (h *Hub) DeleteDevice(ctx context.Context, hub Name, id cradle.DeviceID, if
 		if ifMatch != "" && ifMatch != iothub.AnyETag && ifMatch != old.ETag {
 			return errETag
 		}
-		err = h.store.DeleteDevice(ctx, hub, id, old.ETag)
+		notes, err := h.lifecycleNotice(ctx, key{hub: hub, device: id}, "delete", old.Generation)
+		if err != nil {
+			return err
+		}
+		err = h.store.DeleteDevice(ctx, hub, id, old.ETag, notes...)
 		if cradle.KindOf(err) == cradle.Conflict {
 			continue
 		}
 		if err != nil {
 			return h.storeError("deleting a device", err)
 		}
+		h.intake(hub).noted(notes)
 		h.sessions.changed(key{hub: hub, device: id}, nil)
 		return nil
 	}

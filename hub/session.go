@@ -113,6 +113,7 @@ func (h *Hub) Connect(ctx context.Context, hub Name, id cradle.DeviceID, module 
 			s.End()
 			return nil, err
 		}
+		h.connection(s.key, true)
 		return s, nil
 	}
 	return nil, errRestless

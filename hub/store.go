@@ -26,14 +26,15 @@ type Store interface {
 	Device(ctx context.Context, hub Name, id cradle.DeviceID) (*Device, error)
 	// Devices lists up to limit entries with ids after the given one, in byte order.
 	Devices(ctx context.Context, hub Name, after cradle.DeviceID, limit int) ([]Device, error)
-	// InsertDevice stores a new entry with its first modules; Conflict when the id exists.
-	InsertDevice(ctx context.Context, hub Name, d *Device, modules []Module) error
+	// InsertDevice stores a new entry with its first modules; Conflict when the id exists. Here, and in what else takes notes:
+	// these are put into the hub's stream in the same transaction, when it stores something.
+	InsertDevice(ctx context.Context, hub Name, d *Device, modules []Module, notes ...Event) error
 	// UpdateDevice replaces the entry whose ETag is given; NotFound, or Conflict when it has another ETag.
 	UpdateDevice(ctx context.Context, hub Name, d *Device, etag string) error
 	// CountDevices counts all entries, and the disabled ones among them.
 	CountDevices(ctx context.Context, hub Name) (total, disabled int64, err error)
 	// DeleteDevice removes the entry whose ETag is given, and its modules; NotFound, Conflict.
-	DeleteDevice(ctx context.Context, hub Name, id cradle.DeviceID, etag string) error
+	DeleteDevice(ctx context.Context, hub Name, id cradle.DeviceID, etag string, notes ...Event) error
 
 	Modules
 	Entries
@@ -51,12 +52,13 @@ type Store interface {
 	Events(ctx context.Context, hub Name, after Cursor, limit int) ([]Event, error)
 
 	Stream
+	Noticing
 }
 
 // Cursor is a place in a hub's event stream: that of its newest event read. 0 is the beginning.
 type Cursor int64
 
-// Event is one telemetry message.
+// Event is one telemetry message, or what the hub has to say itself (Notices).
 type Event struct {
 	Cursor     Cursor
 	Device     cradle.DeviceID

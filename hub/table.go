@@ -19,6 +19,7 @@ type key struct {
 const shards = 64
 
 type table struct {
+	gone   func(*Session) // called when a session went out and no newer one took its place
 	seed   maphash.Seed
 	shards [shards]shard
 }
@@ -37,7 +38,8 @@ type arrival struct {
 	users int
 }
 
-func (t *table) init() {
+func (t *table) init(gone func(*Session)) {
+	t.gone = gone
 	t.seed = maphash.MakeSeed()
 	for i := range t.shards {
 		t.shards[i].sessions, t.shards[i].waiting = map[key]*Session{}, map[key]*arrival{}
@@ -111,6 +113,7 @@ func (t *table) drop(sh *shard, ks []key, why func(*Session) string) {
 	sh.mu.Unlock()
 	for _, e := range out {
 		e.s.end(e.reason)
+		t.gone(e.s)
 	}
 }
 
@@ -192,9 +195,13 @@ func (t *table) get(k key) *Session {
 func (t *table) leave(s *Session) {
 	sh := t.shard(s.key.device)
 	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if sh.sessions[s.key] == s {
+	there := sh.sessions[s.key] == s
+	if there {
 		sh.remove(s.key)
+	}
+	sh.mu.Unlock()
+	if there {
+		t.gone(s)
 	}
 }
 

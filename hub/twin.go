@@ -28,7 +28,7 @@ type Twins interface {
 	Twin(ctx context.Context, hub Name, device cradle.DeviceID, module iothub.ModuleID) (*Twin, error)
 	// PutTwin stores a twin in place of version was. NotFound when no such device or module of that generation
 	// is registered, Conflict when another version is stored.
-	PutTwin(ctx context.Context, hub Name, device cradle.DeviceID, module iothub.ModuleID, generation string, t *Twin, was int64) error
+	PutTwin(ctx context.Context, hub Name, device cradle.DeviceID, module iothub.ModuleID, generation string, t *Twin, was int64, notes ...Event) error
 }
 
 func emptyTwin() *Twin {
@@ -129,7 +129,7 @@ func (h *Hub) PatchTwin(ctx context.Context, hub Name, device cradle.DeviceID, m
 	defer unlock()
 	var o owner
 	var news map[string]any
-	t, err := h.changeTwin(ctx, k, func(t *Twin) (generation string, err error) {
+	t, err := h.changeTwin(ctx, k, &twinChange{replace, tags, desired, nil}, func(t *Twin) (generation string, err error) {
 		if o, err = h.owner(ctx, hub, device, module); err != nil {
 			return "", err
 		}
@@ -191,7 +191,7 @@ func (h *Hub) report(ctx context.Context, k key, generation string, patch []byte
 	}
 	unlock := h.locks.lock(k)
 	defer unlock()
-	t, err := h.changeTwin(ctx, k, func(t *Twin) (string, error) {
+	t, err := h.changeTwin(ctx, k, &twinChange{report: &sectionPatch{values: m}}, func(t *Twin) (string, error) {
 		return generation, t.Report.apply("reported properties", m, false, iothub.MaxSection, h.now(), false)
 	})
 	if err != nil {
@@ -200,9 +200,9 @@ func (h *Hub) report(ctx context.Context, k key, generation string, patch []byte
 	return t.Report.Version, nil
 }
 
-// changeTwin reads, changes and stores a twin; fn is called anew when another process was faster. It returns the
-// twin as stored.
-func (h *Hub) changeTwin(ctx context.Context, k key, fn func(*Twin) (generation string, err error)) (*Twin, error) {
+// changeTwin reads, changes and stores a twin; fn is called anew when another process was faster; did is
+// what it does. It returns the twin as stored.
+func (h *Hub) changeTwin(ctx context.Context, k key, did *twinChange, fn func(*Twin) (generation string, err error)) (*Twin, error) {
 	for range casRetries {
 		t, err := h.readTwin(ctx, k.hub, k.device, k.module)
 		if err != nil {
@@ -214,13 +214,18 @@ func (h *Hub) changeTwin(ctx context.Context, k key, fn func(*Twin) (generation 
 			return nil, err
 		}
 		t.Version++
-		err = h.store.PutTwin(ctx, k.hub, k.device, k.module, generation, t, was)
+		notes, err := h.twinNotice(ctx, k, t, did)
+		if err != nil {
+			return nil, err
+		}
+		err = h.store.PutTwin(ctx, k.hub, k.device, k.module, generation, t, was, notes...)
 		if cradle.KindOf(err) == cradle.Conflict {
 			continue
 		}
 		if err != nil {
 			return nil, h.storeError("storing a twin", err)
 		}
+		h.intake(k.hub).noted(notes)
 		return t, nil
 	}
 	return nil, cradle.Errorf(cradle.Busy, "the twin keeps changing").WithHint("try again").After(time.Second)

@@ -100,8 +100,9 @@ type commands struct {
 	Revoke  RevokeCmd `cmd:"" help:"Revoke or suspend a certificate, a device, or a whole set of devices."`
 	Release RevokeCmd `cmd:"" help:"Release what is suspended: a certificate, a device, or a set."`
 	Hub     struct {
-		Events HubEventsCmd `cmd:"" help:"Read telemetry as JSON lines."`
-		CA     struct {
+		Events       HubEventsCmd       `cmd:"" help:"Read telemetry as JSON lines."`
+		EventSources HubEventSourcesCmd `cmd:"" name:"event-sources" help:"Show or set which events a hub has beside telemetry."`
+		CA           struct {
 			Add    HubCAAddCmd    `cmd:"" help:"Let devices of type certificateAuthority in that have a certificate of this CA."`
 			List   HubCAListCmd   `cmd:"" help:"List the CAs."`
 			Remove HubCARemoveCmd `cmd:"" help:"Let them in no more, and disconnect them."`

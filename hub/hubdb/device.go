@@ -101,7 +101,7 @@ func (s *Store) CountDevices(ctx context.Context, name hub.Name) (total, disable
 }
 
 // InsertDevice implements hub.Store.
-func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device, modules []hub.Module) error {
+func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device, modules []hub.Module, notes ...hub.Event) error {
 	h, err := s.hubID(ctx, name)
 	if err != nil {
 		return err
@@ -119,6 +119,9 @@ func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device, 
 		for i := 0; i < len(insides) && n > 0 && err == nil; i++ {
 			err = tx.Queue(insertModule, insides[i]...)
 		}
+		if n > 0 && err == nil {
+			err = appendEvents(tx, h, notes)
+		}
 		return err
 	})
 	if err == nil && n == 0 {
@@ -128,12 +131,15 @@ func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device, 
 }
 
 // swap runs a statement that touches the entry with the right ETag, and says why it touched none.
-func (s *Store) swap(ctx context.Context, h int64, id cradle.DeviceID, query string, args ...any) error {
+func (s *Store) swap(ctx context.Context, h int64, id cradle.DeviceID, notes []hub.Event, query string, args ...any) error {
 	var n, exists int64
 	err := s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
 		exists = 0
-		if n, err = tx.Exec(query, args...); err != nil || n > 0 {
+		if n, err = tx.Exec(query, args...); err != nil {
 			return err
+		}
+		if n > 0 {
+			return appendEvents(tx, h, notes)
 		}
 		return tx.QueryRow(`SELECT count(*) FROM devices WHERE hub = ? AND id = ?`, h, string(id)).Scan(&exists)
 	})
@@ -153,16 +159,16 @@ func (s *Store) UpdateDevice(ctx context.Context, name hub.Name, d *hub.Device, 
 		return err
 	}
 	v := append(s.deviceValues(name, d)[1:], h, string(d.ID), etag)
-	return s.swap(ctx, h, d.ID, `UPDATE devices SET generation = ?, etag = ?, disabled = ?, reason = ?, status_changed = ?,
+	return s.swap(ctx, h, d.ID, nil, `UPDATE devices SET generation = ?, etag = ?, disabled = ?, reason = ?, status_changed = ?,
 		primary_thumb = ?, secondary_thumb = ?, iot_edge = ?, created = ?, updated = ?, auth = ?, primary_key = ?, secondary_key = ?,
 		scope = ?, parent = ?, policy = ?, sealed = ? WHERE hub = ? AND id = ? AND etag = ?`, v...)
 }
 
 // DeleteDevice implements hub.Store.
-func (s *Store) DeleteDevice(ctx context.Context, name hub.Name, id cradle.DeviceID, etag string) error {
+func (s *Store) DeleteDevice(ctx context.Context, name hub.Name, id cradle.DeviceID, etag string, notes ...hub.Event) error {
 	h, err := s.hubID(ctx, name)
 	if err != nil {
 		return err
 	}
-	return s.swap(ctx, h, id, `DELETE FROM devices WHERE hub = ? AND id = ? AND etag = ?`, h, string(id), etag)
+	return s.swap(ctx, h, id, notes, `DELETE FROM devices WHERE hub = ? AND id = ? AND etag = ?`, h, string(id), etag)
 }

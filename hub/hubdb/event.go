@@ -27,35 +27,41 @@ func (s *Store) AppendEvents(ctx context.Context, name hub.Name, events []hub.Ev
 	if err != nil || len(events) == 0 {
 		return err
 	}
+	return s.db.UpdateKey(ctx, string(name), func(ctx context.Context, tx *sqldb.Tx) error { return appendEvents(tx, h, events) })
+}
+
+// appendEvents puts events into a hub's stream, as a part of a transaction.
+func appendEvents(tx *sqldb.Tx, h int64, events []hub.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
 	bags, size := make([]string, len(events)), int64(0)
 	for i := range events {
 		bags[i] = events[i].Properties.Encode()
 		size += int64(len(events[i].Body)+len(bags[i])) + eventOverhead
 	}
-	return s.db.UpdateKey(ctx, string(name), func(ctx context.Context, tx *sqldb.Tx) error {
-		var last int64
-		err := tx.QueryRow(`UPDATE hubs SET last_event = last_event + ?, event_bytes = event_bytes + ? WHERE id = ? RETURNING last_event`,
-			int64(len(events)), size, h).Scan(&last)
-		if err != nil {
-			return fmt.Errorf("reserving cursors: %w", err)
+	var last int64
+	err := tx.QueryRow(`UPDATE hubs SET last_event = last_event + ?, event_bytes = event_bytes + ? WHERE id = ? RETURNING last_event`,
+		int64(len(events)), size, h).Scan(&last)
+	if err != nil {
+		return fmt.Errorf("reserving cursors: %w", err)
+	}
+	if last > maxCursor {
+		return fmt.Errorf("hub %d has used up its cursors", h)
+	}
+	first := place(h, hub.Cursor(last-int64(len(events))+1))
+	for i := range events {
+		e := &events[i]
+		body := e.Body
+		if body == nil {
+			body = []byte{}
 		}
-		if last > maxCursor {
-			return fmt.Errorf("hub %s has used up its cursors", name)
+		if err := tx.Queue(`INSERT INTO events (place, device, enqueued, properties, body) VALUES (?, ?, ?, ?, ?)`,
+			first+int64(i), string(e.Device), micros(e.Enqueued), bags[i], body); err != nil {
+			return err
 		}
-		first := place(h, hub.Cursor(last-int64(len(events))+1))
-		for i := range events {
-			e := &events[i]
-			body := e.Body
-			if body == nil {
-				body = []byte{}
-			}
-			if err := tx.Queue(`INSERT INTO events (place, device, enqueued, properties, body) VALUES (?, ?, ?, ?, ?)`,
-				first+int64(i), string(e.Device), micros(e.Enqueued), bags[i], body); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // pageSize bounds the bytes of bodies in one page, roughly; at least one event is always returned.
@@ -93,4 +99,28 @@ func (s *Store) Events(ctx context.Context, name hub.Name, after hub.Cursor, lim
 		return rows.Err()
 	})
 	return out, err
+}
+
+// Notices implements hub.Noticing.
+func (s *Store) Notices(ctx context.Context, name hub.Name) (hub.Notices, error) {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	var n hub.Notices
+	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		return tx.QueryRow(`SELECT notices FROM hubs WHERE id = ?`, h).Scan(&n)
+	})
+	return n, err
+}
+
+// SetNotices implements hub.Noticing.
+func (s *Store) SetNotices(ctx context.Context, name hub.Name, n hub.Notices) error {
+	h, err := s.hubID(ctx, name)
+	if err != nil {
+		return err
+	}
+	return s.db.Update(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+		return tx.Queue(`UPDATE hubs SET notices = ? WHERE id = ?`, int64(n), h)
+	})
 }

@@ -88,7 +88,7 @@ func (s *Store) Modules(ctx context.Context, name hub.Name, device cradle.Device
 
 // InsertModule implements hub.Modules. The row of the device is locked while its modules are counted, so
 // that two inserts cannot both be the last one allowed, and a delete of the device waits.
-func (s *Store) InsertModule(ctx context.Context, name hub.Name, m *hub.Module) error {
+func (s *Store) InsertModule(ctx context.Context, name hub.Name, m *hub.Module, notes ...hub.Event) error {
 	h, err := s.hubID(ctx, name)
 	if err != nil {
 		return err
@@ -117,7 +117,10 @@ func (s *Store) InsertModule(ctx context.Context, name hub.Name, m *hub.Module) 
 			refusal = cradle.Errorf(cradle.TooLarge, "device %q has %d modules, more are not allowed", m.Device, count)
 			return nil
 		}
-		return tx.Queue(insertModule, values...)
+		if err := tx.Queue(insertModule, values...); err != nil {
+			return err
+		}
+		return appendEvents(tx, h, notes)
 	})
 	if err == nil {
 		err = refusal
@@ -160,11 +163,16 @@ func (s *Store) UpdateModule(ctx context.Context, name hub.Name, m *hub.Module, 
 }
 
 // DeleteModule implements hub.Modules.
-func (s *Store) DeleteModule(ctx context.Context, name hub.Name, device cradle.DeviceID, id iothub.ModuleID, etag string) error {
+func (s *Store) DeleteModule(ctx context.Context, name hub.Name, device cradle.DeviceID, id iothub.ModuleID, etag string, notes ...hub.Event) error {
 	h, err := s.hubID(ctx, name)
 	if err != nil {
 		return err
 	}
-	forget := func(tx *sqldb.Tx) error { return forgetModule(tx, h, device, id) }
+	forget := func(tx *sqldb.Tx) error {
+		if err := forgetModule(tx, h, device, id); err != nil {
+			return err
+		}
+		return appendEvents(tx, h, notes)
+	}
 	return s.swapModule(ctx, h, device, id, forget, `DELETE FROM modules WHERE hub = ? AND device = ? AND id = ? AND etag = ?`, h, string(device), string(id), etag)
 }

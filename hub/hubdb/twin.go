@@ -77,7 +77,7 @@ func (s *Store) Twin(ctx context.Context, name hub.Name, device cradle.DeviceID,
 
 // PutTwin implements hub.Twins. The owner's row is held until the commit, so that a twin cannot come into being
 // while its owner goes.
-func (s *Store) PutTwin(ctx context.Context, name hub.Name, device cradle.DeviceID, module iothub.ModuleID, generation string, t *hub.Twin, was int64) error {
+func (s *Store) PutTwin(ctx context.Context, name hub.Name, device cradle.DeviceID, module iothub.ModuleID, generation string, t *hub.Twin, was int64, notes ...hub.Event) error {
 	h, err := s.hubID(ctx, name)
 	if err != nil {
 		return err
@@ -104,6 +104,10 @@ func (s *Store) PutTwin(ctx context.Context, name hub.Name, device cradle.Device
 		}
 		if err == nil && n == 0 {
 			refusal = cradle.Errorf(cradle.Conflict, "the twin of %q has another version", device)
+			return nil
+		}
+		if err == nil {
+			err = appendEvents(tx, h, notes)
 		}
 		return err
 	})

@@ -224,11 +224,11 @@ type lame struct {
 
 var errLame = errors.New("the disk is on fire")
 
-func (l *lame) PutTwin(ctx context.Context, name hub.Name, d cradle.DeviceID, m iothub.ModuleID, g string, tw *hub.Twin, was int64) error {
+func (l *lame) PutTwin(ctx context.Context, name hub.Name, d cradle.DeviceID, m iothub.ModuleID, g string, tw *hub.Twin, was int64, notes ...hub.Event) error {
 	if l.off.Load() {
 		return errLame
 	}
-	return l.Store.PutTwin(ctx, name, d, m, g, tw, was)
+	return l.Store.PutTwin(ctx, name, d, m, g, tw, was, notes...)
 }
 
 func (l *lame) Settle(ctx context.Context, name hub.Name, d cradle.DeviceID, lock string, o hub.Outcome, now time.Time) error {

@@ -154,3 +154,21 @@ func number(s string) (int64, error) {
 	n, err := strconv.ParseUint(s, 10, 63)
 	return int64(n), err
 }
+
+// eventSources says what the stream has besides telemetry.
+func (s *Server) eventSources(r *request) (answer, error) {
+	n, err := s.hub.Notices(r.Context(), r.hub)
+	return answer{body: iothub.EventSources{Sources: n.Names()}}, err
+}
+
+func (s *Server) setEventSources(r *request) (answer, error) {
+	var in iothub.EventSources
+	if err := r.decode("the sources of events", &in); err != nil {
+		return answer{}, err
+	}
+	n, err := hub.ParseNotices(in.Sources)
+	if err == nil {
+		err = s.hub.SetNotices(r.Context(), r.hub, n)
+	}
+	return answer{body: iothub.EventSources{Sources: n.Names()}}, err
+}

@@ -50,6 +50,8 @@ func (s *Server) routes() *http.ServeMux {
 	m.HandleFunc("GET /statistics/service", s.rest(hub.RegistryRead, s.serviceStatistics))
 	s.unserved(m)
 	m.HandleFunc("GET /events", s.events)
+	m.HandleFunc("GET /settings/events", s.rest(hub.ServiceConnect, s.eventSources))
+	m.HandleFunc("PUT /settings/events", s.rest(hub.RegistryWrite|hub.ServiceConnect, s.setEventSources))
 	s.twinRoutes(m)
 	s.methodRoutes(m)
 	s.c2dRoutes(m)

@@ -24,7 +24,8 @@ const (
 	PropExpiry       = "$.exp"
 	PropModule       = "$.cmid" // module that sent it; set by the hub
 	PropSender       = "$.cdid"
-	PropAck          = "iothub-ack" // none, positive, negative or full: of which outcomes the sender wants feedback
+	PropAck          = "iothub-ack"            // none, positive, negative or full: of which outcomes the sender wants feedback
+	PropSource       = "iothub-message-source" // of events that are no telemetry; set by the hub
 	HeaderTo         = "iothub-to"
 	HeaderMessageID  = "iothub-messageid"
 	HeaderSequence   = "iothub-sequencenumber"

@@ -44,7 +44,7 @@ func NewEvent(c Cursor, device cradle.DeviceID, at time.Time, bag Bag, body []by
 	e := &Event{Cursor: c, Device: device, Enqueued: at.UTC()}
 	isJSON := false
 	for _, p := range bag {
-		if !p.System() {
+		if !p.System() && p.Name != PropSource {
 			if e.Props == nil {
 				e.Props = map[string]string{}
 			}
@@ -150,4 +150,28 @@ func (r *Registry) Events(ctx context.Context, q EventQuery, fn func(*Event) err
 		return ctx.Err()
 	}
 	return nil
+}
+
+// EventSources are what a hub's stream has besides telemetry: any of twinChangeEvents, deviceLifecycleEvents and
+// deviceConnectionStateEvents.
+type EventSources struct {
+	Sources []string `json:"sources"`
+}
+
+// EventSources reads what the hub's stream has.
+func (r *Registry) EventSources(ctx context.Context) ([]string, error) {
+	var s EventSources
+	if _, err := r.do(ctx, http.MethodGet, "/settings/events", nil, "", nil, &s); err != nil {
+		return nil, fmt.Errorf("reading the sources of events: %w", err)
+	}
+	return s.Sources, nil
+}
+
+// SetEventSources says what it is to have from now on, and returns that.
+func (r *Registry) SetEventSources(ctx context.Context, sources []string) ([]string, error) {
+	var s EventSources
+	if _, err := r.do(ctx, http.MethodPut, "/settings/events", nil, "", &EventSources{Sources: sources}, &s); err != nil {
+		return nil, fmt.Errorf("setting the sources of events: %w", err)
+	}
+	return s.Sources, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -209,6 +210,12 @@ func TestVerbs(t *testing.T) {
 	v.ok("cradle attestation register --account acme --service-connection-string-file @/dps.key", "id")
 	v.one("cradle service-key show --service hub", "connection_string")
 	v.bad(2, "--service", "cradle service-key show --service moon")
+	if s := v.one("cradle hub event-sources deviceLifecycleEvents", "hub", "sources"); !reflect.DeepEqual(s["sources"], []any{"deviceLifecycleEvents"}) {
+		t.Errorf("sources %v", s)
+	}
+	v.bad(1, "no events", "cradle hub event-sources weather")
+	v.bad(2, "--none", "cradle hub event-sources twinChangeEvents --none")
+	v.one("cradle hub event-sources --none", "hub", "sources")
 	v.one("cradle hub ca add acme @/acme/production-operational.pem", "name", "subject", "sha256", "not_after", "added_at")
 	v.bad(1, "acme", "cradle hub ca add acme @/acme/production-root.pem")
 	v.bad(1, "no hub", "cradle hub ca add more @/acme/production-root.pem --hub hub-9")
