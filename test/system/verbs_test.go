@@ -390,11 +390,12 @@ func (v verbs) follow(from string) {
 // devices lists, shows and changes the one device.
 func (v verbs) devices() {
 	v.Helper()
-	for q, n := range map[string]int{"": 2, " --limit 1": 1, " --order order-1": 2, " --order order-9": 0, " --state active": 1, " --state accepted": 1} {
+	for q, n := range map[string]int{"": 2, " --limit 1": 1, " --order order-1": 2, " --state active": 1, " --state accepted": 1} {
 		if rows := v.ok("cradle device list --account acme"+q, "id", "serial", "state", "tier", "order", "lot", "created_at"); len(rows) != n {
 			v.Errorf("device list%s: %v, want %d", q, rows, n)
 		}
 	}
+	v.bad(1, "no order", "cradle device list --account acme --order order-9")
 	if rows := v.ok("cradle device list --account acme --context @/acme/context.json --state revoked"); len(rows) != 0 {
 		v.Errorf("revoked devices: %v", rows)
 	}
