@@ -80,6 +80,7 @@ type installation struct {
 
 // Run serves until ctx ends.
 func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
+	coarseTimers()
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return cli.Usagef("log level: %v", err)
