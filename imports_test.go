@@ -59,7 +59,7 @@ var layers = []struct {
 }
 
 // demoOnly may be imported by the demo, by tests and by the benchmark, never by what is shipped.
-var demoOnly = []string{"internal/tpmmaker", "internal/swtpm", "internal/testenv", "keys/softkey"}
+var demoOnly = []string{"internal/tpmmaker", "internal/swtpm", "internal/testca", "internal/testenv", "keys/softkey"}
 
 // agentBanned keeps the agent small (DESIGN §8): modules and packages that must not be linked into it.
 var agentBanned = map[string]string{

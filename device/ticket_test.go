@@ -1,17 +1,15 @@
 package device
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"io"
-	"math/big"
 	"net"
 	"testing"
 	"time"
+
+	"github.com/cradle-iot/cradle/internal/testca"
 )
 
 // TestTicket: the hub's first connection resumes the registration's session, once, and only with the same client
@@ -92,15 +90,5 @@ func TestTicket(t *testing.T) {
 
 func selfSigned(t *testing.T, names ...string) tls.Certificate {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return testca.New(t, &x509.Certificate{Subject: pkix.Name{CommonName: names[0]}, DNSNames: names}, nil).TLS()
 }

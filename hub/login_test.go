@@ -1,15 +1,11 @@
 package hub
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
-	"math/big"
 	"net/url"
 	"strconv"
 	"strings"
@@ -17,39 +13,20 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/protocol/sas"
 )
 
 // cert makes a certificate signed by a parent (nil: by itself).
-func cert(t *testing.T, cn string, parent *issued, change ...func(*x509.Certificate)) *issued {
+func cert(t *testing.T, cn string, parent *testca.Pair, change ...func(*x509.Certificate)) *testca.Pair {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: cn, Organization: []string{"acme"}},
+	c := &x509.Certificate{Subject: pkix.Name{CommonName: cn, Organization: []string{"acme"}},
 		NotBefore: at.Add(-time.Hour), NotAfter: at.Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}
 	for _, f := range change {
 		f(c)
 	}
-	by := &issued{c, key}
-	if parent != nil {
-		by = parent
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, by.cert, key.Public(), by.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	return &issued{c, key}
-}
-
-type issued struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	return testca.New(t, c, parent)
 }
 
 func isCA(c *x509.Certificate) {
@@ -73,17 +50,17 @@ func TestLoginAttacks(t *testing.T) {
 	foreign := cert(t, "root", nil, isCA) // of the same name
 	signed := cert(t, "dev", root)
 	deep := cert(t, "dev", inter)
-	chain := func(cs ...*issued) *Login {
+	chain := func(cs ...*testca.Pair) *Login {
 		l := &Login{Host: host}
 		for _, c := range cs {
-			l.Chain = append(l.Chain, c.cert)
+			l.Chain = append(l.Chain, c.Cert)
 		}
 		return l
 	}
-	thumb := credentialOf(own.cert)
+	thumb := credentialOf(own.Cert)
 	self := identity{id: "dev", auth: Auth{Type: iothub.SelfSigned}, primary: thumb.sha256}
 	ca := identity{id: "dev", auth: Auth{Type: iothub.CertificateAuthority}}
-	trusted := []*x509.Certificate{root.cert}
+	trusted := []*x509.Certificate{root.Cert}
 	with := func(l *Login, fn func(*Login)) *Login { c := *l; fn(&c); return &c }
 
 	for name, c := range map[string]struct {
@@ -100,7 +77,7 @@ func TestLoginAttacks(t *testing.T) {
 		"the hub's own name":             {sasDev, token("hub-1/devices/dev", k1, later), nil, ""},
 		"other case":                     {sasDev, token("HUB-1.Example.com/Devices/dev", k1, later), nil, ""},
 		"a module":                       {sasMod, token(host+"/devices/dev/modules/mod", k3, later), nil, ""},
-		"a certificate beside the token": {sasDev, with(token(host+"/devices/dev", k1, later), func(l *Login) { l.Chain = []*x509.Certificate{other.cert} }), nil, ""},
+		"a certificate beside the token": {sasDev, with(token(host+"/devices/dev", k1, later), func(l *Login) { l.Chain = []*x509.Certificate{other.Cert} }), nil, ""},
 
 		"nothing":                      {sasDev, &Login{Host: host}, nil, "no SAS token"},
 		"a certificate for a key":      {sasDev, chain(own), nil, "no SAS token"},
@@ -138,7 +115,7 @@ func TestLoginAttacks(t *testing.T) {
 
 		"CA":                               {ca, chain(signed), trusted, ""},
 		"CA and intermediate":              {ca, chain(deep, inter), trusted, ""},
-		"an intermediate as CA":            {ca, chain(deep), []*x509.Certificate{inter.cert}, ""},
+		"an intermediate as CA":            {ca, chain(deep), []*x509.Certificate{inter.Cert}, ""},
 		"no CA yet":                        {ca, chain(signed), nil, "trusts no CA"},
 		"an incomplete chain":              {ca, chain(deep), trusted, "does not lead to a CA"},
 		"a CA of the same name":            {ca, chain(cert(t, "dev", foreign)), trusted, "does not lead to a CA"},
@@ -151,7 +128,7 @@ func TestLoginAttacks(t *testing.T) {
 		"early certificate":                {ca, chain(cert(t, "dev", root, func(c *x509.Certificate) { c.NotBefore = at.Add(time.Second) })), trusted, "certificate is valid from"},
 		"an expired intermediate":          {ca, expiredInter(t, root), trusted, "does not lead to a CA"},
 		"a token for a CA's device":        {identity{id: "dev", auth: Auth{Type: iothub.CertificateAuthority, Primary: k1}}, token(host+"/devices/dev", k1, later), trusted, "no client certificate"},
-		"a chain that is far too long":     {ca, chain(append([]*issued{deep}, many(root, inter)...)...), trusted, "does not lead to a CA"},
+		"a chain that is far too long":     {ca, chain(append([]*testca.Pair{deep}, many(root, inter)...)...), trusted, "does not lead to a CA"},
 		"the CA's own certificate as leaf": {identity{id: "root", auth: ca.auth}, chain(foreign), trusted, "does not lead to a CA"},
 	} {
 		g, err := judge(c.who, c.l, []string{"hub-1"}, c.cas, at)
@@ -192,17 +169,17 @@ func raw(resource string, key []byte, at time.Time) string {
 	return "sr=" + resource + "&sig=" + url.QueryEscape(base64.StdEncoding.EncodeToString(m.Sum(nil))) + "&se=" + se
 }
 
-func many(root, c *issued) []*issued {
-	var out []*issued
+func many(root, c *testca.Pair) []*testca.Pair {
+	var out []*testca.Pair
 	for range maxChain {
 		out = append(out, root)
 	}
 	return append(out, c)
 }
 
-func expiredInter(t *testing.T, root *issued) *Login {
+func expiredInter(t *testing.T, root *testca.Pair) *Login {
 	old := cert(t, "old", root, isCA, func(c *x509.Certificate) { c.NotAfter = at.Add(-time.Second) })
-	return &Login{Chain: []*x509.Certificate{cert(t, "dev", old).cert, old.cert}}
+	return &Login{Chain: []*x509.Certificate{cert(t, "dev", old).Cert, old.Cert}}
 }
 
 // FuzzResource: only the device's own resource names it, whatever a token says.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/protocol/evidence"
@@ -70,7 +71,7 @@ func bend(t *testing.T, csr, old, new []byte) string {
 // says what was wrong; nothing is issued and nothing recorded.
 func TestRefusedCSRs(t *testing.T) {
 	s := newESTRig(t)
-	key := newECKey(t)
+	key := testca.Key(t)
 	good := csrOf(t, "gw-2", key)
 	armour := func(typ string) string { return string(pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: good})) }
 	req, err := x509.ParseCertificateRequest(good)
@@ -118,7 +119,7 @@ func TestRefusedCSRs(t *testing.T) {
 		{"an extension that does not parse", b64(csrOf(t, "gw-2", key, extensions(garbage))), "400", ""},
 
 		// Proof of possession (RFC 7030 §4.2.1) and strength.
-		{"another's signature", bend(t, good, req.Signature, signature(t, newECKey(t), len(req.Signature))), "400", "not signed by its key"},
+		{"another's signature", bend(t, good, req.Signature, signature(t, testca.Key(t), len(req.Signature))), "400", "not signed by its key"},
 		{"another's name under the signature", bend(t, good, []byte("gw-2"), []byte("gw-3")), "400", "not signed by its key"},
 		{"an empty signature", b64(resign(t, req, nil, nil)), "400", ""},
 		{"a point off the curve", bend(t, good, point, offCurve), "400", "not a PKCS#10 request"},
@@ -240,25 +241,24 @@ func TestRefusedClients(t *testing.T) {
 	if _, err := s.p.ChangeState(t.Context(), "acme", "gw-5", provider.Revoke, "stolen"); err != nil {
 		t.Fatal(err)
 	}
-	stranger := newIssuer(t, "nobody knows")
-	twin := s.maker.client(t, "gw-7", nil)
-	ours := func(cn string) string { return b64(csrOf(t, cn, newECKey(t))) }
-	same, err := est.CreateRequest(subjectOf(s.holder.Leaf), newECKey(t))
+	stranger := testca.New(t, testca.CA("nobody knows"), nil)
+	twin := outsider(t, s.maker, "gw-7", nil)
+	ours := func(cn string) string { return b64(csrOf(t, cn, testca.Key(t))) }
+	same, err := est.CreateRequest(subjectOf(s.holder.Leaf), testca.Key(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	selfSigned := func() tls.Certificate {
-		k := newECKey(t)
-		return tls.Certificate{Certificate: [][]byte{sign(t, &x509.Certificate{Subject: subjectOf(s.holder.Leaf)}, nil, k).Raw}, PrivateKey: k}
+		return testca.New(t, &x509.Certificate{Subject: subjectOf(s.holder.Leaf)}, nil).TLS()
 	}()
-	expired := s.maker.client(t, "gw-7", func(c *x509.Certificate) {
+	expired := outsider(t, s.maker, "gw-7", func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
 	})
-	future := s.maker.client(t, "gw-7", func(c *x509.Certificate) {
+	future := outsider(t, s.maker, "gw-7", func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
 	})
-	chained := stranger.client(t, "gw-7", nil)
-	chained.Certificate = append(chained.Certificate, s.maker.cert.Raw) // its chain holds an anchor that did not sign it
+	chained := outsider(t, stranger, "gw-7", nil)
+	chained.Certificate = append(chained.Certificate, s.maker.Cert.Raw) // its chain holds an anchor that did not sign it
 	basic := func(user, password string) string { return basicHeader(user, password) }
 	for _, tc := range []struct {
 		name   string
@@ -279,12 +279,12 @@ func TestRefusedClients(t *testing.T) {
 		{"token", nil, post("simpleenroll", ours("gw-2"), "Authorization: Bearer abc"), "401", "is not HTTP Basic"},
 		{"two authorizations", nil, post("simpleenroll", ours("gw-2"), basic("line", linePassword), basic("line", linePassword)), "401", "is not HTTP Basic"},
 		{"self-signed with a device's name", &selfSigned, post("simplereenroll", b64(same)), "401", "Cradle-Reason"},
-		{"another CA's, unknown", ptr(stranger.client(t, "gw-7", nil)), post("simpleenroll", ours("gw-7")), "401", "Cradle-Reason"},
+		{"another CA's, unknown", ptr(outsider(t, stranger, "gw-7", nil)), post("simpleenroll", ours("gw-7")), "401", "Cradle-Reason"},
 		{"an anchor in the chain that did not sign", &chained, post("simpleenroll", ours("gw-7")), "401", "Cradle-Reason"},
-		{"another CA's, not in the manifest", ptr(s.maker.client(t, "gw-8", nil)), post("simpleenroll", ours("gw-8")), "40", ""},
+		{"another CA's, not in the manifest", ptr(outsider(t, s.maker, "gw-8", nil)), post("simpleenroll", ours("gw-8")), "40", ""},
 		{"another CA's, expired", &expired, post("simpleenroll", ours("gw-7")), "40", "expired"},
 		{"another CA's, not valid yet", &future, post("simpleenroll", ours("gw-7")), "40", ""},
-		{"another CA's own certificate", &tls.Certificate{Certificate: [][]byte{s.maker.cert.Raw}, PrivateKey: s.maker.key}, post("simpleenroll", ours("gw-7")), "40", ""},
+		{"another CA's own certificate", ptr(s.maker.TLS()), post("simpleenroll", ours("gw-7")), "40", ""},
 		{"a unit of the manifest for another name", &twin, post("simpleenroll", ours("gw-2")), "40", ""},
 		{"a unit of the manifest re-enrols", &twin, post("simplereenroll", ours("gw-7")), "40", ""},
 		{"another account's device", &globex, post("simpleenroll", ours("gw-1")), "403", "belongs to another account"},
@@ -322,7 +322,7 @@ func subjectOf(c *x509.Certificate) pkix.Name {
 // bound is a request for renewal with a challengePassword of some other connection.
 func bound(t *testing.T, c *x509.Certificate) []byte {
 	t.Helper()
-	der, err := est.CreateRequest(subjectOf(c), newECKey(t), est.Attribute{Type: est.OIDChallengePassword, Values: []asn1.RawValue{rawValue(t, base64.StdEncoding.EncodeToString(make([]byte, 32)))}})
+	der, err := est.CreateRequest(subjectOf(c), testca.Key(t), est.Attribute{Type: est.OIDChallengePassword, Values: []asn1.RawValue{rawValue(t, base64.StdEncoding.EncodeToString(make([]byte, 32)))}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle/internal/front"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/protocol/est"
 )
 
@@ -21,7 +22,7 @@ var statusLine = regexp.MustCompile(`HTTP/1\.[01] (\d{3}) `)
 // says so; nothing of it is taken for another request, and nothing changes.
 func TestRefusedByHTTP(t *testing.T) {
 	s := newESTRig(t)
-	csr := b64(csrOf(t, "gw-2", newECKey(t)))
+	csr := b64(csrOf(t, "gw-2", testca.Key(t)))
 	auth := basicHeader("line", linePassword) + "\r\n"
 	head := "POST /.well-known/est/" + label + "/simpleenroll HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/pkcs10\r\n" + auth
 	next := request("GET", label+"/cacerts", "") // what a smuggler hopes for
@@ -181,8 +182,8 @@ func TestRefusedConnections(t *testing.T) {
 // stolen: whoever has the certificate but not its key does not pass the handshake.
 func stolen(s *estRig) func(t *testing.T) {
 	return func(t *testing.T) {
-		c := s.tls(&tls.Certificate{Certificate: s.holder.Certificate, PrivateKey: newECKey(t)})
-		if got := s.send(c, post("simpleenroll", b64(csrOf(t, "gw-1", newECKey(t))))); strings.Contains(got, "200 OK") {
+		c := s.tls(&tls.Certificate{Certificate: s.holder.Certificate, PrivateKey: testca.Key(t)})
+		if got := s.send(c, post("simpleenroll", b64(csrOf(t, "gw-1", testca.Key(t))))); strings.Contains(got, "200 OK") {
 			t.Errorf("%.100q", got)
 		}
 	}
@@ -193,7 +194,7 @@ func TestSlowClients(t *testing.T) {
 	s := newESTRig(t)
 	limit := 300 * time.Millisecond
 	s.addr = s.listen(front.Config{HandshakeTimeout: limit, ReadTimeout: limit})
-	csr := b64(csrOf(t, "gw-2", newECKey(t)))
+	csr := b64(csrOf(t, "gw-2", testca.Key(t)))
 	whole := post("simpleenroll", csr, basicHeader("line", linePassword))
 	begun, body, _ := strings.Cut(whole, "\r\n\r\n")
 	part := begun + "\r\n\r\n" + body[:len(body)/2]
@@ -256,7 +257,7 @@ func TestSlowClients(t *testing.T) {
 func TestPipelining(t *testing.T) {
 	s := newESTRig(t)
 	keep := func(r string) string { return strings.Replace(r, "Connection: close\r\n", "", 1) }
-	flat := b64(csrOf(t, "other", newECKey(t))) // a name that the password may not ask for
+	flat := b64(csrOf(t, "other", testca.Key(t))) // a name that the password may not ask for
 	var b bytes.Buffer
 	b.WriteString(keep(request("GET", label+"/cacerts", "")))
 	b.WriteString(keep(request("GET", "no-label/cacerts", "")))

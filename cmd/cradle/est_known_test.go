@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/ca"
@@ -29,7 +30,7 @@ func sanCSR(t *testing.T, cn string, names ...generalName) []byte {
 		list = append(list, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: n.tag, Bytes: []byte(n.text)})
 	}
 	san := pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: rawValue(t, list).FullBytes}
-	return csrOf(t, cn, newECKey(t), est.Attribute{Type: est.OIDExtensionRequest, Values: []asn1.RawValue{rawValue(t, []pkix.Extension{san})}})
+	return csrOf(t, cn, testca.Key(t), est.Attribute{Type: est.OIDExtensionRequest, Values: []asn1.RawValue{rawValue(t, []pkix.Extension{san})}})
 }
 
 // allow lets clients of acme ask for DNS names below example.com; other names are refused or replaced.
@@ -111,7 +112,7 @@ func TestKnown_StepCA_2715_ShortDomains(t *testing.T) {
 			}
 		}
 		for _, cn := range []string{"", ".", "-", "g", "gw", "gw-", "*", "gw-*", "gw-.", "gw-\x00"} {
-			got := s.send(s.tls(nil), post("simpleenroll", b64(csrOf(t, cn, newECKey(t))), auth))
+			got := s.send(s.tls(nil), post("simpleenroll", b64(csrOf(t, cn, testca.Key(t))), auth))
 			if all := statusLine.FindAllStringSubmatch(got, -1); len(all) != 1 || all[0][1] != "400" && all[0][1] != "403" && all[0][1] != "200" {
 				t.Fatalf("name %q: %.300q", cn, got)
 			}
@@ -126,7 +127,7 @@ func TestKnown_SPIRE_1_14_6_TwoNames(t *testing.T) {
 	cn := asn1.ObjectIdentifier{2, 5, 4, 3}
 	for _, names := range [][]string{{"gw-2", "other"}, {"other", "gw-2"}, {"gw-2", "gw-1"}} {
 		subject := pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: cn, Value: names[0]}, {Type: cn, Value: names[1]}}}
-		csr, err := est.CreateRequest(subject, newECKey(t))
+		csr, err := est.CreateRequest(subject, testca.Key(t))
 		if err != nil {
 			t.Fatal(err)
 		}

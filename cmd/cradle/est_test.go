@@ -16,6 +16,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/cms"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/provider"
 	"github.com/cradle-iot/cradle/provider/ca"
@@ -49,7 +50,7 @@ func (s *estRig) profile(t *testing.T, change func(*ca.Profile)) {
 // From the first certificate to renewal, by password and then by certificate, with the same key and with another.
 func TestESTLife(t *testing.T) {
 	s := newESTRig(t)
-	key := newECKey(t)
+	key := testca.Key(t)
 	first, err := s.client(nil, nil).SimpleEnroll(t.Context(), csrOf(t, "gw-2", key))
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +71,7 @@ func TestESTLife(t *testing.T) {
 	for _, k := range []bool{true, false} { // renew, then rekey (RFC 7030 §4.2.2)
 		next := key
 		if !k {
-			next = newECKey(t)
+			next = testca.Key(t)
 		}
 		csr, err := est.CreateRequest(subjectOf(held.Leaf), next)
 		if err != nil {
@@ -86,7 +87,7 @@ func TestESTLife(t *testing.T) {
 		held = &tls.Certificate{Certificate: [][]byte{c.Raw}, PrivateKey: next, Leaf: c}
 	}
 	// As IoT Identity Service renews: by simpleenroll.
-	csr, err := est.CreateRequest(subjectOf(held.Leaf), newECKey(t))
+	csr, err := est.CreateRequest(subjectOf(held.Leaf), testca.Key(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,14 +95,14 @@ func TestESTLife(t *testing.T) {
 		t.Error(err)
 	}
 	// A unit of another CA.
-	unit := s.maker.client(t, "gw-7", nil)
-	if c, err := s.client(&unit, nil).SimpleEnroll(t.Context(), csrOf(t, "gw-7", newECKey(t))); err != nil || c.Subject.CommonName != "gw-7" {
+	unit := outsider(t, s.maker, "gw-7", nil)
+	if c, err := s.client(&unit, nil).SimpleEnroll(t.Context(), csrOf(t, "gw-7", testca.Key(t))); err != nil || c.Subject.CommonName != "gw-7" {
 		t.Errorf("%v", err)
 	}
 	// Without a label the account's own host name stands for it.
 	c := s.client(nil, func(c *tls.Config) { c.ServerName = "acme.est.localhost" })
 	c.URL = "https://" + s.addr + est.WellKnown
-	if _, err := c.SimpleEnroll(t.Context(), csrOf(t, "gw-3", newECKey(t))); err != nil {
+	if _, err := c.SimpleEnroll(t.Context(), csrOf(t, "gw-3", testca.Key(t))); err != nil {
 		t.Error(err)
 	}
 }
@@ -119,7 +120,7 @@ func TestESTCSRAttributes(t *testing.T) {
 		t.Errorf("%v", want.OIDs)
 	}
 	// The binding that it asks for, on the connection that is bound (RFC 7030 §3.5).
-	_, err = c.SimpleEnroll(t.Context(), csrOf(t, "gw-2", newECKey(t)))
+	_, err = c.SimpleEnroll(t.Context(), csrOf(t, "gw-2", testca.Key(t)))
 	if cradle.KindOf(err) != cradle.Invalid || !strings.Contains(err.Error(), "POP linking failed") {
 		t.Errorf("%v", err)
 	}
@@ -138,7 +139,7 @@ func TestESTCSRAttributes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		csr := csrOf(t, "gw-2", newECKey(t), est.Attribute{Type: est.OIDChallengePassword, Values: []asn1.RawValue{rawValue(t, base64.StdEncoding.EncodeToString(binding))}})
+		csr := csrOf(t, "gw-2", testca.Key(t), est.Attribute{Type: est.OIDChallengePassword, Values: []asn1.RawValue{rawValue(t, base64.StdEncoding.EncodeToString(binding))}})
 		if _, err := conn.Write([]byte(post("simpleenroll", b64(csr), basicHeader("line", linePassword)))); err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +154,7 @@ func TestESTCSRAttributes(t *testing.T) {
 func TestESTPending(t *testing.T) {
 	s := newESTRig(t)
 	s.profile(t, func(p *ca.Profile) { p.Approval = true })
-	key := newECKey(t)
+	key := testca.Key(t)
 	_, err := s.client(nil, nil).SimpleEnroll(t.Context(), csrOf(t, "gw-2", key))
 	var status *est.StatusError
 	if !errors.As(err, &status) || status.Code != 202 || status.RetryAfter <= 0 || cradle.KindOf(err) != cradle.Pending {
@@ -178,7 +179,7 @@ func TestESTServerKeyGen(t *testing.T) {
 	if err := s.p.SetKEK(t.Context(), "acme", kek.ID, kek.Key); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.client(nil, nil).ServerKeyGen(t.Context(), csrOf(t, "gw-2", newECKey(t)))
+	got, err := s.client(nil, nil).ServerKeyGen(t.Context(), csrOf(t, "gw-2", testca.Key(t)))
 	if err != nil || got.PKCS8 == nil {
 		t.Fatal(err)
 	}
@@ -188,7 +189,7 @@ func TestESTServerKeyGen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return csrOf(t, "gw-3", newECKey(t), attributes...)
+		return csrOf(t, "gw-3", testca.Key(t), attributes...)
 	}
 	if got, err = s.client(nil, nil).ServerKeyGen(t.Context(), wish("shared-1")); err != nil || got.Sealed == nil {
 		t.Fatal(err)
@@ -240,7 +241,7 @@ func TestESTNeverMakesARegistrationAuthority(t *testing.T) {
 	s := newESTRig(t)
 	ra := asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 28}
 	eku := pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 37}, Value: rawValue(t, []asn1.ObjectIdentifier{ra, {1, 3, 6, 1, 5, 5, 7, 3, 2}}).FullBytes}
-	csr := csrOf(t, "gw-2", newECKey(t), est.Attribute{Type: est.OIDExtensionRequest, Values: []asn1.RawValue{rawValue(t, []pkix.Extension{eku})}})
+	csr := csrOf(t, "gw-2", testca.Key(t), est.Attribute{Type: est.OIDExtensionRequest, Values: []asn1.RawValue{rawValue(t, []pkix.Extension{eku})}})
 	c, err := s.client(nil, nil).SimpleEnroll(t.Context(), csr)
 	if err != nil {
 		t.Fatal(err)

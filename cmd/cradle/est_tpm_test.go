@@ -12,6 +12,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/cms"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/keys/softkey"
 	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/protocol/evidence"
@@ -61,11 +62,11 @@ func TestESTTPMEnroll(t *testing.T) {
 	soft.ObjectAttributes.FixedTPM = false
 	for name, q := range map[string]est.TPMEnrollRequest{
 		"a CSR of another key":           {CSR: csrOf(t, "gw-2", otherKey.Private), EKChain: right.EKChain, EKPublic: right.EKPublic, AKPublic: right.AKPublic},
-		"a key outside the TPM":          {CSR: csrOf(t, "gw-2", newECKey(t)), EKChain: right.EKChain, EKPublic: right.EKPublic, AKPublic: right.AKPublic},
+		"a key outside the TPM":          {CSR: csrOf(t, "gw-2", testca.Key(t)), EKChain: right.EKChain, EKPublic: right.EKPublic, AKPublic: right.AKPublic},
 		"another TPM's EK":               {CSR: right.CSR, EKChain: right.EKChain, EKPublic: other.EKPublic(), AKPublic: right.AKPublic},
 		"an EK of an unknown maker":      {CSR: csrOf(t, "gw-2", foreignKey.Private), EKChain: [][]byte{foreign.EKCert}, EKPublic: foreign.EKPublic(), AKPublic: foreignKey.TPMTPublic()},
 		"a key that may leave the TPM":   {CSR: right.CSR, EKChain: right.EKChain, EKPublic: right.EKPublic, AKPublic: tpm2.Marshal(soft)},
-		"a certificate that is no EK's":  {CSR: right.CSR, EKChain: [][]byte{s.maker.cert.Raw}, EKPublic: right.EKPublic, AKPublic: right.AKPublic},
+		"a certificate that is no EK's":  {CSR: right.CSR, EKChain: [][]byte{s.maker.Cert.Raw}, EKPublic: right.EKPublic, AKPublic: right.AKPublic},
 		"public areas that are garbage":  {CSR: right.CSR, EKChain: right.EKChain, EKPublic: []byte("x"), AKPublic: []byte("y")},
 		"a name that it may not ask for": {CSR: csrOf(t, "other", key.Private), EKChain: right.EKChain, EKPublic: right.EKPublic, AKPublic: right.AKPublic},
 	} {

@@ -3,9 +3,6 @@ package main
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -18,7 +15,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"math/big"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -30,6 +26,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/front"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/est"
@@ -55,60 +52,18 @@ type estRig struct {
 	roots  *x509.CertPool
 	logs   *testenv.Buffer
 
-	maker  issuer          // the other CA
+	maker  *testca.Pair    // the other CA
 	holder tls.Certificate // gw-1, issued here
 }
 
-// issuer is a CA outside the installation.
-type issuer struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newECKey(t testing.TB) *ecdsa.PrivateKey {
+// outsider makes a client certificate of a CA outside the installation.
+func outsider(t testing.TB, ca *testca.Pair, cn string, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
-// sign makes a certificate; a nil issuer signs itself.
-func sign(t testing.TB, tmpl *x509.Certificate, by *issuer, key crypto.Signer) *x509.Certificate {
-	t.Helper()
-	tmpl.SerialNumber = big.NewInt(time.Now().UnixNano())
-	if tmpl.NotAfter.IsZero() {
-		tmpl.NotBefore, tmpl.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	}
-	parent, signer := tmpl, key
-	if by != nil {
-		parent, signer = by.cert, by.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func newIssuer(t testing.TB, name string) issuer {
-	k := newECKey(t)
-	return issuer{sign(t, &x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil, k), k}
-}
-
-// client gives a certificate for TLS.
-func (i issuer) client(t testing.TB, cn string, change func(*x509.Certificate)) tls.Certificate {
-	k := newECKey(t)
 	tmpl := &x509.Certificate{Subject: pkix.Name{CommonName: cn}, KeyUsage: x509.KeyUsageDigitalSignature}
 	if change != nil {
 		change(tmpl)
 	}
-	return tls.Certificate{Certificate: [][]byte{sign(t, tmpl, &i, k).Raw}, PrivateKey: k}
+	return testca.New(t, tmpl, ca).TLS()
 }
 
 func newESTRig(t *testing.T) *estRig {
@@ -128,7 +83,7 @@ func newESTRig(t *testing.T) *estRig {
 		t.Fatal(err)
 	}
 	for _, a := range []cradle.AccountID{"acme", "globex"} {
-		spki, err := x509.MarshalPKIXPublicKey(newECKey(t).Public())
+		spki, err := x509.MarshalPKIXPublicKey(testca.Key(t).Public())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,15 +95,15 @@ func newESTRig(t *testing.T) *estRig {
 			t.Fatal(err)
 		}
 	}
-	s.maker = newIssuer(t, "some maker")
+	s.maker = testca.New(t, testca.CA("some maker"), nil)
 	manifest, err := provider.ParseManifest("gw-7\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.p.SetClientCA(t.Context(), provider.ClientCA{Account: "acme", Profile: cradle.Operational, Certs: [][]byte{s.maker.cert.Raw}}, manifest); err != nil {
+	if _, err := s.p.SetClientCA(t.Context(), provider.ClientCA{Account: "acme", Profile: cradle.Operational, Certs: [][]byte{s.maker.Cert.Raw}}, manifest); err != nil {
 		t.Fatal(err)
 	}
-	key := newECKey(t)
+	key := testca.Key(t)
 	leaf, err := s.p.ServerCertificate(key.Public(), []string{"localhost", "acme.est.localhost"})
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +137,7 @@ func (s *estRig) listen(c front.Config) string {
 // enrol gets a certificate by password, as a client would.
 func (s *estRig) enrol(user, cn string) tls.Certificate {
 	s.t.Helper()
-	key := newECKey(s.t)
+	key := testca.Key(s.t)
 	account := map[string]string{"line": "acme", "other": "globex"}[user]
 	tr := &http.Transport{TLSClientConfig: s.tls(nil)}
 	defer tr.CloseIdleConnections()

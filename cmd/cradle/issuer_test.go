@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/provider/ca"
 )
 
@@ -33,7 +34,7 @@ func TestOwnRegistrationAuthority(t *testing.T) {
 	var days int
 	o := s.ownRA(&days)
 	issue := func(o *ownRA, id, cn string) ([][]byte, error) {
-		return o.IssueByCSR(t.Context(), "acme", "operational", cradle.DeviceID(id), csrOf(t, cn, newECKey(t)))
+		return o.IssueByCSR(t.Context(), "acme", "operational", cradle.DeviceID(id), csrOf(t, cn, testca.Key(t)))
 	}
 	refused := func(err error, kind cradle.Kind, part string) {
 		t.Helper()
@@ -64,18 +65,18 @@ func TestOwnRegistrationAuthority(t *testing.T) {
 	_, err = issue(o, "gw-1", "gw-1") // came by a password
 	refused(err, cradle.Forbidden, "did not come by this credential")
 	for _, policy := range []string{"../x", "", "Operational"} {
-		_, err = o.IssueByCSR(t.Context(), "acme", policy, "lamp-1", csrOf(t, "lamp-1", newECKey(t)))
+		_, err = o.IssueByCSR(t.Context(), "acme", policy, "lamp-1", csrOf(t, "lamp-1", testca.Key(t)))
 		refused(err, cradle.Invalid, "policy")
 	}
-	_, err = o.IssueByCSR(t.Context(), "globex", "operational", "lamp-1", csrOf(t, "lamp-1", newECKey(t)))
+	_, err = o.IssueByCSR(t.Context(), "globex", "operational", "lamp-1", csrOf(t, "lamp-1", testca.Key(t)))
 	refused(err, cradle.Forbidden, "no registration authority")
 
 	// The hubs renew what a registration brought, and nothing else.
-	if _, err := (renewals{o}).IssueByCSR(t.Context(), "acme", "operational", "lamp-1", csrOf(t, "lamp-1", newECKey(t))); err != nil {
+	if _, err := (renewals{o}).IssueByCSR(t.Context(), "acme", "operational", "lamp-1", csrOf(t, "lamp-1", testca.Key(t))); err != nil {
 		t.Error(err)
 	}
 	for _, id := range []string{"lamp-9", "gw-1"} {
-		_, err = (renewals{o}).IssueByCSR(t.Context(), "acme", "operational", cradle.DeviceID(id), csrOf(t, id, newECKey(t)))
+		_, err = (renewals{o}).IssueByCSR(t.Context(), "acme", "operational", cradle.DeviceID(id), csrOf(t, id, testca.Key(t)))
 		refused(err, cradle.Forbidden, "did not come by a registration")
 	}
 

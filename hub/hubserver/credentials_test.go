@@ -10,7 +10,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"math/big"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,15 +19,15 @@ import (
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
 	"github.com/cradle-iot/cradle/internal/mqtt"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
 // issuer is a credential provider with one CA, which answers the same request with the same certificate.
 type issuer struct {
-	t    *testing.T
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
+	t  *testing.T
+	ca *testca.Pair
 
 	mu    sync.Mutex
 	asked []string
@@ -39,20 +38,7 @@ type issuer struct {
 
 func newIssuer(t *testing.T) *issuer {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "registration CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &issuer{t: t, key: key, cert: cert, had: map[string][][]byte{}}
+	return &issuer{t: t, ca: testca.New(t, testca.CA("registration CA"), nil), had: map[string][][]byte{}}
 }
 
 func (i *issuer) set(f func(*issuer)) {
@@ -91,11 +77,10 @@ func (i *issuer) IssueByCSR(ctx context.Context, account cradle.AccountID, polic
 	if err != nil {
 		return nil, err
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{Organization: []string{string(account)}, CommonName: string(id)},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, i.cert, req.PublicKey, i.key)
-	i.had[string(csr)] = [][]byte{der, i.cert.Raw}
-	return i.had[string(csr)], err
+	leaf := testca.Sign(i.t, &x509.Certificate{Subject: pkix.Name{Organization: []string{string(account)}, CommonName: string(id)},
+		KeyUsage: x509.KeyUsageDigitalSignature}, i.ca, req.PublicKey)
+	i.had[string(csr)] = [][]byte{leaf.Raw, i.ca.Cert.Raw}
+	return i.had[string(csr)], nil
 }
 
 // renewal is a device at work on its certificate.
@@ -212,7 +197,7 @@ func TestRenewal(t *testing.T) {
 			t.Errorf("accepted: %v", m)
 		}
 		chain := chainOf(t, w.next("200", "1001"))
-		if len(chain) != 2 || string(chain[1]) != string(r.ca.cert.Raw) {
+		if len(chain) != 2 || string(chain[1]) != string(r.ca.ca.Cert.Raw) {
 			t.Errorf("%d certificates", len(chain))
 		}
 		if got := r.ca.calls(); len(got) != 1 || got[0] != "acme/operational/dev-1" {

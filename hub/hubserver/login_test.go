@@ -1,15 +1,11 @@
 package hubserver_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
-	"math/big"
 	"net"
 	"strings"
 	"testing"
@@ -18,6 +14,7 @@ import (
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
 	"github.com/cradle-iot/cradle/internal/mqtt"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/protocol/sas"
@@ -180,68 +177,39 @@ func TestModules(t *testing.T) {
 	mod.refused(mod.options(), mqtt.NotAuthorized, "device has no module")
 }
 
-// authority is a CA that signs devices' certificates.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) *authority {
+// issue makes a device of a CA's.
+func issue(t *testing.T, ca *testca.Pair, id cradle.DeviceID) ident {
 	t.Helper()
-	a := &authority{}
-	i := newIdent(t, "ca", func(c *x509.Certificate) {
-		c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign
-	})
-	a.key = i.cert.PrivateKey.(*ecdsa.PrivateKey)
-	var err error
-	if a.cert, err = x509.ParseCertificate(i.cert.Certificate[0]); err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
-
-func (a *authority) issue(t *testing.T, id cradle.DeviceID) ident {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: string(id)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, c, a.cert, key.Public(), a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ident{id: id, cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}
+	return ident{id: id, cert: testca.New(t, &x509.Certificate{Subject: pkix.Name{CommonName: string(id)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, ca).TLS()}
 }
 
 func TestCertificateAuthority(t *testing.T) {
 	testenv.EachStore(t, func(t *testing.T, url string) {
 		r := newRig(t, url)
 		ctx := t.Context()
-		ca, other := newAuthority(t), newAuthority(t)
+		ca, other := testca.New(t, testca.CA("ca"), nil), testca.New(t, testca.CA("other"), nil)
 		d := entry("dev", "", "")
 		d.Authentication.Type = iothub.CertificateAuthority
 		r.put(d, "")
-		u := r.unit(ca.issue(t, "dev"))
+		u := r.unit(issue(t, ca, "dev"))
 		u.refused(u.options(), mqtt.NotAuthorized, "the hub trusts no CA yet")
-		a, err := r.reg.AddAuthority(ctx, "makers", ca.cert.Raw)
-		if err != nil || a.Name != "makers" || a.Subject != ca.cert.Subject.String() || a.Expired {
+		a, err := r.reg.AddAuthority(ctx, "makers", ca.Cert.Raw)
+		if err != nil || a.Name != "makers" || a.Subject != ca.Cert.Subject.String() || a.Expired {
 			t.Fatalf("got %+v %v", a, err)
 		}
-		if _, err := r.reg.AddAuthority(ctx, "others", other.cert.Raw); err != nil {
+		if _, err := r.reg.AddAuthority(ctx, "others", other.Cert.Raw); err != nil {
 			t.Fatal(err)
 		}
-		for name, der := range map[string][]byte{"no-ca": newIdent(t, "dev").cert.Certificate[0], "rubbish": {1, 2}, "": nil, "Bad Name": ca.cert.Raw} {
+		for name, der := range map[string][]byte{"no-ca": newIdent(t, "dev").cert.Certificate[0], "rubbish": {1, 2}, "": nil, "Bad Name": ca.Cert.Raw} {
 			if _, err := r.reg.AddAuthority(ctx, name, der); err == nil {
 				t.Errorf("%q was taken", name)
 			}
 		}
-		if _, err := r.reg.AddAuthority(ctx, "makers", other.cert.Raw); cradle.KindOf(err) != cradle.Conflict || !strings.Contains(err.Error(), iothub.CodeNameTaken) {
+		if _, err := r.reg.AddAuthority(ctx, "makers", other.Cert.Raw); cradle.KindOf(err) != cradle.Conflict || !strings.Contains(err.Error(), iothub.CodeNameTaken) {
 			t.Errorf("a name twice: %v", err)
 		}
 		u.online(iothub.TwinAnswers)
-		x := r.unit(other.issue(t, "dev"))
+		x := r.unit(issue(t, other, "dev"))
 		x.online() // both are trusted
 		u.gone("a newer connection of the device took its place")
 		if err := r.reg.RemoveAuthority(ctx, "others"); err != nil {

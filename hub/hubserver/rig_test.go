@@ -4,9 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/tls"
@@ -18,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -37,6 +33,7 @@ import (
 	"github.com/cradle-iot/cradle/internal/front"
 	"github.com/cradle-iot/cradle/internal/mqtt"
 	"github.com/cradle-iot/cradle/internal/mqttserve"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/protocol/iothub"
@@ -189,24 +186,12 @@ func (i ident) sha1() string {
 
 func newIdent(t *testing.T, id cradle.DeviceID, change ...func(*x509.Certificate)) ident {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()),
-		Subject:      pkix.Name{Organization: []string{"acme"}, CommonName: string(id)},
-		NotBefore:    time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature,
-	}
+	c := &x509.Certificate{Subject: pkix.Name{Organization: []string{"acme"}, CommonName: string(id)}, KeyUsage: x509.KeyUsageDigitalSignature,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
 	for _, f := range change {
 		f(c)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ident{id: id, cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}
+	return ident{id: id, cert: testca.New(t, c, nil).TLS()}
 }
 
 func entry(id cradle.DeviceID, primary, secondary string) *iothub.Device {

@@ -2,38 +2,24 @@ package custody_test
 
 import (
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/jws"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/protocol/custody"
 	"github.com/cradle-iot/cradle/protocol/order"
 )
 
 var start = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
-
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
 
 func hash(s string) string {
 	sum := sha256.Sum256([]byte(s))
@@ -42,13 +28,9 @@ func hash(s string) string {
 
 func newOrder(t testing.TB, account *ecdsa.PrivateKey) *order.Order {
 	t.Helper()
-	k := newKey(t)
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, NotAfter: start.AddDate(9, 0, 0), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &k.PublicKey, k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	tmpl := testca.CA("root")
+	tmpl.NotAfter = start.AddDate(9, 0, 0)
+	root := testca.New(t, tmpl, nil).PEM()
 	o := &order.Order{ID: "ord-1", Account: "acme", OEM: "makers", Model: "Meter", Quantity: 3, SerialPrefix: "SN", SerialFirst: "01", SerialLast: "20",
 		Tiers: []cradle.Tier{cradle.Simulator}, TPMMakers: []cradle.MakerID{"demo"}, ProviderURL: "https://p", ServicesAnchors: root, AccountAnchors: root,
 		ProvisioningEndpoint: "https://d", IDScope: "0ne", AutoAccept: true}
@@ -74,7 +56,7 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{account: newKey(t), oem: newKey(t), lot: newKey(t), dist: newKey(t)}
+	w := &world{account: testca.Key(t), oem: testca.Key(t), lot: testca.Key(t), dist: testca.Key(t)}
 	w.order = newOrder(t, w.account)
 	var err error
 	if w.report, err = custody.NewReport(w.order, []custody.Unit{unit(2), unit(1)}, start.Add(2*time.Hour), "test 1"); err != nil {
@@ -264,7 +246,7 @@ func TestExtendRefuses(t *testing.T) {
 	}
 	edit := func(r *custody.Record, change func(*custody.Record)) *custody.Record { change(r); return r }
 	stranger := custody.Party{Role: custody.Distributor, Name: "stranger"}
-	thief := newKey(t)
+	thief := testca.Key(t)
 	for name, c := range map[string]struct {
 		head custody.Head
 		doc  []byte

@@ -2,11 +2,7 @@ package dps_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -19,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/protocol/dps"
 )
 
@@ -119,20 +116,10 @@ func TestTimeOnTheWire(t *testing.T) {
 }
 
 func certificate(t testing.TB) *x509.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(10), Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
+	t.Helper()
+	tmpl := testca.CA("ca")
+	tmpl.SerialNumber = big.NewInt(10)
+	return testca.New(t, tmpl, nil).Cert
 }
 
 func TestCertificateForms(t *testing.T) {

@@ -3,43 +3,24 @@ package order_test
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/cli"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/protocol/order"
 	"github.com/cradle-iot/cradle/protocol/settings"
 )
 
 var start = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
 func newCert(t testing.TB, ca bool) string {
 	t.Helper()
-	k := newKey(t)
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test root"}, NotBefore: start, NotAfter: start.AddDate(10, 0, 0),
-		IsCA: ca, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &k.PublicKey, k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	tmpl := testca.CA("test root")
+	tmpl.IsCA, tmpl.NotBefore, tmpl.NotAfter = ca, start, start.AddDate(10, 0, 0)
+	return testca.New(t, tmpl, nil).PEM()
 }
 
 const file = `
@@ -76,7 +57,7 @@ func good(t testing.TB) *order.Order {
 
 func signed(t testing.TB, o *order.Order) (doc []byte, account, oem *ecdsa.PrivateKey) {
 	t.Helper()
-	account, oem = newKey(t), newKey(t)
+	account, oem = testca.Key(t), testca.Key(t)
 	doc, err := order.Sign(o, account)
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +190,7 @@ func TestCheck(t *testing.T) {
 	} {
 		o := good(t)
 		c.change(o)
-		_, err := order.Sign(o, newKey(t))
+		_, err := order.Sign(o, testca.Key(t))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		} else if k := cradle.KindOf(err); k != cradle.Invalid {

@@ -17,6 +17,7 @@ import (
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/cli"
 	"github.com/cradle-iot/cradle/internal/jws"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/protocol/order"
 )
 
@@ -211,7 +212,7 @@ func TestKeyFiles(t *testing.T) {
 }
 
 func TestOEMPublic(t *testing.T) {
-	a, b := newKey(t), newKey(t)
+	a, b := testca.Key(t), testca.Key(t)
 	file, err := order.OEMPublic{Order: &a.PublicKey, Lot: &b.PublicKey}.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -258,7 +259,7 @@ func FuzzVerify(f *testing.F) {
 func FuzzParseTOML(f *testing.F) {
 	f.Add([]byte(file))
 	f.Add([]byte("quantity = 1\n[agent]\nrotate_key = false"))
-	key := newKey(f)
+	key := testca.Key(f)
 	base := good(f)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		o, err := order.ParseTOML(text)

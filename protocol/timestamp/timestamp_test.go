@@ -3,16 +3,14 @@ package timestamp_test
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"math/big"
 	"testing"
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/protocol/timestamp"
 )
 
@@ -26,23 +24,14 @@ type signer struct {
 
 func newSigner(t *testing.T, usages ...x509.ExtKeyUsage) signer {
 	t.Helper()
-	caKey, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	caTmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "services"}, NotBefore: now.Add(-time.Hour),
-		NotAfter: now.AddDate(9, 0, 0), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	caDER, err := x509.CreateCertificate(rand.Reader, caTmpl, caTmpl, caKey.Public(), caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ca, _ := x509.ParseCertificate(caDER)
-	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	leaf, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "time"},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0), ExtKeyUsage: usages, KeyUsage: x509.KeyUsageDigitalSignature}, ca, key.Public(), caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tmpl := testca.CA("services")
+	tmpl.NotBefore, tmpl.NotAfter = now.Add(-time.Hour), now.AddDate(9, 0, 0)
+	ca := testca.New(t, tmpl, nil)
+	leaf := testca.New(t, &x509.Certificate{Subject: pkix.Name{CommonName: "time"}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0),
+		ExtKeyUsage: usages, KeyUsage: x509.KeyUsageDigitalSignature}, ca)
 	pool := x509.NewCertPool()
-	pool.AddCert(ca)
-	return signer{key, [][]byte{leaf}, pool}
+	pool.AddCert(ca.Cert)
+	return signer{leaf.Key, [][]byte{leaf.Cert.Raw}, pool}
 }
 
 func TestStatement(t *testing.T) {

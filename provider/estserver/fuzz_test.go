@@ -22,7 +22,7 @@ func FuzzRequest(f *testing.F) {
 	provider := newCA(f)
 	provider.realm, provider.keks = "acme-operational", map[string][]byte{"k": make([]byte, 32)}
 	h := estserver.New(estserver.Config{Provider: provider, Log: slog.New(slog.DiscardHandler)})
-	device, _ := makeCert(f, "device-1", provider.cert, provider.key, []string{})
+	device := makeCert(f, "device-1", provider.pair(), []string{}).Cert
 	flat := base64.StdEncoding.EncodeToString(newCSR(f, "d"))
 	typ, tpm, err := est.TPMEnrollRequest{CSR: newCSR(f, "d"), EKChain: [][]byte{provider.cert.Raw}, EKPublic: []byte("e"), AKPublic: []byte("a")}.Encode()
 	if err != nil {

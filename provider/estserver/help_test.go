@@ -21,6 +21,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/front"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/provider/estserver"
@@ -51,35 +52,19 @@ type ca struct {
 
 func newCA(t testing.TB) *ca {
 	t.Helper()
-	root, rootKey := makeCert(t, "acme root", nil, nil, nil)
-	cert, key := makeCert(t, "acme operational", root, rootKey, nil)
-	return &ca{t: t, cert: cert, root: root, key: key}
+	root := makeCert(t, "acme root", nil, nil)
+	own := makeCert(t, "acme operational", root, nil)
+	return &ca{t: t, cert: own.Cert, root: root.Cert, key: own.Key}
 }
 
-func makeCert(t testing.TB, name string, parent *x509.Certificate, parentKey *ecdsa.PrivateKey, names []string) (*x509.Certificate, *ecdsa.PrivateKey) {
+func makeCert(t testing.TB, name string, by *testca.Pair, names []string) *testca.Pair {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{Organization: []string{"acme"}, CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), DNSNames: names,
-		IsCA: names == nil, BasicConstraintsValid: true,
-	}
-	if parent == nil {
-		parent, parentKey = tmpl, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &key.PublicKey, parentKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c, key
+	return testca.New(t, &x509.Certificate{Subject: pkix.Name{Organization: []string{"acme"}, CommonName: name}, DNSNames: names,
+		IsCA: names == nil, BasicConstraintsValid: true}, by)
 }
+
+// pair is the issuing CA.
+func (c *ca) pair() *testca.Pair { return &testca.Pair{Cert: c.cert, Key: c.key} }
 
 func (c *ca) Resolve(serverName, label string) (estserver.Endpoint, error) {
 	for _, p := range []cradle.Profile{cradle.Operational, cradle.LDevID} {
@@ -222,18 +207,17 @@ func start(t testing.TB, change func(*estserver.Config)) *server {
 	if change != nil {
 		change(&c)
 	}
-	serverCert, serverKey := makeCert(t, "server", nil, nil, []string{"localhost", "other.example"})
-	s.roots.AddCert(serverCert)
-	cert := &tls.Certificate{Certificate: [][]byte{serverCert.Raw}, PrivateKey: serverKey}
-	deviceCert, deviceKey := makeCert(t, "device-1", s.ca.cert, s.ca.key, []string{})
-	s.device = tls.Certificate{Certificate: [][]byte{deviceCert.Raw}, PrivateKey: deviceKey}
+	own := makeCert(t, "server", nil, []string{"localhost", "other.example"})
+	s.roots.AddCert(own.Cert)
+	cert := own.TLS()
+	s.device = makeCert(t, "device-1", s.ca.pair(), []string{}).TLS()
 	ln, err := front.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.addr = ln.Addr().String()
 	f := front.New(front.Config{
-		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil },
+		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil },
 		Default:     front.Route{HTTP: estserver.New(c)},
 		Log:         slog.New(slog.DiscardHandler),
 	})
@@ -256,11 +240,7 @@ func (s *server) url(rest string) string { return "https://" + s.addr + est.Well
 
 func newCSR(t testing.TB, name string) []byte {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, key)
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, testca.Key(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,8 +67,7 @@ func TestShed(t *testing.T) {
 	if outcomes["simpleenroll ok"] != 5 || outcomes["simpleenroll shed"] != 15 {
 		t.Errorf("counted %v", outcomes)
 	}
-	other, key := makeCert(t, "device-2", s.ca.cert, s.ca.key, []string{})
-	s.device.Certificate, s.device.PrivateKey = [][]byte{other.Raw}, key
+	s.device = makeCert(t, "device-2", s.ca.pair(), []string{}).TLS()
 	if r := s.do(s.client(s.device), "POST", "simpleenroll", body, header); r.code != http.StatusOK {
 		t.Errorf("another device: %d", r.code)
 	}

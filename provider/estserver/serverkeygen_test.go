@@ -15,16 +15,15 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cradle-iot/cradle/internal/cms"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/est"
 )
@@ -40,17 +39,8 @@ func algorithms(list ...asn1.ObjectIdentifier) []pkix.AlgorithmIdentifier {
 // issueTo gives a client a certificate of the test CA.
 func (s *server) issueTo(key crypto.Signer, usage x509.KeyUsage, ski []byte) tls.Certificate {
 	s.t.Helper()
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "device-2"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: usage, SubjectKeyId: ski}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, s.ca.cert, key.Public(), s.ca.key)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	leaf := testca.Sign(s.t, &x509.Certificate{Subject: pkix.Name{CommonName: "device-2"}, KeyUsage: usage, SubjectKeyId: ski}, s.ca.pair(), key.Public())
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
 }
 
 func wishCSR(t testing.TB, w est.KeyWish) []byte {

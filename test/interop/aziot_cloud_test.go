@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/test/world"
@@ -318,10 +319,10 @@ func TestIdentityServiceFirstBoot(t *testing.T) {
 	testenv.Long(t)
 	e := openEdge(t)
 	const id = "gw-0001"
-	foreign := newForeignCA(t, "Gateway maker CA")
-	boot := foreign.issue(t, "gateway serial 4711")
+	foreign := testca.New(t, foreignCA("Gateway maker CA"), nil)
+	boot := issue(t, foreign, "gateway serial 4711")
 	manifest := e.Write("manifest", fmt.Sprintf("sha256:%x %s\n", sha256.Sum256(boot.leaf.Raw), id))
-	e.MustCradle("account", "trust-ca", world.Account, "--profile", profile, e.Write("foreign-ca.pem", foreign.pem()), "--manifest", manifest)
+	e.MustCradle("account", "trust-ca", world.Account, "--profile", profile, e.Write("foreign-ca.pem", foreign.PEM()), "--manifest", manifest)
 	c := e.gateway(t, id)
 	estID, err := c.estID(boot.pair(false), id)
 	estID = c.good("est-id", estID, err, id)
@@ -376,7 +377,7 @@ func TestIdentityServiceRefused(t *testing.T) {
 	bare.refused("hub, no certificate", err, 401, "")
 
 	stranger := e.gateway(t, "gw-0010")
-	stranger.auth = newForeignCA(t, "nobody's CA").issue(t, "gw-0010").pair(false)
+	stranger.auth = issue(t, testca.New(t, foreignCA("nobody's CA"), nil), "gw-0010").pair(false)
 	_, err = stranger.register()
 	stranger.refused("unknown CA", err, 401, "signing certificate not registered")
 	_, err = stranger.modules(d)

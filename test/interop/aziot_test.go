@@ -14,10 +14,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/base64"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -26,6 +24,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/test/world"
@@ -218,10 +217,10 @@ func TestIdentityService(t *testing.T) {
 	testenv.Long(t)
 	p := open(t)
 	const cn = "gw-0001"
-	foreign := newForeignCA(t, "Gateway maker CA")
-	boot := foreign.issue(t, "gateway serial 4711")
+	foreign := testca.New(t, foreignCA("Gateway maker CA"), nil)
+	boot := issue(t, foreign, "gateway serial 4711")
 	manifest := p.Write("manifest", fmt.Sprintf("sha256:%x %s\n", sha256.Sum256(boot.leaf.Raw), cn))
-	p.MustCradle("account", "trust-ca", world.Account, "--profile", profile, p.Write("foreign-ca.pem", foreign.pem()), "--manifest", manifest)
+	p.MustCradle("account", "trust-ca", world.Account, "--profile", profile, p.Write("foreign-ca.pem", foreign.PEM()), "--manifest", manifest)
 
 	a := &azure{t: t, p: p, roots: p.Anchors()}
 	estID, err := a.estID(boot.pair(false), cn)
@@ -244,7 +243,7 @@ func TestIdentityService(t *testing.T) {
 	a.good("device-id after that", deviceID, err, cn)
 
 	// A bootstrap certificate for a unit that nobody named, and one for another name, get nothing.
-	stranger := foreign.issue(t, "gateway serial 4712")
+	stranger := issue(t, foreign, "gateway serial 4712")
 	if _, err := a.estID(stranger.pair(false), "gw-0002"); err == nil || !strings.Contains(err.Error(), "status 403") {
 		t.Errorf("a unit outside the manifest: %v", err)
 	}
@@ -271,54 +270,17 @@ func TestIdentityServiceBasic(t *testing.T) {
 	}
 }
 
-// foreignCA is a CA that is not ours.
-type foreignCA struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-}
-
-func newForeignCA(t *testing.T, name string) *foreignCA {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &foreignCA{key, cert}
-}
-
-func (f *foreignCA) pem() string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.cert.Raw}))
-}
-
 // issue makes an IDevID of the other maker: no extended key usage and no end (802.1AR).
-func (f *foreignCA) issue(t *testing.T, cn string) *identity {
+func issue(t *testing.T, ca *testca.Pair, cn string) *identity {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: cn},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(23 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}, f.cert, key.Public(), f.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &identity{key: key, leaf: leaf}
+	p := testca.New(t, &x509.Certificate{Subject: pkix.Name{CommonName: cn}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(23 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature}, ca)
+	return &identity{key: p.Key, leaf: p.Cert}
+}
+
+// foreignCA is the template of a CA that is not ours.
+func foreignCA(name string) *x509.Certificate {
+	c := testca.CA(name)
+	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour)
+	return c
 }

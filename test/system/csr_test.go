@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,7 +12,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
-	"math/big"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -23,6 +21,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/mqtt"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/protocol/dps"
@@ -31,56 +30,25 @@ import (
 	"github.com/cradle-iot/cradle/test/world"
 )
 
-// factory is a vendor's CA, which knows nothing of us: the bootstrap certificates of devices that send CSRs.
-type factory struct {
-	t    *testing.T
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func ecKey(t *testing.T) *ecdsa.PrivateKey {
+// newFactory is a vendor's CA, which knows nothing of us: the bootstrap certificates of devices that send CSRs.
+func newFactory(t *testing.T) *testca.Pair {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	tmpl := testca.CA("Contoso bootstrap")
+	tmpl.Subject.Organization = []string{"Contoso"}
+	return testca.New(t, tmpl, nil)
 }
 
-func newFactory(t *testing.T) *factory {
+// bootstrapped is a device of that vendor's.
+func bootstrapped(t *testing.T, by *testca.Pair, name string) *tls.Certificate {
 	t.Helper()
-	f := &factory{t: t, key: ecKey(t)}
-	f.cert = f.sign(&x509.Certificate{Subject: pkix.Name{Organization: []string{"Contoso"}, CommonName: "Contoso bootstrap"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, f.key.Public())
-	return f
-}
-
-func (f *factory) sign(tmpl *x509.Certificate, pub crypto.PublicKey) *x509.Certificate {
-	f.t.Helper()
-	tmpl.SerialNumber, tmpl.NotBefore, tmpl.NotAfter = big.NewInt(time.Now().UnixNano()), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent := f.cert
-	if parent == nil {
-		parent = tmpl
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, pub, f.key)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return c
-}
-
-func (f *factory) device(name string) *tls.Certificate {
-	key := ecKey(f.t)
-	c := f.sign(&x509.Certificate{Subject: pkix.Name{CommonName: name}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, key.Public())
-	return &tls.Certificate{Certificate: [][]byte{c.Raw}, PrivateKey: key, Leaf: c}
+	c := testca.New(t, &x509.Certificate{Subject: pkix.Name{CommonName: name}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, by).TLS()
+	return &c
 }
 
 func csrOf(t *testing.T, name string) (*ecdsa.PrivateKey, []byte) {
 	t.Helper()
-	key := ecKey(t)
+	key := testca.Key(t)
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, key)
 	if err != nil {
 		t.Fatal(err)
@@ -243,9 +211,9 @@ func TestCSR(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFactory(t)
-	w.policy(f.cert, "acme-operational")
+	w.policy(f.Cert, "acme-operational")
 	const id = "lamp-1"
-	boot := f.device(id)
+	boot := bootstrapped(t, f, id)
 	client := w.HTTP(boot)
 	privA, csrA := csrOf(t, "LAMP-1")
 
@@ -320,21 +288,21 @@ func TestCSR(t *testing.T) {
 		t.Errorf("the device renews by itself: %v", err)
 	}
 	for policy, part := range map[string]string{"acme-nothing": "has no profile", "other-operational": "there is no account"} {
-		if err := w.tryPolicy(f.cert, policy); cradle.KindOf(err) != cradle.Invalid || !strings.Contains(err.Error(), part) {
+		if err := w.tryPolicy(f.Cert, policy); cradle.KindOf(err) != cradle.Invalid || !strings.Contains(err.Error(), part) {
 			t.Errorf("policy %s: %v", policy, err)
 		}
 	}
 	for policy, part := range map[string]string{"acme-ldevid": "no registration authority"} {
-		w.policy(f.cert, policy)
+		w.policy(f.Cert, policy)
 		if _, text := w.register(client, id, csrC); !strings.Contains(text, part) {
 			t.Errorf("policy %s: %s", policy, text)
 		}
 	}
-	w.policy(f.cert, "")
+	w.policy(f.Cert, "")
 	if r, text := w.register(client, id, csrC); r == nil || len(r.IssuedCertificateChain) != 0 {
 		t.Errorf("without a policy: %+v %s", r, text)
 	}
-	w.policy(f.cert, "acme-operational")
+	w.policy(f.Cert, "acme-operational")
 
 	// A device that proves itself by a key of a group gets one too.
 	w.keyed()
@@ -352,7 +320,7 @@ func TestCSR(t *testing.T) {
 	})
 	// And the operator's, the authority.
 	w.MustCradle("account", "ra", world.Account, "--profile", "operational", "--end", "--reason", "test")
-	lamp2 := w.HTTP(f.device("lamp-2"))
+	lamp2 := w.HTTP(bootstrapped(t, f, "lamp-2"))
 	if _, text := w.register(lamp2, "lamp-2", other); !strings.Contains(text, "revoked") {
 		t.Errorf("by an authority that was ended: %s", text)
 	}
@@ -401,7 +369,7 @@ func (w *csrWorld) keyed() {
 // reenrolOf is a CSR with a certificate's names.
 func reenrolOf(t *testing.T, c *x509.Certificate) []byte {
 	t.Helper()
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{RawSubject: c.RawSubject}, ecKey(t))
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{RawSubject: c.RawSubject}, testca.Key(t))
 	if err != nil {
 		t.Fatal(err)
 	}

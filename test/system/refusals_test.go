@@ -2,9 +2,6 @@ package system_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -12,7 +9,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -23,6 +19,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/device"
+	"github.com/cradle-iot/cradle/internal/testca"
 	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/internal/tpmmaker"
 	"github.com/cradle-iot/cradle/protocol/est"
@@ -334,25 +331,16 @@ func TestESTRefuses(t *testing.T) {
 // certificate makes a self-made client certificate, which may name another one's issuer.
 func certificate(t *testing.T, as *x509.Certificate, name string) *tls.Certificate {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{Organization: []string{world.Account}, CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	parent := template
+	template := &x509.Certificate{Subject: pkix.Name{Organization: []string{world.Account}, CommonName: name},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	own := &testca.Pair{Cert: template, Key: testca.Key(t)}
+	by := &testca.Pair{Cert: template, Key: own.Key}
 	if as != nil {
-		parent = &x509.Certificate{RawSubject: as.RawIssuer, SubjectKeyId: as.AuthorityKeyId}
+		by.Cert = &x509.Certificate{RawSubject: as.RawIssuer, SubjectKeyId: as.AuthorityKeyId}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	own.Cert = testca.Sign(t, template, by, own.Key.Public())
+	c := own.TLS()
+	return &c
 }
 
 // cut sends half of a request and hangs up, a few times; the server goes on.
