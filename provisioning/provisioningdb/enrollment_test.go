@@ -191,8 +191,8 @@ func TestKeysAreSealed(t *testing.T) {
 	}
 }
 
-// A store of the first version is brought up to this one: its group is what it was.
-func TestMigrateGroups(t *testing.T) {
+// A store of the first version is brought up to this one: its group is what it was, and what waited for a hub still does.
+func TestMigrate(t *testing.T) {
 	testenv.EachStore(t, func(t *testing.T, url string) {
 		first := fstest.MapFS{}
 		for _, e := range []string{"sqlite", "postgres"} {
@@ -210,6 +210,19 @@ func TestMigrateGroups(t *testing.T) {
 		err = old.Update(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
 			_, err := tx.Exec(`INSERT INTO enrollment_group (id, etag, enabled, primary_der, secondary_der, allocation, hubs, created_at, updated_at)
 				VALUES ('g', 'e', 0, ?, NULL, 'static', '["hub-1","hub-2"]', 1, 2)`, []byte("DER"))
+			for _, id := range []string{"dev-1", "dev-2"} {
+				if err == nil {
+					_, err = tx.Exec(`INSERT INTO registration (id, group_id, account, hub, status, substatus, blocked, operation, prev_operation, thumbprint, not_before,
+						newest, delivered, error_code, error_message, version, created_at, updated_at)
+						VALUES (?, 'g', 'acme', 'hub-1', 'assigning', '', '', 'op', '', ?, 0, 0, 0, 0, '', 7, 1, 2)`, id, make([]byte, 32))
+				}
+			}
+			for _, row := range [][2]string{{"hub-1", "dev-1"}, {"hub-2", "dev-1"}, {"hub-1", "dev-2"}} {
+				if err == nil {
+					_, err = tx.Exec(`INSERT INTO outbox (hub, registration_id, version, due_at, attempts, last_error, owner, leased_until)
+						VALUES (?, ?, 7, 3, 4, 'down', 'gone', 5)`, row[0], row[1])
+				}
+			}
 			return err
 		})
 		if err != nil {
@@ -218,10 +231,33 @@ func TestMigrateGroups(t *testing.T) {
 		if err := old.Close(); err != nil {
 			t.Fatal(err)
 		}
-		g, err := open(t, url).Group(t.Context(), "g")
+		d := open(t, url)
+		g, err := d.Group(t.Context(), "g")
 		want := provisioning.Terms{Allocation: provisioning.Static, Hubs: []string{"hub-1", "hub-2"}, Reprovision: provisioning.Reprovision{UpdateHub: true, MigrateData: true}}
 		if err != nil || g.Kind != provisioning.X509CA || string(g.Primary) != "DER" || !reflect.DeepEqual(g.Terms, want) {
 			t.Errorf("got %+v %v", g, err)
+		}
+		if w, err := d.WaitingFor(t.Context(), "dev-1"); err != nil || len(w) != 2 || w[0].Hub != "hub-1" || w[1].Hub != "hub-2" || w[1].Attempts != 4 || w[1].Reason != "down" {
+			t.Errorf("waiting %+v %v", w, err)
+		}
+		l := provisioning.Lease{Owner: "me", Now: t0, Until: t0.Add(time.Minute)}
+		ds, err := d.Due(t.Context(), "hub-1", l, 10)
+		if err != nil || len(ds) != 2 || ds[0].Version != 7 || ds[0].Attempts != 4 || ds[0].Registration.Status != provisioning.Assigning {
+			t.Fatalf("due %+v %v", ds, err)
+		}
+		for _, dv := range ds {
+			if _, again, err := d.Settle(t.Context(), dv, l, func(r provisioning.Registration) (provisioning.Registration, []string) { return r, nil }); err != nil || again != nil {
+				t.Errorf("settled: %+v %v", again, err)
+			}
+		}
+		if n, err := d.Pending(t.Context()); err != nil || n != 1 {
+			t.Errorf("%d rows wait, %v", n, err)
+		}
+		if err := d.DeleteRegistration(t.Context(), "dev-1", func(provisioning.Registration) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := d.Pending(t.Context()); err != nil || n != 0 {
+			t.Errorf("%d rows outlive their registration, %v", n, err)
 		}
 	})
 }

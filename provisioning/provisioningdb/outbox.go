@@ -111,16 +111,17 @@ func (d *DB) settleUnread(ctx context.Context, dv provisioning.Delivery, l provi
 		return nil, errMoved
 	}
 	after, further := done(dv.Registration)
+	change, values := d.outcome(&dv.Registration, &after)
 	query, args := `DELETE FROM outbox`+oneRow+` AND version = ? AND owner = ?`, []any{dv.Hub, string(after.ID), dv.Version, l.Owner}
 	changed := after != dv.Registration
 	err := d.db.UpdateApart(ctx, "", string(after.ID), func(ctx context.Context, tx *sqldb.Tx) error {
 		if changed && tx.Engine() == sqldb.PostgreSQL {
 			// Both in one, the registration's row locked first. The outbox's row is named by its key: joined to r it would be
 			// looked for among all of a hub's, dead ones included.
-			query = `WITH r AS (` + changeRegistration + ` AND version = ? RETURNING id) DELETE FROM outbox` + oneRow + ` AND version = ? AND owner = ? AND EXISTS (SELECT 1 FROM r)`
-			args = append(d.changeValues(&after), dv.Version, dv.Hub, string(after.ID), dv.Version, l.Owner)
+			query = `WITH r AS (` + change + ` AND version = ? RETURNING id) DELETE FROM outbox` + oneRow + ` AND version = ? AND owner = ? AND EXISTS (SELECT 1 FROM r)`
+			args = append(values, dv.Version, dv.Hub, string(after.ID), dv.Version, l.Owner)
 		} else if changed {
-			n, err := tx.Exec(changeRegistration+` AND version = ?`, append(d.changeValues(&after), dv.Version)...)
+			n, err := tx.Exec(change+` AND version = ?`, append(values, dv.Version)...)
 			if err != nil || n == 0 {
 				return cmp.Or(err, errMoved)
 			}

@@ -383,3 +383,42 @@ func TestStore(t *testing.T) {
 		})
 	})
 }
+
+// Whatever becomes of a registration when its hub has been told is stored, be it what mostly does or not.
+func TestSettleStores(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		d := open(t, url)
+		for i, change := range []func(*provisioning.Registration){
+			func(r *provisioning.Registration) {},
+			func(r *provisioning.Registration) {
+				r.Status, r.Substatus, r.Delivered = provisioning.Assigned, provisioning.InitialAssignment, true
+				r.Version, r.Updated = r.Version+1, t0.Add(time.Second)
+			},
+			func(r *provisioning.Registration) {
+				r.Status, r.ErrorCode, r.ErrorMessage, r.Version = provisioning.Failed, 400000, "why", r.Version+1
+			},
+			func(r *provisioning.Registration) { r.From, r.Twin, r.Version = "hub-9", `{"tags":{}}`, r.Version+1 },
+			func(r *provisioning.Registration) { r.Status, r.Hub = provisioning.Assigned, "hub-2" },
+			func(r *provisioning.Registration) { r.Group, r.Account = "g-2", "beta" },
+			func(r *provisioning.Registration) { r.Blocked, r.Operation = cradle.Revoked, "op-2" },
+			func(r *provisioning.Registration) { r.Keys.Primary, r.Payload = "another", `{}` },
+			func(r *provisioning.Registration) { r.Issuance.Chain, r.Issuance.Policy = "chain", "p" },
+		} {
+			r := registration(fmt.Sprint("dev-", i), 1)
+			dv := write(t, d, r, lease("me", 0))[0]
+			want := *r
+			change(&want)
+			settled, again, err := d.Settle(t.Context(), dv, lease("me", 0), func(r provisioning.Registration) (provisioning.Registration, []string) {
+				change(&r)
+				return r, nil
+			})
+			got, getErr := d.Registration(t.Context(), r.ID)
+			if err != nil || getErr != nil || again != nil || *settled != want || got != want {
+				t.Errorf("%d: stored %+v, wanted %+v (%v %v)", i, got, want, err, getErr)
+			}
+		}
+		if n := pending(t, d); n != 0 {
+			t.Errorf("%d rows are left", n)
+		}
+	})
+}

@@ -105,6 +105,18 @@ func (d *DB) changeValues(r *provisioning.Registration) []any {
 		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts, moveColumn(r), issuanceText(r), string(r.ID)}
 }
 
+// outcome is the change of a registration whose hub has been told: mostly of few columns, none of which is in an index.
+func (d *DB) outcome(before, after *provisioning.Registration) (change string, values []any) {
+	r := *before
+	r.Status, r.Substatus, r.Delivered, r.ErrorCode, r.ErrorMessage = after.Status, after.Substatus, after.Delivered, after.ErrorCode, after.ErrorMessage
+	r.Move, r.Version, r.Updated = after.Move, after.Version, after.Updated
+	if r != *after {
+		return changeRegistration, d.changeValues(after)
+	}
+	return `UPDATE registration SET status = ?, substatus = ?, delivered = ?, error_code = ?, error_message = ?, move = ?, version = ?, updated_at = ? WHERE id = ?`,
+		[]any{string(r.Status), r.Substatus, flag(r.Delivered), r.ErrorCode, r.ErrorMessage, moveColumn(&r), r.Version, micros(r.Updated), string(r.ID)}
+}
+
 func (d *DB) updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
 	return tx.Queue(changeRegistration, d.changeValues(r)...)
 }
