@@ -34,12 +34,25 @@ func EncodeCerts(certs ...[]byte) ([]byte, error) {
 	if len(certs) == 0 || len(certs) > MaxCerts {
 		return nil, cradle.Errorf(cradle.Invalid, "a certs-only message holds 1 to %d certificates, not %d", MaxCerts, len(certs))
 	}
-	all := der.Element(der.Contained, certs...)
-	message := der.Element(der.Sequence, signedDataDER, der.Element(der.Contained, der.Element(der.Sequence, versionDER, emptySetDER, dataDER, all, emptySetDER)))
-	if len(message) > MaxDER {
-		return nil, cradle.Errorf(cradle.TooLarge, "a certs-only message of %d bytes: at most %d", len(message), MaxDER)
+	room := 64 // what is around the certificates
+	for _, c := range certs {
+		room += len(c)
 	}
-	return message, nil
+	w := der.NewWriter(room)
+	w.Element(der.Sequence, func() {
+		w.Raw(signedDataDER)
+		w.Element(der.Contained, func() {
+			w.Element(der.Sequence, func() {
+				w.Raw(versionDER, emptySetDER, dataDER)
+				w.Element(der.Contained, func() { w.Raw(certs...) })
+				w.Raw(emptySetDER)
+			})
+		})
+	})
+	if len(w.B) > MaxDER {
+		return nil, cradle.Errorf(cradle.TooLarge, "a certs-only message of %d bytes: at most %d", len(w.B), MaxDER)
+	}
+	return w.B, nil
 }
 
 // DecodeCerts reads the certificates of a SignedData message in DER, in the order in which they are
