@@ -23,7 +23,7 @@ type outbox struct {
 	s      *Service
 	owner  string
 	term   time.Duration
-	queues map[lane]chan Delivery
+	queues map[lane]chan *Delivery
 	kick   chan struct{} // a scan is worth while
 
 	mu     sync.Mutex
@@ -61,11 +61,11 @@ func newOutbox(s *Service, owner string, term time.Duration) *outbox {
 	}
 	o := &outbox{
 		s: s, owner: owner, term: max(term, time.Second),
-		queues: map[lane]chan Delivery{}, kick: make(chan struct{}, 1),
+		queues: map[lane]chan *Delivery{}, kick: make(chan struct{}, 1),
 		flying: map[flight]*Delivery{}, health: map[string]*health{},
 	}
 	for _, l := range []lane{own, foreign, asking, issuing} {
-		o.queues[l] = make(chan Delivery, 4096)
+		o.queues[l] = make(chan *Delivery, 4096)
 	}
 	return o
 }
@@ -137,12 +137,12 @@ func (o *outbox) offer(ds []Delivery) {
 		}
 		o.flying[f] = nil
 		o.mu.Unlock()
-		o.push(lane, d)
+		o.push(lane, &d)
 	}
 }
 
 // push gives a delivery that is in flight to a lane; where there is no room it ends.
-func (o *outbox) push(l lane, d Delivery) {
+func (o *outbox) push(l lane, d *Delivery) {
 	select {
 	case o.queues[l] <- d:
 	default:
@@ -178,7 +178,7 @@ func (o *outbox) run(ctx context.Context) {
 					case <-ctx.Done():
 						return
 					case d := <-queue:
-						o.fly(ctx, l, d)
+						o.fly(ctx, l, *d)
 					}
 				}
 			})
@@ -248,7 +248,7 @@ func (o *outbox) fly(ctx context.Context, by lane, d Delivery) {
 	f := flight{d.Hub, d.Registration.ID}
 	for {
 		if l, ok := o.laneFor(&d); ok && l == issuing && by != issuing {
-			o.push(l, d)
+			o.push(l, &d)
 			return
 		}
 		if again := o.deliver(ctx, d); again != nil {
