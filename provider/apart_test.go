@@ -443,7 +443,7 @@ func TestApartWithoutEvidence(t *testing.T) {
 	if _, err := a.p.TPMEnroll(t.Context(), q); err != nil {
 		t.Error(err)
 	}
-	ep, err := a.p.Endpoint("acme-ldevid")
+	ep, err := a.p.Endpoint(t.Context(), "acme-ldevid")
 	if err != nil {
 		t.Fatal(err)
 	}

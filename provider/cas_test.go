@@ -102,7 +102,7 @@ func (r *rig) certify(c *ceremony, kind provider.AuthorityKind, oem cradle.OEMID
 
 func (r *rig) cacerts(profile cradle.Profile) [][]byte {
 	r.t.Helper()
-	ep, err := r.p.Endpoint(cradle.Label("acme", profile))
+	ep, err := r.p.Endpoint(r.t.Context(), cradle.Label("acme", profile))
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -75,6 +75,14 @@ type clientsOf struct {
 	cas   []*clientCA
 }
 
+// admitsMore reports whether a client that was not admitted may be now. Both may be nil.
+func (c *clientsOf) admitsMore(was *clientsOf) bool {
+	if c == nil || was == nil {
+		return c != nil
+	}
+	return c.basic && !was.basic || len(c.cas) > len(was.cas)
+}
+
 func (p *Provider) readClients(ctx context.Context) (clientProfiles, error) {
 	out := clientProfiles{}
 	at := func(a cradle.AccountID, pr cradle.Profile) *clientsOf {

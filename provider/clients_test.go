@@ -43,7 +43,7 @@ func plainCSR(t *testing.T, cn string, key crypto.Signer, clientAuth bool) []byt
 
 func (r *rig) plain(profile cradle.Profile, op provider.Operation, c provider.Client, csr []byte) (*x509.Certificate, error) {
 	r.t.Helper()
-	ep, err := r.p.Endpoint(cradle.Label("acme", profile))
+	ep, err := r.p.Endpoint(r.t.Context(), cradle.Label("acme", profile))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -77,6 +77,42 @@ func must[T any](t *testing.T) func(v T, err error) T {
 		}
 		return v
 	}
+}
+
+// TestClientsOfAnotherReplica: who was registered, and what was allowed, at one replica is known at another as soon as a client
+// comes, if that has not looked within the second.
+func TestClientsOfAnotherReplica(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r := newRig(t, url)
+		here, there := r.p, r.replica(r.db)
+		at := func(p *provider.Provider, profile cradle.Profile, op provider.Operation, c provider.Client, csr []byte) (*x509.Certificate, error) {
+			r.p = p
+			defer func() { r.p = here }()
+			return r.plain(profile, op, c, csr)
+		}
+		csr := plainCSR(t, "gw-1", newKey(t), false)
+		r.basicUser(cradle.Operational, "line", "gw-*")
+		_, err := at(there, cradle.Operational, provider.Enroll, byBasic("line"), csr)
+		refused(t, err, cradle.Unauthorized, "no TLS client certificate")
+		r.advance(time.Second)
+		c := must[*x509.Certificate](t)(at(there, cradle.Operational, provider.Enroll, byBasic("line"), csr))
+		// The other way: a certificate of there is believed here, though its CA was made there.
+		must[*x509.Certificate](t)(at(here, cradle.Operational, provider.Reenroll, byCert(c), reCSR(t, c)))
+
+		// A profile that has become one without evidence.
+		o := r.order(nil)
+		u := r.active(o, r.station(o), "SN0001")
+		r.setProfiles("[lab]\nkind = \"client\"\n")
+		plain := plainCSR(t, string(idOf(u)), newKey(t), false)
+		r.advance(time.Second)
+		_, err = at(there, "lab", provider.Enroll, byCert(u.ldevid), plain)
+		refused(t, err, cradle.Forbidden, "no evidence")
+		r.setProfiles("[lab]\nkind = \"client\"\nevidence = \"optional\"\n")
+		_, err = at(there, "lab", provider.Enroll, byCert(u.ldevid), plain)
+		refused(t, err, cradle.Forbidden, "no evidence")
+		r.advance(time.Second)
+		must[*x509.Certificate](t)(at(there, "lab", provider.Enroll, byCert(u.ldevid), plain))
+	})
 }
 
 // TestBasic: a password gets a device its first certificate, which says that nothing proves its key, and which

@@ -84,7 +84,7 @@ allow_names = ["DNS:*"]
 		{"ec", nil, "2.5.4.10=acme 2.5.4.3=? key 1.2.840.10045.2.1 0 2.5.29.15:03020780 | [1.2.840.10045.4.3.3] " + request + " 1.2.840.10045.2.1"},
 		{"wish", nil, "2.5.4.10=acme 2.5.4.3=? key 1.3.101.112 0 " + usage + "2.5.29.17: | [1.3.101.112] " + request},
 	} {
-		ep, err := r.p.Endpoint(cradle.Label("acme", c.profile))
+		ep, err := r.p.Endpoint(t.Context(), cradle.Label("acme", c.profile))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +106,7 @@ func TestHeededTemplateReplacesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ep, err := r.p.Endpoint("acme-operational")
+	ep, err := r.p.Endpoint(t.Context(), "acme-operational")
 	if err != nil {
 		t.Fatal(err)
 	}

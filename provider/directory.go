@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/keys/keystore"
@@ -19,6 +20,7 @@ import (
 
 // directory is a snapshot of what changes seldom; replaced whole by reload.
 type directory struct {
+	at        time.Time // when it was read
 	accounts  map[cradle.AccountID]*Account
 	profiles  map[cradle.AccountID]Profiles
 	oems      map[cradle.OEMID]*OEM
@@ -56,7 +58,7 @@ func (p *Provider) reload(ctx context.Context) error {
 		return fmt.Errorf("reading the restoration: %w", err)
 	}
 	old := p.dir.Load()
-	d := &directory{accounts: map[cradle.AccountID]*Account{}, profiles: map[cradle.AccountID]Profiles{}, oems: map[cradle.OEMID]*OEM{},
+	d := &directory{at: p.now(), accounts: map[cradle.AccountID]*Account{}, profiles: map[cradle.AccountID]Profiles{}, oems: map[cradle.OEMID]*OEM{},
 		byID: map[string]*authority{}, byRole: map[role]*authority{}, issuing: map[string]bool{}, pending: map[role]PendingKey{}}
 	accounts, err := p.store.Accounts(ctx)
 	if err != nil {
@@ -112,6 +114,18 @@ func (p *Provider) reload(ctx context.Context) error {
 	}
 	p.dir.Store(d)
 	return nil
+}
+
+// rereadEvery is how often somebody who is not in the directory may cause a look into the store.
+const rereadEvery = time.Second
+
+// reread brings the directory up to date for the sake of who is not in it: another replica may have put him there a moment
+// ago. It reports whether it did.
+func (p *Provider) reread(ctx context.Context) (bool, error) {
+	if p.now().Sub(p.dir.Load().at).Abs() < rereadEvery {
+		return false, nil
+	}
+	return true, p.reload(ctx)
 }
 
 func (d *directory) put(a *authority) {

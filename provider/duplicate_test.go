@@ -42,7 +42,7 @@ func TestDuplicateKey(t *testing.T) {
 			return err
 		}
 		plain := func(account cradle.AccountID, name string, key *ecdsa.PrivateKey) error {
-			ep, err := r.p.Endpoint(cradle.Label(account, cradle.Operational))
+			ep, err := r.p.Endpoint(t.Context(), cradle.Label(account, cradle.Operational))
 			if err != nil {
 				t.Fatal(err)
 			}

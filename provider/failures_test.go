@@ -86,7 +86,7 @@ func TestFailureSPIREStatementOfAnotherKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	mine := newKey(t) // in no TPM
-	ep, err := r.p.Endpoint(cradle.Label("acme", cradle.Operational))
+	ep, err := r.p.Endpoint(t.Context(), cradle.Label("acme", cradle.Operational))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestFailureSPIREJoinTokenTwice(t *testing.T) {
 		o := r.order(nil)
 		u := r.active(o, r.station(o), "SN0001")
 		replicas := []*provider.Provider{r.p, r.replica(r.db)}
-		ep, err := r.p.Endpoint(cradle.Label("acme", cradle.Operational))
+		ep, err := r.p.Endpoint(t.Context(), cradle.Label("acme", cradle.Operational))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -277,7 +277,7 @@ func TestFailureStepCAOtherOperations(t *testing.T) {
 		},
 	}
 	for _, profile := range []cradle.Profile{cradle.IDevID, cradle.IAK, cradle.LDevID, cradle.Operational} {
-		ep, err := r.p.Endpoint(cradle.Label("acme", profile))
+		ep, err := r.p.Endpoint(t.Context(), cradle.Label("acme", profile))
 		if err != nil {
 			t.Fatal(err)
 		}

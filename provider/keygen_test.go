@@ -18,7 +18,7 @@ func TestServerKeyGen(t *testing.T) {
 		r := newRig(t, url)
 		o := r.order(nil)
 		u := r.active(o, r.station(o), "SN0001")
-		ep, err := r.p.Endpoint(cradle.Label("acme", cradle.Operational))
+		ep, err := r.p.Endpoint(t.Context(), cradle.Label("acme", cradle.Operational))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func TestServerKeyGen(t *testing.T) {
 func TestKEK(t *testing.T) {
 	testenv.EachStore(t, func(t *testing.T, url string) {
 		r := newRig(t, url)
-		ep, err := r.p.Endpoint(cradle.Label("acme", cradle.Operational))
+		ep, err := r.p.Endpoint(t.Context(), cradle.Label("acme", cradle.Operational))
 		if err != nil {
 			t.Fatal(err)
 		}

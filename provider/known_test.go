@@ -14,7 +14,7 @@ func TestKnown_Keylime_CVE_2026_6420_ConstantChallenge(t *testing.T) {
 	r := newRig(t, filepath.Join(t.TempDir(), "p.db"))
 	o := r.order(nil)
 	u := r.active(o, r.station(o), "SN0001")
-	ep, err := r.p.Endpoint(cradle.Label("acme", cradle.Operational))
+	ep, err := r.p.Endpoint(t.Context(), cradle.Label("acme", cradle.Operational))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -129,12 +129,19 @@ func (p *Provider) Profiles(ctx context.Context, account cradle.AccountID) (Prof
 	return maps.Clone(p.dir.Load().profiles[account]), nil
 }
 
-// Endpoint finds what a label stands for: "<account>-<profile>", where the profile has no '-'.
-func (p *Provider) Endpoint(label string) (Endpoint, error) {
+// Endpoint finds what a label stands for: "<account>-<profile>", where the profile has no '-'. One that another replica made a
+// moment ago is found too, at most a second later.
+func (p *Provider) Endpoint(ctx context.Context, label string) (Endpoint, error) {
 	if i := strings.LastIndexByte(label, '-'); i > 0 {
 		account, name := cradle.AccountID(label[:i]), cradle.Profile(label[i+1:])
-		if _, ok := p.dir.Load().profiles[account][name]; ok {
-			return Endpoint{account, name, label}, nil
+		for again := true; again; {
+			if _, ok := p.dir.Load().profiles[account][name]; ok {
+				return Endpoint{account, name, label}, nil
+			}
+			var err error
+			if again, err = p.reread(ctx); err != nil {
+				return Endpoint{}, err
+			}
 		}
 	}
 	return Endpoint{}, cradle.Errorf(cradle.NotFound, "no such EST label %q", label).
@@ -142,12 +149,15 @@ func (p *Provider) Endpoint(label string) (Endpoint, error) {
 }
 
 // DefaultEndpoint is what an account's own host name stands for without a label.
-func (p *Provider) DefaultEndpoint(account cradle.AccountID) (Endpoint, error) {
-	d := p.dir.Load()
-	if d.accounts[account] == nil {
-		return Endpoint{}, cradle.Errorf(cradle.NotFound, "no account %q", account)
+func (p *Provider) DefaultEndpoint(ctx context.Context, account cradle.AccountID) (Endpoint, error) {
+	for p.dir.Load().accounts[account] == nil {
+		if again, err := p.reread(ctx); err != nil {
+			return Endpoint{}, err
+		} else if !again {
+			return Endpoint{}, cradle.Errorf(cradle.NotFound, "no account %q", account)
+		}
 	}
-	name := d.profiles[account].byDefault()
+	name := p.dir.Load().profiles[account].byDefault()
 	return Endpoint{account, name, cradle.Label(account, name)}, nil
 }
 

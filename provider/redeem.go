@@ -119,7 +119,7 @@ func (p *Provider) redeem(ctx context.Context, in *Intent, pm Permit) (*Issued, 
 
 // judgeAt is judge of a request whose label says what it says.
 func (p *Provider) judgeAt(ctx context.Context, r Request) (*decision, error) {
-	if ep, err := p.Endpoint(r.Label); err != nil || ep != r.Endpoint {
+	if ep, err := p.Endpoint(ctx, r.Label); err != nil || ep != r.Endpoint {
 		return nil, notIntended("label")
 	}
 	return p.judge(ctx, r, nil)

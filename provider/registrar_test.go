@@ -56,7 +56,7 @@ func TestRegistrar(t *testing.T) {
 			!slices.ContainsFunc(c.Policies, cradle.PolicyKeyNotProved.Equal) || slices.ContainsFunc(c.Policies, cradle.PolicyKeyProved.Equal) {
 			t.Errorf("certificate of %s by %s with policies %v", c.Subject, c.Issuer, c.Policies)
 		}
-		ep := must[provider.Endpoint](t)(r.p.Endpoint("acme-operational"))
+		ep := must[provider.Endpoint](t)(r.p.Endpoint(t.Context(), "acme-operational"))
 		between := x509.NewCertPool()
 		for _, x := range must[[]*x509.Certificate](t)(r.p.CACerts(ep)) {
 			between.AddCert(x)

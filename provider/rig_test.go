@@ -258,7 +258,7 @@ func (r *rig) request(p *provider.Provider, u *unit, a attempt) (provider.Reques
 	if a.account == "" {
 		a.account = "acme"
 	}
-	ep, err := p.Endpoint(cradle.Label(a.account, a.profile))
+	ep, err := p.Endpoint(r.t.Context(), cradle.Label(a.account, a.profile))
 	if err != nil {
 		return provider.Request{}, err
 	}

@@ -23,7 +23,7 @@ import (
 // tpmRequest is what GlobalSign's client sends: nothing in it is signed by the TPM but the CSR, by its new key.
 func tpmRequest(t *testing.T, r *rig, profile cradle.Profile, c provider.Client, d *softkey.Device, cn string) (provider.TPMRequest, *softkey.Key) {
 	t.Helper()
-	ep, err := r.p.Endpoint(cradle.Label("acme", profile))
+	ep, err := r.p.Endpoint(t.Context(), cradle.Label("acme", profile))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,22 @@ func (pt *party) issued() bool { return pt.Cert.Digest != "" }
 // is registered for this very profile; a password where the client has no certificate that is known here.
 // Another CA's certificate lets a client in to enrol and no more (RFC 7030 §3.3.2). With m the record may be a remembered one.
 func (p *Provider) identify(ctx context.Context, e Endpoint, c Client, m *memory) (*party, error) {
-	with := p.clients(e)
+	pt, err := p.identifyBy(ctx, p.clients(e), e, c, m)
+	if cradle.KindOf(err) != cradle.Unauthorized || c.Peer == nil && c.Basic == nil {
+		return pt, err
+	}
+	known := p.clients(e)
+	if read, rerr := p.reread(ctx); rerr != nil || !read {
+		return nil, cmp.Or(rerr, err)
+	}
+	if with := p.clients(e); with.admitsMore(known) { // registered at another replica a moment ago
+		return p.identifyBy(ctx, with, e, c, m)
+	}
+	return nil, err
+}
+
+// identifyBy is identify by the clients that are registered for the endpoint; nil is none.
+func (p *Provider) identifyBy(ctx context.Context, with *clientsOf, e Endpoint, c Client, m *memory) (*party, error) {
 	if c.Peer != nil {
 		if m != nil {
 			if cred, ok := p.recall(c.digestOf(), rememberedAge); ok {
@@ -110,8 +125,12 @@ func (p *Provider) judgeUnproved(ctx context.Context, r Request, rules *ca.Profi
 	case continues && pt.Cert.Proved():
 		return nil, refuse("the certificate began with evidence: ask /.well-known/est/%s/nonce and put it into the CSR again")
 	case continues || p.unprovedHere(r.Endpoint):
-	default:
-		return nil, refuse(ask)
+	default: // unless another replica allowed it a moment ago
+		if read, err := p.reread(ctx); err != nil {
+			return nil, err
+		} else if !read || !p.unprovedHere(r.Endpoint) {
+			return nil, refuse(ask)
+		}
 	}
 	if r.Operation != ServerKeyGen { // whose CSR's key and signature count for nothing (RFC 7030 §4.4.1)
 		if err := attest.VerifyPossession(csr).Refuse(cradle.Invalid, "CSR"); err != nil {

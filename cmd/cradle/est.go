@@ -25,11 +25,11 @@ type estProvider struct {
 func estHost(host string, a cradle.AccountID) string { return string(a) + ".est." + host }
 
 // Resolve implements estserver.Provider.
-func (e estProvider) Resolve(serverName, label string) (estserver.Endpoint, error) {
+func (e estProvider) Resolve(ctx context.Context, serverName, label string) (estserver.Endpoint, error) {
 	var ep provider.Endpoint
 	var err error
 	if label != "" {
-		ep, err = e.p.Endpoint(label)
+		ep, err = e.p.Endpoint(ctx, label)
 	} else {
 		account, ok := strings.CutSuffix(serverName, ".est."+e.host)
 		if !ok {
@@ -39,7 +39,7 @@ func (e estProvider) Resolve(serverName, label string) (estserver.Endpoint, erro
 			return estserver.Endpoint{}, cradle.Errorf(cradle.NotFound, "no account is known by the server name %q", serverName).
 				WithHint("give a label, /.well-known/est/<account>-<profile>/, or use the account's own host name, or have serve started with --est-default-account")
 		}
-		ep, err = e.p.DefaultEndpoint(cradle.AccountID(account))
+		ep, err = e.p.DefaultEndpoint(ctx, cradle.AccountID(account))
 	}
 	if err != nil {
 		return estserver.Endpoint{}, err

@@ -66,7 +66,7 @@ func makeCert(t testing.TB, name string, by *testca.Pair, names []string) *testc
 // pair is the issuing CA.
 func (c *ca) pair() *testca.Pair { return &testca.Pair{Cert: c.cert, Key: c.key} }
 
-func (c *ca) Resolve(serverName, label string) (estserver.Endpoint, error) {
+func (c *ca) Resolve(_ context.Context, serverName, label string) (estserver.Endpoint, error) {
 	for _, p := range []cradle.Profile{cradle.Operational, cradle.LDevID} {
 		if l := cradle.Label("acme", p); label == l || label == "" && serverName == "localhost" {
 			return estserver.Endpoint{Account: "acme", Profile: p, Label: l, Realm: c.realm, Bound: c.bound}, nil

@@ -55,7 +55,7 @@ type Provider interface {
 	// Resolve finds the endpoint of a TLS server name (may be empty) and a label (empty when the path
 	// has none: then the account of the server name and its default profile). cradle.NotFound
 	// for an unknown label or a name that belongs to no account. It must not block.
-	Resolve(serverName, label string) (Endpoint, error)
+	Resolve(ctx context.Context, serverName, label string) (Endpoint, error)
 
 	// CACerts returns the issuing CA first, then upwards to the root.
 	CACerts(ctx context.Context, e Endpoint) ([]*x509.Certificate, error)

@@ -159,7 +159,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ev *event) (a an
 	ev.Operation, ev.Label = op, label
 	var e Endpoint
 	if err == nil {
-		e, err = s.c.Provider.Resolve(serverName(r), label)
+		e, err = s.c.Provider.Resolve(r.Context(), serverName(r), label)
 	}
 	if limit := s.c.Gate.EST(r, e.Account, e.Profile); limit != nil {
 		ev.Account, ev.Profile = e.Account, e.Profile

@@ -137,7 +137,7 @@ func (h *Handler) sign(r *http.Request, front string) (any, error) {
 		req.Client.Chain = append(req.Client.Chain, c)
 	}
 	if r.URL.Path == BirthPath {
-		if ep, err := h.Provider.Endpoint(in.Label); err != nil || ep != req.Endpoint {
+		if ep, err := h.Provider.Endpoint(r.Context(), in.Label); err != nil || ep != req.Endpoint {
 			return nil, cradle.Errorf(cradle.Forbidden, "label %q is not of account %s and profile %s", in.Label, in.Account, in.Profile)
 		}
 		out, err := h.Provider.Births().Birth(r.Context(), req)
