@@ -3,8 +3,6 @@ package sqldb
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -27,9 +25,9 @@ var forever = context.Background()
 
 // conn is a connection with its prepared statements, used by one goroutine at a time.
 type conn struct {
-	sql  *sql.Conn // holds the driver's, which is one of these:
+	lite *lite // SQLite's; nil: PostgreSQL's
 	pg   *pgx.Conn
-	lite *lite
+	sql  *sql.Conn // that holds pg
 
 	// PostgreSQL: statements that travel with the next one whose result is asked for, and whose failed.
 	later   []statementCall
@@ -38,6 +36,13 @@ type conn struct {
 
 // connect opens a connection or takes one that database/sql still holds.
 func (db *DB) connect(ctx context.Context) (*conn, error) {
+	if db.engine == SQLite {
+		l, err := openLite(db.path)
+		if err != nil {
+			return nil, fmt.Errorf("opening the database: %w", err)
+		}
+		return &conn{lite: l}, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout+time.Second)
 	defer cancel()
 	c, err := db.sql.Conn(ctx)
@@ -46,11 +51,7 @@ func (db *DB) connect(ctx context.Context) (*conn, error) {
 	}
 	out := &conn{sql: c}
 	err = c.Raw(func(d any) error {
-		if db.engine == SQLite {
-			out.lite = newLite(d.(driver.ConnPrepareContext))
-		} else {
-			out.pg = d.(*stdlib.Conn).Conn()
-		}
+		out.pg = d.(*stdlib.Conn).Conn()
 		return nil
 	})
 	if err != nil {
@@ -67,22 +68,18 @@ func (c *conn) discard() {
 	}
 	if c.lite != nil {
 		c.lite.close()
+		return
 	}
-	if c.pg != nil {
-		ctx, cancel := context.WithTimeout(forever, time.Second)
-		c.pg.Close(ctx)
-		cancel()
-	}
+	ctx, cancel := context.WithTimeout(forever, time.Second)
+	c.pg.Close(ctx)
+	cancel()
 	c.sql.Raw(func(any) error { return errBad }) // database/sql then forgets it
 	c.sql.Close()
 }
 
 // broken reports whether the connection cannot be used any more.
 func (c *conn) broken(err error) bool {
-	if c.pg != nil {
-		return c.pg.IsClosed() || lost(err)
-	}
-	return errors.Is(err, sql.ErrConnDone) || errors.Is(err, errBad)
+	return c.pg != nil && (c.pg.IsClosed() || lost(err))
 }
 
 // deadline bounds what follows on this connection.
@@ -96,6 +93,9 @@ func (c *conn) deadline(d time.Duration) {
 func (c *conn) exec(text string) error {
 	if c.pg != nil {
 		_, err := c.pg.Exec(forever, text)
+		return err
+	}
+	if err := c.lite.release(); err != nil {
 		return err
 	}
 	_, err := c.lite.exec(text, nil)
@@ -152,6 +152,9 @@ func (p *pool) get(ctx context.Context) (*conn, error) {
 func (p *pool) put(c *conn, good bool) {
 	p.mu.Lock()
 	good = good && !p.closed
+	if good && c.lite != nil {
+		good = c.lite.release() == nil // open rows would hold the snapshot that they are from
+	}
 	if good {
 		p.idle = append(p.idle, c)
 	}

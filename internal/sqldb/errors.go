@@ -82,9 +82,13 @@ func pgCode(err error) string {
 
 // liteCode returns SQLite's extended result code, 0 if err has none.
 func liteCode(err error) int {
-	var e *sqlite.Error
-	if errors.As(err, &e) {
-		return e.Code()
+	var own *liteError
+	var migrating *sqlite.Error
+	switch {
+	case errors.As(err, &own):
+		return own.code
+	case errors.As(err, &migrating):
+		return migrating.Code()
 	}
 	return 0
 }

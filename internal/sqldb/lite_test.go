@@ -5,9 +5,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/cradle-iot/cradle/internal/sqldb"
 	"github.com/cradle-iot/cradle/internal/testenv"
@@ -146,4 +148,162 @@ func TestArguments(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A row that nobody reads holds nothing up, and what its statement wrote is stored.
+func TestRowLeft(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		db := open(t, url)
+		for id := range int64(3) {
+			err := db.Update(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+				tx.QueryRow("INSERT INTO item (id, name) VALUES (?, ?) RETURNING id", id, fmt.Sprint(id))
+				if id == 1 {
+					tx.QueryRow("SELECT id FROM item")
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = db.Read(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+				tx.QueryRow("SELECT id FROM item")
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := count(t, db); n != id+1 { // a snapshot that was kept would show fewer
+				t.Errorf("got %d rows, want %d", n, id+1)
+			}
+		}
+	})
+}
+
+// A statement that begins among the rows of another is refused, and spoils nothing that comes after.
+func TestStatementAmongRows(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		db := open(t, url)
+		_, _ = insert(db, 1, "one"), insert(db, 2, "two")
+		for range 2 {
+			err := db.View(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+				rows, err := tx.Query("SELECT id FROM item WHERE id > ? ORDER BY id", 0)
+				if err != nil || !rows.Next() {
+					t.Fatalf("%v", err)
+				}
+				_, err = tx.Query("SELECT name FROM item")
+				return err
+			})
+			if err == nil {
+				t.Error("two statements ran at once")
+			}
+		}
+		if n := count(t, db); n != 2 {
+			t.Errorf("got %d rows, want 2", n)
+		}
+	})
+}
+
+func TestRowGone(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "store.db"))
+	_ = insert(db, 1, "one")
+	err := db.Read(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+		var id, n int64
+		late := tx.QueryRow("SELECT id FROM item")
+		if err := tx.QueryRow("SELECT id FROM item").Scan(&n); err != nil || n != 1 {
+			t.Errorf("got %d, %v", n, err)
+		}
+		return late.Scan(&id)
+	})
+	if err == nil || errors.Is(err, sql.ErrNoRows) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What a statement that returns a row may not write is refused all the same.
+func TestForeignKeyReturning(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		m := migrations(1)
+		for _, engine := range []string{"sqlite", "postgres"} {
+			m[engine+"/00002_child.sql"] = &fstest.MapFile{Data: []byte("-- +goose Up\nCREATE TABLE child (of BIGINT NOT NULL REFERENCES item (id));\n-- +goose Down\nDROP TABLE child;\n")}
+		}
+		db := open(t, url, func(c *sqldb.Config) { c.Migrations = m })
+		for _, scan := range []bool{true, false} {
+			err := db.Update(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+				var n int64
+				if row := tx.QueryRow("INSERT INTO child (of) VALUES (?) RETURNING of", 7); scan {
+					_ = row.Scan(&n)
+				}
+				return nil
+			})
+			if err == nil {
+				t.Errorf("scan %v: a child without a parent was stored", scan)
+			}
+		}
+	})
+}
+
+// What is bound is the statement's own, whatever the size, and the same text can be asked again.
+func TestBound(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		db := open(t, url)
+		_ = insert(db, 1, "one")
+		for _, size := range []int{0, 1, 4095, 4096, 4097, 1 << 20, 3} {
+			text, blob := strings.Repeat("é", size/2), make(bytes, size)
+			for i := range blob {
+				blob[i] = byte(i)
+			}
+			err := db.Read(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+				query, same := "SELECT 1 WHERE ? = ? AND ? = 'end'", "::text"
+				if db.Engine() == sqldb.PostgreSQL {
+					query = strings.ReplaceAll(query, "?", "?"+same)
+				}
+				var n int
+				return tx.QueryRow(query, text, text, "end").Scan(&n)
+			})
+			if err != nil {
+				t.Errorf("text of %d: %v", size, err)
+			}
+			var got []byte
+			err = db.Update(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+				if _, err := tx.Exec("UPDATE item SET data = ?, name = ? WHERE id = ?", blob, text[:min(1000, len(text))], 1); err != nil {
+					return err
+				}
+				var name string
+				err := tx.QueryRow("SELECT data, name FROM item WHERE id = ?", 1).Scan(&got, &name)
+				if name != text[:min(1000, len(text))] {
+					t.Errorf("text of %d: got %d bytes", size, len(name))
+				}
+				return err
+			})
+			if err != nil || !slices.Equal(got, blob) {
+				t.Errorf("%d bytes: got %d, %v", size, len(got), err)
+			}
+		}
+	})
+}
+
+func TestNoStatement(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "store.db"))
+	for _, c := range []struct {
+		text string
+		args []any
+	}{
+		{"SELECT 1; SELECT 2", nil},
+		{"-- nothing", nil},
+		{"", nil},
+		{"SELECT ?", nil},
+		{"SELECT ?", []any{1, 2}},
+		{"SELECT", nil},
+	} {
+		err := db.Read(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+			rows, err := tx.Query(c.text, c.args...)
+			if err == nil {
+				rows.Close()
+			}
+			return err
+		})
+		if err == nil {
+			t.Errorf("%q with %d arguments ran", c.text, len(c.args))
+		}
+	}
 }

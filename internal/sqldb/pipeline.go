@@ -60,6 +60,9 @@ func (c *conn) rollback() error {
 	if !c.begun() {
 		return nil
 	}
+	if c.lite != nil {
+		_ = c.lite.release() // whatever it says, nothing stays
+	}
 	return c.exec("rollback")
 }
 

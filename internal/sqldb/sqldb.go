@@ -8,7 +8,7 @@
 //
 // # Engines
 //
-// SQLite (modernc.org/sqlite): WAL, synchronous=FULL, foreign keys on, one writer, a pool of
+// SQLite (modernc.org/sqlite, its library called directly): WAL, synchronous=FULL, foreign keys on, one writer, a pool of
 // readers. Prepared statements are kept per connection.
 //
 // PostgreSQL (pgx): a few writers, each with its own connection and its own batches, so up to
@@ -97,9 +97,10 @@ const (
 // DB is an open store, safe for concurrent use.
 type DB struct {
 	engine  Engine
-	sql     *sql.DB
-	begin   string // statement that begins an Update
-	view    string // statement that begins a View
+	path    string  // SQLite's file
+	sql     *sql.DB // PostgreSQL's connections; SQLite's while the schema is brought up to date
+	begin   string  // statement that begins an Update
+	view    string  // statement that begins a View
 	writers []*writer
 	readers *pool
 	seed    maphash.Seed
@@ -119,6 +120,7 @@ type DB struct {
 func Open(ctx context.Context, c Config) (*DB, error) {
 	db := &DB{
 		engine:  EngineOf(c.URL),
+		path:    c.URL,
 		seed:    maphash.MakeSeed(),
 		closing: make(chan struct{}),
 		stopped: make(chan struct{}),
@@ -148,7 +150,11 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 		db.sql.Close()
 		return nil, refusal(err)
 	}
-	db.sql.SetMaxIdleConns(writers + readers)
+	if db.engine == PostgreSQL {
+		db.sql.SetMaxIdleConns(writers + readers)
+	} else if err := db.sql.Close(); err != nil {
+		return nil, fmt.Errorf("closing %s: %w", c.URL, err)
+	}
 	db.readers = newPool(db, readers)
 	var running sync.WaitGroup
 	for range writers {
@@ -173,8 +179,7 @@ func openSQLite(c Config) (*sql.DB, error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("creating %s: %w", c.URL, err)
 	}
-	return sql.Open("sqlite", "file:"+escape(c.URL)+"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)"+
-		"&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=cache_size(-32768)&_pragma=temp_store(MEMORY)")
+	return sql.Open("sqlite", "file:"+escape(c.URL)+"?_pragma="+strings.Join(litePragmas, "&_pragma="))
 }
 
 // Close ends the store. Updates already waiting are still run; later ones fail with Busy.

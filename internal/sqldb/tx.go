@@ -145,7 +145,7 @@ func (tx *Tx) QueryRow(query string, args ...any) Row {
 	}
 	var row Row
 	if tx.conn.lite != nil {
-		row = tx.conn.lite.queryRow(s.text, args)
+		row = tx.conn.lite.queryRow(tx, s.text, args)
 	} else {
 		row = tx.ask(s, args, first)
 	}
