@@ -1,0 +1,7 @@
+-- What changes is for PostgreSQL alone.
+--
+-- +goose Up
+SELECT 1;
+
+-- +goose Down
+SELECT 1;
