@@ -39,7 +39,7 @@ func parseCSR(der []byte) (csr *CSR, exact bool, err error) {
 	}
 	req, err := x509.ParseCertificateRequest(plain)
 	if err != nil {
-		return nil, false, notPKCS10()
+		return nil, false, unread(info)
 	}
 	req.Raw, req.RawTBSCertificateRequest = der, info
 	csr = &CSR{Request: req, SPKI: req.RawSubjectPublicKeyInfo}
@@ -65,6 +65,42 @@ func parseCSR(der []byte) (csr *CSR, exact bool, err error) {
 
 func notPKCS10() error {
 	return cradle.Errorf(cradle.Invalid, "the body is not a PKCS#10 request").WithHint("send the DER request in base64 (RFC 8951)")
+}
+
+// named are the curves whose keys crypto/x509 reads: P-224, P-256, P-384, P-521 (RFC 5480 §2.1.1.1).
+var named = []asn1.ObjectIdentifier{{1, 3, 132, 0, 33}, {1, 2, 840, 10045, 3, 1, 7}, {1, 3, 132, 0, 34}, {1, 3, 132, 0, 35}}
+
+// unread says why a request of the right form, of which this is the certificationRequestInfo, was not read: mostly for its key.
+func unread(info []byte) error {
+	var request struct {
+		Version      int
+		Subject, Key asn1.RawValue
+		Attributes   asn1.RawValue
+	}
+	var key struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Key       asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(info, &request); err != nil {
+		return notPKCS10()
+	}
+	if _, err := x509.ParsePKIXPublicKey(request.Key.FullBytes); err == nil {
+		return notPKCS10() // something else is wrong
+	}
+	if _, err := asn1.Unmarshal(request.Key.FullBytes, &key); err != nil || !key.Algorithm.Algorithm.Equal(asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}) {
+		return notPKCS10()
+	}
+	const use = "use P-256 or P-384, by name; the profile says which"
+	var curve asn1.ObjectIdentifier
+	if _, err := asn1.Unmarshal(key.Algorithm.Parameters.FullBytes, &curve); err != nil {
+		return cradle.Errorf(cradle.Invalid, "the CSR's key does not name its curve (RFC 5480 §2.1.1)").WithHint(use)
+	}
+	for _, c := range named {
+		if c.Equal(curve) {
+			return cradle.Errorf(cradle.Invalid, "the CSR's key is no point of its curve").WithHint("make the key and the request anew")
+		}
+	}
+	return cradle.Errorf(cradle.Invalid, "the CSR's key is on a curve that is not known here (%s)", curve).WithHint(use)
 }
 
 // takeEvidence splits a CertificationRequest (RFC 2986 §4) into its certificationRequestInfo, the same request without
