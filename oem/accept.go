@@ -35,9 +35,10 @@ type Acceptance struct {
 	Services []string          // SHA-256 fingerprints of the anchors that TLS is verified by
 }
 
-// AcceptOrder verifies an order, pins its account's key, countersigns it, hands it in to the provider and
+// AcceptOrder verifies an order, countersigns it, hands it in to the provider, pins its account's key and
 // stores what the line needs. Run again after a crash or for the same order, it does the rest or asks for a
-// fresh station certificate; the order itself never changes.
+// fresh station certificate; the order itself never changes. Of an order that the provider refused nothing stays: neither may
+// it keep the genuine one of that id out, nor its key be taken for the account's.
 func (s *Station) AcceptOrder(ctx context.Context, r AcceptRequest) (*Acceptance, error) {
 	pub, err := s.Public()
 	if err != nil {
@@ -51,9 +52,6 @@ func (s *Station) AcceptOrder(ctx context.Context, r AcceptRequest) (*Acceptance
 		return nil, cradle.Errorf(cradle.Forbidden, "order %s expired at %s", o.ID, o.NotAfter.Format(time.RFC3339)).
 			WithHint("have the account place a new order")
 	}
-	if err := s.pin(o.Account, key, r.AccountKey != nil); err != nil {
-		return nil, err
-	}
 	doc, err := s.storeOrder(o, r, key, pub.Order)
 	if err != nil {
 		return nil, err
@@ -63,7 +61,7 @@ func (s *Station) AcceptOrder(ctx context.Context, r AcceptRequest) (*Acceptance
 	if a.Services, err = l.fingerprints(); err != nil {
 		return nil, err
 	}
-	a.Station, err = s.register(ctx, l)
+	a.Station, err = s.register(ctx, l, func() error { return s.pin(o.Account, key, r.AccountKey != nil) })
 	return a, err
 }
 
@@ -159,8 +157,9 @@ func (s *Station) storeOrder(o *order.Order, r AcceptRequest, account, oem *ecds
 	return doc, durable.WriteFile(path, doc, 0o644)
 }
 
-// register hands the countersigned order in and stores the station's certificate.
-func (s *Station) register(ctx context.Context, l *line) (*x509.Certificate, error) {
+// register hands the countersigned order in and, when it was accepted, pins the account's key and stores the station's
+// certificate.
+func (s *Station) register(ctx context.Context, l *line, pin func() error) (*x509.Certificate, error) {
 	id := l.order.ID
 	key, err := order.EnsureKey(s.orderPath(id, "station.key"))
 	if err != nil {
@@ -181,12 +180,21 @@ func (s *Station) register(ctx context.Context, l *line) (*x509.Certificate, err
 	defer hc.CloseIdleConnections()
 	c := order.Client{HTTP: hc, URL: l.order.ProviderURL}
 	got, err := c.Accept(ctx, id, order.AcceptRequest{Order: l.doc, StationCSR: csr})
+	switch cradle.KindOf(err) {
+	case cradle.Unauthorized, cradle.Forbidden, cradle.NotFound, cradle.Conflict:
+		if _, accepted := os.Stat(s.orderPath(id, "line.json")); errors.Is(accepted, fs.ErrNotExist) {
+			return nil, errors.Join(err, os.RemoveAll(s.orderPath(id)))
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
 	l.accepted = *got
 	cert, err := l.checkAccepted(&key.PublicKey)
 	if err != nil {
+		return nil, err
+	}
+	if err := pin(); err != nil {
 		return nil, err
 	}
 	both := append(pemCert(got.StationCertificate), pemCert(got.StationIssuer)...)

@@ -179,6 +179,44 @@ func TestAcceptOrder(t *testing.T) {
 	wantRefusal(t, "no folder", err, cradle.NotFound, "not an OEM's folder")
 }
 
+// Of an order that the provider refused nothing stays: the genuine one of that id, by another key, is accepted after it.
+func TestRefusedOrderLeavesNothing(t *testing.T) {
+	s, p := newStation(t)
+	_, genuine := p.order("ord-1", nil)
+	account := p.account
+	var err error
+	if p.account, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	_, forged := p.order("ord-1", func(o *order.Order) { o.Quantity = 4 })
+	p.account = account
+	for _, k := range []cradle.Kind{cradle.Unauthorized, cradle.Forbidden, cradle.Conflict, cradle.NotFound} {
+		p.refuse = func(string) *cradle.Error {
+			return cradle.Errorf(k, "not an order of ours").WithHint("ask the account")
+		}
+		_, err = s.AcceptOrder(t.Context(), oem.AcceptRequest{Order: forged})
+		wantRefusal(t, "forged", err, k, "not an order of ours")
+	}
+	for _, left := range []string{"orders/ord-1", "accounts/acme.pub"} {
+		if _, err := os.Stat(filepath.Join(s.Dir, left)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the refused order left %s", left)
+		}
+	}
+	p.refuse = nil
+	if a := accept(t, s, genuine); !a.NewKey || a.KeyID != order.KeyID(&account.PublicKey) {
+		t.Errorf("%+v", a)
+	}
+	// Refused later, it stays what it is.
+	p.refuse = func(string) *cradle.Error {
+		return cradle.Errorf(cradle.Conflict, "order was withdrawn").WithHint("ask the account")
+	}
+	_, err = s.AcceptOrder(t.Context(), oem.AcceptRequest{Order: genuine})
+	wantRefusal(t, "withdrawn", err, cradle.Conflict, "order was withdrawn")
+	if v, err := s.Show("ord-1"); err != nil || v.StationUntil.IsZero() {
+		t.Errorf("the accepted order is gone: %+v %v", v, err)
+	}
+}
+
 // What the provider answers to an order is verified by the order before the line uses it.
 func TestAcceptOrderRefusesWrongAnswers(t *testing.T) {
 	s, p := newStation(t)
@@ -206,8 +244,11 @@ func TestAcceptOrderRefusesWrongAnswers(t *testing.T) {
 		_, err := s.AcceptOrder(t.Context(), oem.AcceptRequest{Order: doc})
 		wantRefusal(t, name, err, cradle.Invalid, c.want)
 	}
-	if v, err := s.Show("ord-1"); err != nil || !v.StationUntil.IsZero() {
-		t.Errorf("something of a wrong answer was kept: %+v %v", v, err)
+	if v, err := s.Show("ord-1"); err == nil && !v.StationUntil.IsZero() {
+		t.Errorf("something of a wrong answer was kept: %+v", v)
+	}
+	if _, err := os.Stat(filepath.Join(s.Dir, "accounts", "acme.pub")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("a wrong answer pinned the account's key")
 	}
 	p.answer = nil
 	accept(t, s, doc)
