@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -225,7 +227,9 @@ func (c *AccountCreateCmd) Run(ctx context.Context, out *cli.Out) error {
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return cradle.Errorf(cradle.Invalid, "folder %s: %v", dir, err)
 	}
-	key, err := order.EnsureKey(filepath.Join(dir, "order-key.pem"))
+	keyFile := filepath.Join(dir, "order-key.pem")
+	_, noKey := os.Stat(keyFile)
+	key, err := order.EnsureKey(keyFile)
 	if err != nil {
 		return err
 	}
@@ -236,6 +240,10 @@ func (c *AccountCreateCmd) Run(ctx context.Context, out *cli.Out) error {
 	var acc admin.Account
 	if err := a.Call(ctx, http.MethodPost, "/accounts", admin.CreateAccount{Name: cradle.AccountID(c.Name), OrderKey: spki,
 		OperationalValidity: c.OperationalValidity, LDevIDValidity: c.LDevIDValidity, CAKey: c.CAKey, ExternalRoot: c.Root == "external"}, &acc); err != nil {
+		if k := cradle.KindOf(err); errors.Is(noKey, fs.ErrNotExist) && k != cradle.Busy && k != cradle.Internal { // refused: the key is nobody's
+			_ = os.Remove(keyFile)
+			_ = os.Remove(dir) // where it is empty
+		}
 		return err
 	}
 	write := map[string]string{}

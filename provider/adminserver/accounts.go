@@ -2,6 +2,7 @@ package adminserver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -43,7 +44,7 @@ func (s *Server) createAccount(c *call, in admin.CreateAccount) (*admin.Account,
 	if cradle.KindOf(err) == cradle.Conflict {
 		// The builder who holds the account's order key asks again: the answer, with the token, was lost.
 		if a, _, aerr := s.Provider.Account(c.ctx(), in.Name); aerr == nil && bytes.Equal(a.OrderKey, in.OrderKey) {
-			err = nil
+			err = s.sameWishes(c.ctx(), a, in, pr)
 		}
 	}
 	if err != nil {
@@ -55,6 +56,27 @@ func (s *Server) createAccount(c *call, in admin.CreateAccount) (*admin.Account,
 	}
 	a.Token = Token(s.Key, in.Name)
 	return a, nil
+}
+
+// sameWishes refuses what an account that exists already does not have: creating it again changes nothing.
+func (s *Server) sameWishes(ctx context.Context, a *provider.Account, in admin.CreateAccount, want provider.Profiles) error {
+	have, err := s.Provider.Profiles(ctx, a.ID)
+	if err != nil {
+		return err
+	}
+	for name, p := range want {
+		if v := have[name].Validity; v != p.Validity {
+			return cradle.Errorf(cradle.Conflict, "account %q exists already, with a validity of %s for %s", a.ID, v, name).WithHint("change it with: cradle account profile set %s", a.ID)
+		}
+	}
+	key, err := keystore.ParseAlgorithm(in.CAKey)
+	if err != nil {
+		return err
+	}
+	if key != cmp.Or(a.CAs.Key, keystore.P256) || in.ExternalRoot != a.CAs.External {
+		return cradle.Errorf(cradle.Conflict, "account %q exists already, with other CAs", a.ID).WithHint("look at them with: cradle ca list %s; cradle ca roll and cradle ca install change them", a.ID)
+	}
+	return nil
 }
 
 func (s *Server) account(ctx context.Context, id cradle.AccountID) (*admin.Account, error) {

@@ -126,8 +126,20 @@ func TestAccountAnswerLost(t *testing.T) {
 			t.Fatalf("token %q, %v", a.Token, err)
 		}
 	}
-	if err := owner.Call(t.Context(), http.MethodPost, "/accounts", admin.CreateAccount{Name: "acme", OrderKey: orderKey(t)}, nil); cradle.KindOf(err) != cradle.Conflict {
-		t.Errorf("another order key: %v", err)
+	for what, in := range map[string]admin.CreateAccount{
+		"another order key":     {OrderKey: orderKey(t)},
+		"another validity":      {OrderKey: key, OperationalValidity: "5m"},
+		"another kind of keys":  {OrderKey: key, CAKey: "ec-p384"},
+		"a root kept elsewhere": {OrderKey: key, ExternalRoot: true},
+		"another LDevID's life": {OrderKey: key, OperationalValidity: "24h", LDevIDValidity: "10d"},
+	} {
+		in.Name = "acme"
+		if err := owner.Call(t.Context(), http.MethodPost, "/accounts", in, nil); cradle.KindOf(err) != cradle.Conflict {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := owner.Call(t.Context(), http.MethodPost, "/accounts", admin.CreateAccount{Name: "acme", OrderKey: key, OperationalValidity: "1d", CAKey: "ec-p256"}, nil); err != nil {
+		t.Errorf("the same in other words: %v", err)
 	}
 }
 

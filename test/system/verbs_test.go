@@ -136,6 +136,13 @@ func TestVerbs(t *testing.T) {
 	v.files(w.Path("acme"), 0, "production-root.pem", "evaluation-root.pem", "production-operational.pem", "evaluation-operational.pem")
 	v.files(w.Path("acme"), 0o600, "context.json", "order-key.pem")
 	v.bad(1, "acme", "cradle account create acme --out @/acme2")
+	v.bad(1, "a validity of 2h", "cradle account create acme --out @/acme --operational-validity 24h")
+	v.bad(1, "reserved", "cradle account create provider --out @/provider")
+	for _, left := range []string{"acme2", "provider"} {
+		if _, err := os.Stat(w.Path(left)); !os.IsNotExist(err) {
+			t.Errorf("a refused account left the folder %s (%v)", left, err)
+		}
+	}
 	v.bad(1, `"Acme!"`, "cradle account create Acme! --out @/acme3")
 	v.bad(1, "outside", "cradle account create other --operational-validity 1s")
 	v.bad(2, "<name>", "cradle account create")
