@@ -57,6 +57,9 @@ func (p *Provider) InstallCAs(ctx context.Context, account cradle.AccountID, cer
 		}
 		found += n
 	}
+	if found == 0 && in.known != nil {
+		return nil, cradle.Errorf(cradle.Conflict, "the certificate of %q is installed already", in.known.Subject.CommonName).WithHint("cradle ca list %s", account)
+	}
 	if found == 0 {
 		return nil, cradle.Errorf(cradle.Invalid, "none of the %d certificates holds the key of a CA of account %s", len(certs), account).
 			WithHint("cradle ca csr %s makes the request that has to be signed; was it another account's?", account)
@@ -89,6 +92,7 @@ type installation struct {
 	anchors []*x509.Certificate // self-signed: those handed in, and those known
 	now     time.Time
 
+	known   *x509.Certificate // one that is a CA's already; nil: none
 	out     Installed
 	crosses map[string][][]byte
 	roots   map[role]*x509.Certificate // of the CAs taken so far
@@ -122,7 +126,10 @@ func (in *installation) take(ctx context.Context, c *x509.Certificate) (int, err
 			continue
 		}
 		if a.issuer.Cert.Equal(c) || isRoot(c) {
-			return 0, nil // known: it stands there as part of a chain
+			if !isRoot(c) {
+				in.known = c
+			}
+			return 0, nil // it may stand there as part of a chain
 		}
 		if !bytes.Equal(a.issuer.Cert.RawSubject, c.RawSubject) {
 			return 0, cradle.Errorf(cradle.Invalid, "the CA of this key is %q; under another name the certificates that it signed would not chain to it", a.issuer.Cert.Subject)

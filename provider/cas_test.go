@@ -255,10 +255,13 @@ func TestInstallRefuses(t *testing.T) {
 		t.Errorf("after the refusals: %d CAs, %d keys wait, %v", len(cas), len(keys), err)
 	}
 
-	in, err := r.p.InstallCAs(t.Context(), "acme", []*x509.Certificate{make(good, root, req.PublicKey, rootKey), root})
+	signed := []*x509.Certificate{make(good, root, req.PublicKey, rootKey), root}
+	in, err := r.p.InstallCAs(t.Context(), "acme", signed)
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, err = r.p.InstallCAs(t.Context(), "acme", signed)
+	refused(t, err, cradle.Conflict, "is installed already")
 	for _, part := range []string{"lacks the certificate policies " + cradle.TierPolicy(cradle.Simulator).String(), "may sign further CAs", "attestation register"} {
 		if !slices.ContainsFunc(in.Warnings, func(w string) bool { return strings.Contains(w, part) }) {
 			t.Errorf("no warning %q in %q", part, in.Warnings)

@@ -197,7 +197,7 @@ func (p *Provider) Order(ctx context.Context, id cradle.OrderID) (Order, error) 
 func (p *Provider) CheckOrder(ctx context.Context, account cradle.AccountID, id cradle.OrderID) error {
 	o, err := p.store.Order(ctx, id)
 	if cradle.KindOf(err) == cradle.NotFound || err == nil && o.Account != account {
-		return cradle.Errorf(cradle.NotFound, "account %s has no order %.80q", account, id).WithHint("cradle order list --account %s", account)
+		return cradle.Errorf(cradle.NotFound, "account %s has no order %.80q", account, id).WithHint("cradle order show %.80s says whose it is", id)
 	}
 	return err
 }

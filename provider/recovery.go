@@ -94,7 +94,8 @@ func (r *Recovery) closed(ctx context.Context, log string) (Restored, error) {
 	if _, err := r.p.store.Head(ctx, log); err != nil {
 		return Restored{}, cradle.Errorf(cradle.NotFound, "the store has no log %q: its account was made after the backup, and its keys are lost with the store", log)
 	}
-	return Restored{}, cradle.Errorf(cradle.Conflict, "log %s is open: it is not being restored", log)
+	return Restored{}, cradle.Errorf(cradle.Conflict, "log %s is open: it is not being restored", log).
+		WithHint("nothing was changed; if an older export opened it too early, restore the backup again into a new folder and give the newest")
 }
 
 // key is the verifier key of a log. Its origin is what the store's own checkpoint says; a backup of a log's first second

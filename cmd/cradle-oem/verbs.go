@@ -27,7 +27,7 @@ type grammar struct {
 
 // folder is the flag that every verb has.
 type folder struct {
-	Dir string `help:"The OEM's folder." default:"oem" env:"CRADLE_OEM_DIR" placeholder:"DIR"`
+	Dir string `help:"The OEM's folder. Default: oem." default:"oem" env:"CRADLE_OEM_DIR" placeholder:"DIR"`
 }
 
 func (f folder) station() *oem.Station {
