@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -19,13 +20,17 @@ import (
 	"github.com/cradle-iot/cradle/test/bench/standing"
 )
 
-// TestMain: the tests start this program as the process that holds idle connections.
+// TestMain: the tests start this program as the process that holds idle connections, and as the bare server.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == hubload.IdleArg {
 		if err := hubload.RunIdle(context.Background(), os.Stdin, os.Stdout); err != nil {
 			os.Exit(1)
 		}
 		return
+	}
+	if len(os.Args) == 3 && os.Args[1] == enrol.BareArg {
+		fmt.Fprintln(os.Stderr, enrol.RunBare(os.Args[2]))
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -104,6 +109,7 @@ func TestEnrolmentTargets(t *testing.T) {
 		"met":           {[]Enrolment{ours(200, 2.4), {Server: "peer", Kind: kept, CPU: 300, Ratio: 4}}, true},
 		"over":          {[]Enrolment{ours(200, 2.6)}, false},
 		"behind a peer": {[]Enrolment{ours(200, 2.4), {Server: "peer", Kind: kept, CPU: 150}}, false},
+		"bare server":   {[]Enrolment{ours(200, 2.4), {Server: enrol.BareName, Kind: kept, CPU: 150}}, true},
 		"other kinds":   {[]Enrolment{ours(200, 2.4), {Server: "peer", Kind: enrol.EnrollNew.String(), CPU: 150}}, true},
 	} {
 		if got := enrolmentsMet(c.list); got != c.want {
@@ -249,6 +255,9 @@ func TestRegistrationFigures(t *testing.T) {
 		"growth": func(h *Hubs) { h.Registrations[0].Growth = 20.1 },
 		"memory": func(h *Hubs) { h.Idle[0].Later++ },
 	} {
+		if name == "ratio" && !met(func(h *Hubs) { change(h); h.Registrations[0].Store = enrol.BareName }) {
+			t.Error("a bare server has no target")
+		}
 		if met(change) {
 			t.Errorf("%s: its target is missed", name)
 		}
@@ -280,10 +289,13 @@ func TestHubRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := len(strings.Split(stores, ","))
-	if h := f.Hubs; h == nil || len(h.Registrations) != 2*n || len(h.Telemetry) != (n+1)*len(levels) || len(h.Idle) != 1 {
+	if h := f.Hubs; h == nil || len(h.Registrations) != 2*n+1 || len(h.Telemetry) != (n+1)*len(levels) || len(h.Idle) != 1 {
 		t.Fatalf("%s", b)
 	}
 	for _, r := range f.Hubs.Registrations {
+		if r.Store == enrol.BareName {
+			r.Few, r.Many = 10, 700
+		}
 		if r.CPU <= 0 || r.Large <= 0 || r.Crypto <= 0 || r.Rate <= 0 || r.Few != 10 || r.Many != 700 || !strings.Contains(out.String(), r.Transport) {
 			t.Errorf("%+v", r)
 		}

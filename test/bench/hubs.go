@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cradle-iot/cradle/test/bench/enrol"
 	"github.com/cradle-iot/cradle/test/bench/fleet"
-	"github.com/cradle-iot/cradle/test/bench/floor"
 	"github.com/cradle-iot/cradle/test/bench/hubload"
 	"github.com/cradle-iot/cradle/test/bench/plant"
 )
@@ -34,21 +34,6 @@ type Hubs struct {
 	Registrations []Registration `json:"registrations"`
 	Telemetry     []Telemetry    `json:"telemetry"`
 	Idle          []IdleMemory   `json:"idle"`
-}
-
-// Registration is one kind over one store: medians of the rounds, microseconds of CPU of server and database for each.
-type Registration struct {
-	Store     string  `json:"store"`
-	Transport string  `json:"transport"`
-	Few       int     `json:"registered"`
-	Many      int     `json:"registered_many"`
-	CPU       float64 `json:"cpu_us"`
-	Crypto    float64 `json:"handshake_crypto_us"`
-	Ratio     float64 `json:"ratio"`
-	Rate      float64 `json:"per_second"`
-	Large     float64 `json:"cpu_many_us"`
-	Growth    float64 `json:"growth_percent"` // of the ratio, median of the rounds
-	Rounds    int     `json:"rounds"`
 }
 
 // Telemetry is messages of 120 bytes at QoS 1 from some connections.
@@ -73,7 +58,7 @@ func (h *Hubs) met() bool {
 		return true
 	}
 	for _, r := range h.Registrations {
-		if r.Ratio > TargetRegistration || r.Rate < TargetRate || r.Growth > TargetRegistered {
+		if r.Store != enrol.BareName && (r.Ratio > TargetRegistration || r.Rate < TargetRate || r.Growth > TargetRegistered) {
 			return false
 		}
 	}
@@ -177,6 +162,12 @@ func (b *bench) hub(ctx context.Context, store string, idle bool, out *Hubs) err
 		return err
 	}
 	defer many.plant.Close()
+	bare, err := newBare(filepath.Join(b.dir, "hub-"+store+"-bare"), few.Clients)
+	if err != nil {
+		return err
+	}
+	defer bare.server.Close()
+	var handshakes []Sample
 	b.say("%-8s registrations among %d and %d", store, b.o.registeredFew, b.o.registered)
 	samples := map[string][2][]Sample{}
 	for round := -1; round < b.o.rounds; round++ { // the first warms up
@@ -194,9 +185,22 @@ func (b *bench) hub(ctx context.Context, store string, idle bool, out *Hubs) err
 			}
 			samples[transport] = pair
 		}
+		if !idle { // it knows no stores: once is enough
+			continue
+		}
+		x, err := bare.refuse(ctx, b.o.registrations, b.o.parallel)
+		if err != nil {
+			return fmt.Errorf("asking a bare server: %w", err)
+		}
+		if round >= 0 {
+			handshakes = append(handshakes, x)
+		}
 	}
 	for _, transport := range transports {
 		out.Registrations = append(out.Registrations, newRegistration(store, transport, b.o.registeredFew, b.o.registered, samples[transport]))
+	}
+	if idle {
+		out.Registrations = append(out.Registrations, newRegistration(enrol.BareName, "HTTPS", 0, 0, [2][]Sample{handshakes, handshakes}))
 	}
 	if err := many.plant.Stop(); err != nil {
 		return err
@@ -214,58 +218,6 @@ func (b *bench) hub(ctx context.Context, store string, idle bool, out *Hubs) err
 	i, err := few.idle(ctx, b.o.connections, b.o.later)
 	out.Idle = append(out.Idle, i)
 	return err
-}
-
-// register has n more devices register.
-func (s *hubSite) register(ctx context.Context, transport string, n, parallel int) (x Sample, err error) {
-	do := s.RegisterHTTPS
-	if transport == "MQTT" {
-		do = s.RegisterMQTT
-	}
-	first := s.next
-	s.next += n
-	time.Sleep(settle)
-	sampler, err := floor.Start()
-	if err != nil {
-		return x, err
-	}
-	before, err := s.plant.CPU()
-	if err != nil {
-		return x, err
-	}
-	start := time.Now()
-	err = inParallel(n, parallel, func(i int) error { return do(ctx, first+i) })
-	x.Wall = time.Since(start)
-	after, cpuErr := s.plant.CPU()
-	var floorErr error
-	x.Floor, x.Floors, floorErr = sampler.Stop()
-	for _, e := range []error{err, cpuErr, floorErr} {
-		if e != nil {
-			return x, e
-		}
-	}
-	x.CPU, x.Units = after.Sub(before), n
-	return x, nil
-}
-
-func newRegistration(store, transport string, few, many int, s [2][]Sample) Registration {
-	of := func(list []Sample, f func(Sample) float64) float64 {
-		var v []float64
-		for _, x := range list {
-			v = append(v, f(x))
-		}
-		return median(v)
-	}
-	cpu := func(x Sample) float64 { return micro(x.CPU.Total(), x.Units) }
-	over := func(x Sample) float64 { return ratio(x, floor.MutualHandshake) }
-	var growth []float64
-	for i := range s[0] {
-		growth = append(growth, 100*(over(s[1][i])/over(s[0][i])-1))
-	}
-	return Registration{Store: store, Transport: transport, Few: few, Many: many, Rounds: len(s[0]),
-		CPU: of(s[0], cpu), Large: of(s[1], cpu), Ratio: of(s[0], over), Growth: median(growth),
-		Crypto: of(s[0], func(x Sample) float64 { return micro(x.Floor.Of(floor.MutualHandshake), 1) }),
-		Rate:   of(s[0], func(x Sample) float64 { return float64(x.Units) / x.Wall.Seconds() })}
 }
 
 // telemetry puts each level of load on a server.
@@ -370,10 +322,15 @@ func hubTable(w io.Writer, h *Hubs) {
 	fmt.Fprintf(w, "\nServer CPU per registration over a new connection, its entry in the hub's registry included; medians of rounds by turns\n\n")
 	table("store\ttransport\tus\tcrypto us\tratio\tper second\tregistered\tamong more us\tgrowth\tregistered\t", func(t io.Writer) {
 		for _, r := range h.Registrations {
+			if r.Store == enrol.BareName {
+				fmt.Fprintf(t, "%s\t%s\t%.0f\t%.0f\t%.2f\t%.0f\t\t\t\t\t\n", r.Store, r.Transport, r.CPU, r.Crypto, r.Ratio, r.Rate)
+				continue
+			}
 			fmt.Fprintf(t, "%s\t%s\t%.0f\t%.0f\t%.2f\t%.0f\t%d\t%.0f\t%+.1f %%\t%d\t\n", r.Store, r.Transport, r.CPU, r.Crypto, r.Ratio, r.Rate, r.Few, r.Large, r.Growth, r.Many)
 		}
 	})
-	fmt.Fprintf(w, "\ncrypto: one mutual handshake. Targets: ratio %.1f, %.0f per second (20 times Azure's limit), growth %.0f %%.\n", TargetRegistration, TargetRate, TargetRegistered)
+	fmt.Fprintf(w, "\n%s: the same connection and request at net/http, answered 404.\n", enrol.BareName)
+	fmt.Fprintf(w, "crypto: one mutual handshake. Targets: ratio %.1f, %.0f per second (20 times Azure's limit), growth %.0f %%.\n", TargetRegistration, TargetRate, TargetRegistered)
 	fmt.Fprintf(w, "\nTelemetry, 120 bytes at QoS 1; ours is durable before the PUBACK, mosquitto writes its file every second or so\n\n")
 	table("server\tconnections\tunder way each\tper second\tCPU us each\t", func(t io.Writer) {
 		for _, x := range h.Telemetry {

@@ -25,6 +25,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cradle-iot/cradle/test/bench/enrol"
 	"github.com/cradle-iot/cradle/test/bench/fleet"
 	"github.com/cradle-iot/cradle/test/bench/floor"
 	"github.com/cradle-iot/cradle/test/bench/hubload"
@@ -66,6 +67,10 @@ func main() {
 			os.Exit(1)
 		}
 		return
+	}
+	if len(os.Args) == 3 && os.Args[1] == enrol.BareArg {
+		fmt.Fprintln(os.Stderr, enrol.RunBare(os.Args[2]))
+		os.Exit(1)
 	}
 	runtime.LockOSThread() // children die with the thread that started them
 	debug.SetGCPercent(400)
