@@ -76,27 +76,28 @@ func TestDuplicateKey(t *testing.T) {
 			})
 		}
 
-		t.Run("two devices at once", func(t *testing.T) {
-			k, err := a.NewOperational()
-			if err != nil {
-				t.Fatal(err)
-			}
-			other := r.replica(r.db)
-			var wg sync.WaitGroup
-			var errs [2]error
-			for i, u := range []*unit{a, b} {
-				p := []*provider.Provider{r.p, other}[i]
-				req, err := r.request(p, u, attempt{profile: cradle.Operational, peer: u.ldevid, key: k})
+		for name, other := range map[string]*provider.Provider{"two devices at once": r.p, "two devices at once, of two replicas": r.replica(r.db)} {
+			t.Run(name, func(t *testing.T) {
+				k, err := a.NewOperational()
 				if err != nil {
 					t.Fatal(err)
 				}
-				wg.Go(func() { _, errs[i] = p.Enroll(t.Context(), req) })
-			}
-			wg.Wait()
-			if (errs[0] == nil) == (errs[1] == nil) {
-				t.Errorf("%v and %v; one of them must be refused", errs[0], errs[1])
-			}
-		})
+				var wg sync.WaitGroup
+				var errs [2]error
+				for i, u := range []*unit{a, b} {
+					p := []*provider.Provider{r.p, other}[i]
+					req, err := r.request(p, u, attempt{profile: cradle.Operational, peer: u.ldevid, key: k})
+					if err != nil {
+						t.Fatal(err)
+					}
+					wg.Go(func() { _, errs[i] = p.Enroll(t.Context(), req) })
+				}
+				wg.Wait()
+				if (errs[0] == nil) == (errs[1] == nil) {
+					t.Errorf("%v and %v; one of them must be refused", errs[0], errs[1])
+				}
+			})
+		}
 		r.check()
 	})
 }

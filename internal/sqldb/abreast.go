@@ -43,6 +43,7 @@ func (w *writer) side(jobs []*job, shared *carried) (wrote bool, bad *job, spoil
 		spoilt = w.call(jobs[0], tx)
 		return tx.wrote, jobs[0], spoilt
 	}
+	w.conn.side = len(w.conn.later)
 	running := make([]*runner, len(jobs))
 	for i, j := range jobs {
 		r := &runner{tx: &Tx{db: w.db, conn: w.conn, carry: shared, of: j}}

@@ -31,6 +31,7 @@ type conn struct {
 
 	// PostgreSQL: statements that travel with the next one whose result is asked for, and whose failed.
 	later   []statementCall
+	side    int // of later: where those of the functions begin that run abreast now
 	culprit *job
 }
 
@@ -87,6 +88,15 @@ func (c *conn) deadline(d time.Duration) {
 	if c.pg != nil {
 		c.pg.PgConn().Conn().SetDeadline(time.Now().Add(d)) // an error shows at the next statement
 	}
+}
+
+// byKeys has PostgreSQL plan each statement of a writer once, and find rows by their keys however few a table has by then:
+// the plan is still used when it has millions.
+func (c *conn) byKeys() error {
+	if c.pg == nil {
+		return nil
+	}
+	return c.exec("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_memoize = off")
 }
 
 // exec runs a statement of ours that has no arguments.

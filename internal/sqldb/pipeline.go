@@ -17,6 +17,7 @@ type statementCall struct {
 	args []any
 	of   *job    // whose function it is from; nil: the transaction's own, or a reader's
 	to   *answer // nil: nobody asks what it brings
+	set  *set    // of a Many, whose arguments grow until it is sent; of is nil when it is from several
 }
 
 // begin begins a transaction: on PostgreSQL together with its first statement.
@@ -72,7 +73,7 @@ func (c *conn) send() error {
 	calls, begin := c.later, !c.begun()
 	defer func() {
 		clear(calls)
-		c.later = calls[:0]
+		c.later, c.side = calls[:0], 0
 	}()
 	switch len(calls) {
 	case 0:
@@ -87,11 +88,15 @@ func (c *conn) send() error {
 	res := c.pg.SendBatch(forever, &b)
 	for i, s := range calls {
 		var err error
-		if s.to == nil || s.to.want == count {
+		switch {
+		case s.set != nil:
+			rows, _ := res.Query()
+			err = s.set.take(rows, c.pg.TypeMap())
+		case s.to == nil || s.to.want == count:
 			var tag pgconn.CommandTag
 			tag, err = res.Exec()
 			s.to.counted(tag, err)
-		} else {
+		default:
 			rows, _ := res.Query()
 			err = s.to.take(rows)
 		}
@@ -105,12 +110,15 @@ func (c *conn) send() error {
 
 // sendOne is send for a single statement.
 func (c *conn) sendOne(s *statementCall) error {
-	if s.to == nil || s.to.want == count {
+	if s.set == nil && (s.to == nil || s.to.want == count) {
 		tag, err := c.pg.Exec(forever, s.text, s.args...)
 		s.to.counted(tag, err)
 		return err
 	}
 	rows, _ := c.pg.Query(forever, s.text, s.args...)
+	if s.set != nil {
+		return s.set.take(rows, c.pg.TypeMap())
+	}
 	return s.to.take(rows)
 }
 
@@ -175,21 +183,9 @@ func (a *answer) take(rows pgx.Rows) error {
 	defer rows.Close()
 	for rows.Next() {
 		if a.fields == nil {
-			descriptions := rows.FieldDescriptions()
-			a.fields = make([]field, len(descriptions))
-			for i, d := range descriptions {
-				a.fields[i] = field{d.Name, d.DataTypeOID, d.Format}
-			}
+			a.fields = fieldsOf(rows)
 		}
-		a.values = slices.Grow(a.values, len(a.fields))
-		raw := rows.RawValues()
-		copied := slices.Concat(raw...)
-		for _, v := range raw {
-			if len(v) > 0 { // an empty one stays what it is: it is not NULL
-				v, copied = copied[:len(v):len(v)], copied[len(v):]
-			}
-			a.values = append(a.values, v)
-		}
+		a.values = copied(a.values, rows.RawValues())
 		if a.want == first {
 			break
 		}
@@ -199,6 +195,28 @@ func (a *answer) take(rows pgx.Rows) error {
 		a.values = nil
 	}
 	return a.err
+}
+
+func fieldsOf(rows pgx.Rows) []field {
+	descriptions := rows.FieldDescriptions()
+	fields := make([]field, len(descriptions))
+	for i, d := range descriptions {
+		fields[i] = field{d.Name, d.DataTypeOID, d.Format}
+	}
+	return fields
+}
+
+// copied appends copies of a row's values.
+func copied(to, raw [][]byte) [][]byte {
+	to = slices.Grow(to, len(raw))
+	all := slices.Concat(raw...)
+	for _, v := range raw {
+		if len(v) > 0 { // an empty one stays what it is: it is not NULL
+			v, all = all[:len(v):len(v)], all[len(v):]
+		}
+		to = append(to, v)
+	}
+	return to
 }
 
 // Err implements Row.

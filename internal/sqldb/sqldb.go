@@ -21,7 +21,9 @@
 //     process never wait for each other, only for other replicas.
 //   - Each statement whose result is asked for is a round trip, which costs both sides about as much as the
 //     statement. Functions of a batch that are about different things (UpdateApart) run abreast, as coroutines:
-//     what all of them ask is sent at once, in their order, and then each goes on with its answer.
+//     what all of them ask is sent at once, in their order, and then each goes on with its answer. What several of
+//     them ask of the same Many is one statement.
+//   - Writers find rows by keys: they plan a statement once, for whatever size a table will have, and may not scan one.
 //   - Batches of several replicas may lock rows in different orders. PostgreSQL then ends one
 //     of them (deadlock, after its deadlock_timeout); the batch is run again, at last each
 //     function alone, a bounded number of times; after that the answer is Busy.

@@ -155,17 +155,22 @@ func (tx *Tx) QueryRow(query string, args ...any) Row {
 	return row
 }
 
-// ask sends a statement behind those that wait, or lets it wait with those of the functions that run abreast.
+// ask asks a statement behind those that wait.
 func (tx *Tx) ask(s *statement, args []any, w want) *answer {
 	c := tx.conn
 	a := &answer{want: w, types: c.pg.TypeMap()}
-	c.later = append(c.later, statementCall{s.text, args, tx.of, a})
+	c.later = append(c.later, statementCall{text: s.text, args: args, of: tx.of, to: a})
+	tx.await(a)
+	return a
+}
+
+// await sends what waits, or lets it wait with what the functions that run abreast ask.
+func (tx *Tx) await(a *answer) {
 	if tx.pause == nil {
-		a.err = c.send()
+		a.err = tx.conn.send()
 	} else if !tx.pause() {
 		a.err = errAborted
 	}
-	return a
 }
 
 // Row is the one row that a query returned.

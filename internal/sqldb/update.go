@@ -211,6 +211,9 @@ func (w *writer) attempt(jobs []*job, more func() *job) (ran []*job, bad *job, e
 		if w.conn, err = w.db.connect(forever); err != nil {
 			return ran, nil, err
 		}
+		if err := w.conn.byKeys(); err != nil {
+			return ran, nil, w.rollback(err)
+		}
 	}
 	w.conn.deadline(writeDeadline)
 	if err := w.conn.begin(w.db.begin); err != nil {

@@ -4,9 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/sqldb"
@@ -47,17 +44,22 @@ type closing struct {
 	epoch       int64          // that the intent rests on,
 	authProfile cradle.Profile // and of the certificate that authenticated it
 	dev         provider.Device
-	earlier     bool // SQLite: the device has certificates of this lineage
+	earlier     bool // the device has certificates of this lineage
 }
+
+// An open intent is sought by its id, not among those that are open.
+var closeMany = sqldb.NewMany(`account text, device text, digest text, intent text, lineage text`, `,
+	d AS (SELECT asked.*, d.state, d.epoch FROM asked, devices d WHERE d.account = asked.account AND d.id = asked.device FOR UPDATE OF d)
+	UPDATE intents i SET state = 'done', certificate = d.digest FROM d WHERE i.id = d.intent AND i.state <> 'done' AND i.state <> 'void'
+	RETURNING d.n, i.epoch, i.auth_profile, d.state, d.epoch,
+		(SELECT 1 FROM certificates c WHERE c.account = d.account AND c.device = d.device AND c.lineage = d.lineage LIMIT 1) IS NOT NULL`)
 
 // close ends an open intent with its certificate, locks its device and looks at the device's standing now.
 func (x *closing) close(tx *sqldb.Tx, intent string) error {
 	var err error
 	if tx.Engine() == sqldb.PostgreSQL {
-		err = tx.QueryRow(`WITH d AS (SELECT state, epoch FROM devices WHERE account = ? AND id = ? FOR UPDATE)
-			UPDATE intents i SET state = 'done', certificate = ? FROM d WHERE i.id = ? AND i.state = 'open'
-			RETURNING i.epoch, i.auth_profile, d.state, d.epoch`, x.dev.Account, x.dev.ID, x.c.Digest, intent).
-			Scan(&x.epoch, &x.authProfile, &x.dev.State, &x.dev.Epoch)
+		err = tx.AskMany(closeMany, x.dev.Account, x.dev.ID, x.c.Digest, intent, x.c.Lineage).
+			Scan(&x.epoch, &x.authProfile, &x.dev.State, &x.dev.Epoch, &x.earlier)
 	} else {
 		var n int64
 		n, err = tx.Exec(`UPDATE intents SET state = 'done', certificate = ? WHERE id = ? AND state = 'open'`, x.c.Digest, intent)
@@ -79,66 +81,89 @@ func (x *closing) close(tx *sqldb.Tx, intent string) error {
 // place stores the certificate in its slot and brings the device up to date: on PostgreSQL in one statement.
 func (x *closing) place(tx *sqldb.Tx) error {
 	c := x.c
-	var steps []string
-	var args [][]any
-	also := func(step string, a ...any) { steps, args = append(steps, step), append(args, a) }
+	var do placement
 	switch c.Profile {
 	case cradle.IDevID:
-		also(`UPDATE devices SET idevid_cert = ? WHERE account = ? AND id = ?`, c.Digest, c.Account, c.Device)
+		do = isIDevID
 	case cradle.IAK:
-		also(`UPDATE devices SET iak_cert = ? WHERE account = ? AND id = ?`, c.Digest, c.Account, c.Device)
+		do = isIAK
 	default:
 		if c.Profile == cradle.LDevID && x.dev.State == cradle.Accepted {
-			also(`UPDATE devices SET state = ? WHERE account = ? AND id = ? AND state = ?`, cradle.Active, c.Account, c.Device, cradle.Accepted)
+			do |= activates
 		}
 		if !c.Proved() { // which of several is in use is known only when it is seen (docs/decisions/0015)
 			break
 		}
-		if tx.Engine() == sqldb.SQLite && !x.earlier { // there is nothing that it supersedes, or heals
+		if !x.earlier { // there is nothing that it supersedes, or heals
 			break
 		}
-		also(`UPDATE certificates SET slot = ?, superseded = ? WHERE account = ? AND device = ? AND lineage = ? AND slot = ?`,
-			provider.Superseded, micros(c.Issued), c.Account, c.Device, c.Lineage, provider.Next)
+		do |= supersedes
 		if x.authProfile != c.Profile { // attested afresh
-			also(`DELETE FROM quarantines WHERE account = ? AND device = ? AND lineage = ?`, c.Account, c.Device, c.Lineage)
+			do |= heals
 		}
 	}
-	// The first certificate of a device and profile is current at once; a later one waits to be seen in use.
-	values := []any{c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), c.Intent, micros(c.Issued), c.Lineage}
-	slot := `?`
-	switch {
-	case tx.Engine() == sqldb.PostgreSQL:
-		slot = `CASE WHEN EXISTS (SELECT 1 FROM certificates WHERE account = ? AND device = ? AND lineage = ?) THEN 'next' ELSE 'current' END`
-		values = append(values, c.Account, c.Device, c.Lineage)
-	case x.earlier:
-		values = append(values, provider.Next)
-	default:
-		values = append(values, provider.Current)
+	// The first certificate of a device and lineage is current at once; a later one waits to be seen in use.
+	slot := provider.Current
+	if x.earlier {
+		slot = provider.Next
 	}
-	also(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, intent, issued, revoked, reason, lineage, slot)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '', ?, `+slot+`)`, values...)
+	values := []any{c.Digest, c.Serial, c.Account, c.Device, c.Profile, c.Authority, c.DER, micros(c.NotBefore), micros(c.NotAfter), c.Intent, micros(c.Issued), c.Lineage, slot}
 	if tx.Engine() == sqldb.PostgreSQL {
-		return tx.Queue(together(steps), slices.Concat(args...)...)
+		tx.QueueMany(placements[do], values...)
+		return nil
 	}
-	for i, s := range steps {
-		if err := tx.Queue(s, args[i]...); err != nil {
-			return err
+	var err error
+	also := func(on placement, query string, args ...any) {
+		if err == nil && do&on != 0 {
+			err = tx.Queue(query, args...)
 		}
 	}
-	return nil
+	also(isIDevID, `UPDATE devices SET idevid_cert = ? WHERE account = ? AND id = ?`, c.Digest, c.Account, c.Device)
+	also(isIAK, `UPDATE devices SET iak_cert = ? WHERE account = ? AND id = ?`, c.Digest, c.Account, c.Device)
+	also(activates, `UPDATE devices SET state = 'active' WHERE account = ? AND id = ? AND state = 'accepted'`, c.Account, c.Device)
+	also(supersedes, `UPDATE certificates SET slot = 'superseded', superseded = ? WHERE account = ? AND device = ? AND lineage = ? AND slot = 'next'`,
+		micros(c.Issued), c.Account, c.Device, c.Lineage)
+	also(heals, `DELETE FROM quarantines WHERE account = ? AND device = ? AND lineage = ?`, c.Account, c.Device, c.Lineage)
+	if err != nil {
+		return err
+	}
+	return tx.Queue(`INSERT INTO certificates (`+placed+`, revoked, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '')`, values...)
 }
 
-// together makes one statement of several that do not touch the same rows, and see none of each other's changes.
-func together(steps []string) string {
-	var b strings.Builder
-	last := len(steps) - 1
-	for i, s := range steps[:last] {
-		if i == 0 {
-			b.WriteString("WITH ")
-		} else {
-			b.WriteString(", ")
+// placement is what a certificate changes besides being stored.
+type placement int
+
+const (
+	isIDevID placement = 1 << iota
+	isIAK
+	activates
+	supersedes
+	heals
+	allPlacements
+)
+
+const placed = `digest, serial, account, device, profile, authority, der, not_before, not_after, intent, issued, lineage, slot`
+
+// placements do each on PostgreSQL.
+var placements = func() (all [allPlacements]*sqldb.Many) {
+	for do := range allPlacements {
+		steps := ""
+		also := func(on placement, name, step string) {
+			if do&on != 0 {
+				steps += ",\n" + name + " AS (" + step + ")"
+			}
 		}
-		fmt.Fprintf(&b, "s%d AS (%s)", i, s)
+		const device = ` FROM asked WHERE d.account = asked.account AND d.id = asked.device`
+		also(isIDevID, "idevid", `UPDATE devices d SET idevid_cert = asked.digest`+device)
+		also(isIAK, "iak", `UPDATE devices d SET iak_cert = asked.digest`+device)
+		also(activates, "active", `UPDATE devices d SET state = 'active'`+device+` AND d.state = 'accepted'`)
+		also(supersedes, "old", `UPDATE certificates c SET slot = 'superseded', superseded = a.issued FROM (SELECT issued,
+				(SELECT serial FROM certificates c WHERE c.account = asked.account AND c.device = asked.device AND c.lineage = asked.lineage AND c.slot = 'next' LIMIT 1) AS serial
+				FROM asked) a WHERE c.serial = a.serial`)
+		also(heals, "healed", `DELETE FROM quarantines q USING asked WHERE q.account = asked.account AND q.device = asked.device AND q.lineage = asked.lineage`)
+		all[do] = sqldb.NewMany(`digest text, serial text, account text, device text, profile text, authority text, der bytea, not_before bigint, not_after bigint,`+
+			` intent text, issued bigint, lineage text, slot text`, steps+`
+			INSERT INTO certificates (`+placed+`, revoked, reason) SELECT `+placed+`, 0, '' FROM asked`)
 	}
-	return b.String() + " " + steps[last]
-}
+	return all
+}()

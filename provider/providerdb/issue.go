@@ -32,16 +32,34 @@ func scanCert(r row, c *provider.Certificate) error {
 
 const intentColumns = `id, account, device, profile, operation, authority, auth_cert, auth_profile, csr, spki, challenge, serial, epoch, created, replica, lineage, state, certificate, reason`
 
-// insertIntent goes on with FROM; PostgreSQL.
-const insertIntent = `INSERT INTO intents (` + intentColumns + `) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?::bigint, ?::bigint, ?, ?, 'open', '', ''`
-
 func intentValues(i *provider.Intent) []any {
 	return []any{i.ID, i.Account, i.Device, i.Profile, i.Operation, i.Authority, i.AuthCert, i.AuthProfile, i.CSR, i.SPKI, i.Challenge, i.Serial,
 		i.Epoch, micros(i.Created), i.Replica, i.Lineage}
 }
 
-// insertKey claims a public key for a device and returns whose it is. It stays that device's also when no certificate
-// comes of the intent: its holder proved to have it.
+// asksIntent are the columns of a Many for intentValues; claims inserts what it asks, from rows that mayBegin. A public key
+// stays the device's also when no certificate comes of the intent: its holder proved to have it.
+const asksIntent = `id text, account text, device text, profile text, operation text, authority text, auth_cert text, auth_profile text, csr text, spki text,` +
+	` challenge text, serial text, epoch bigint, created bigint, replica text, lineage text`
+
+func claims(from, mayBegin string) string {
+	return `,
+	k AS (INSERT INTO device_keys (spki, account, device) SELECT spki, account, device FROM ` + from + `
+		ON CONFLICT (spki) DO UPDATE SET spki = excluded.spki RETURNING spki, account, device),
+	i AS (INSERT INTO intents (` + intentColumns + `)
+		SELECT id, account, device, profile, operation, authority, auth_cert, auth_profile, csr, spki, challenge, serial, epoch, created, replica, lineage, 'open', '', ''
+		FROM ` + from + ` WHERE ` + mayBegin + ` AND (` + ownsKey + `) IS TRUE ON CONFLICT (challenge) DO NOTHING RETURNING id)`
+}
+
+const (
+	ownsKey = `(spki, account, device) IN (SELECT spki, account, device FROM k)`
+	begun   = `CASE WHEN id IN (SELECT id FROM i) THEN 1 ELSE 0 END`
+	owner   = `CASE WHEN ` + ownsKey + ` THEN account || '/' || device ELSE '' END`
+)
+
+var spendMany = sqldb.NewMany(asksIntent, claims("asked", "true")+` SELECT n, `+begun+`, `+owner+` FROM asked`)
+
+// insertKey claims a public key for a device and returns whose it is.
 const insertKey = ` ON CONFLICT (spki) DO UPDATE SET spki = excluded.spki RETURNING account || '/' || device`
 
 func ownKey(i *provider.Intent, owner string) error {
@@ -55,12 +73,9 @@ func ownKey(i *provider.Intent, owner string) error {
 // spent before.
 func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
 	var owner string
-	if tx.Engine() == sqldb.PostgreSQL { // in one round trip
+	if tx.Engine() == sqldb.PostgreSQL {
 		var spent int64
-		err := tx.QueryRow(`WITH k (owner) AS (INSERT INTO device_keys (spki, account, device) VALUES (?, ?, ?)`+insertKey+`),
-			i AS (`+insertIntent+` FROM k WHERE k.owner = ? ON CONFLICT (challenge) DO NOTHING RETURNING 1)
-			SELECT k.owner, (SELECT count(*) FROM i) FROM k`,
-			append(append([]any{i.SPKI, i.Account, i.Device}, intentValues(i)...), string(i.Account)+"/"+string(i.Device))...).Scan(&owner, &spent)
+		err := tx.AskMany(spendMany, intentValues(i)...).Scan(&spent, &owner)
 		if err == nil {
 			err = ownKey(i, owner)
 		}
@@ -82,44 +97,70 @@ func spend(tx *sqldb.Tx, i *provider.Intent) (bool, error) {
 	return n == 1, err
 }
 
-// standing reads, in the statement that locks a device, what its next intent rests on: whether a set of the account is
+// standing reads, in the statement that locks device d, what its next intent rests on: whether a set of the account is
 // being changed, whether the client's certificate stands as it is remembered to, and of a request without evidence what
-// would refuse it.
-func standing(i *provider.Intent) (columns string, args []any) {
-	stale := `0 AS stale`
-	if i.Rests != nil {
-		stale = `CASE WHEN EXISTS (SELECT 1 FROM certificates a WHERE a.serial = ? AND a.digest = ? AND a.slot = ? AND a.revoked = 0)
-			AND NOT EXISTS (SELECT 1 FROM quarantines q WHERE q.account = d.account AND q.device = d.id AND q.lineage = ?) THEN 0 ELSE 1 END AS stale`
-		args = []any{i.Rests.Serial, i.AuthCert, i.Rests.Slot, i.Rests.Lineage}
+// would refuse it. What it compares with is given by value, in the order of standingValues.
+// It has no EXISTS: for that PostgreSQL may read a whole table into a hash, which is the quickest while it is small.
+func standing(proved, rests bool, value func(name string) string) string {
+	columns := `d.state, d.epoch AS now, ` + running + ` AS busy, `
+	if rests {
+		columns += `CASE WHEN (SELECT 1 FROM certificates a WHERE a.serial = ` + value("rests_serial") + ` AND a.digest = ` + value("auth_cert") + ` AND a.slot = ` + value("rests_slot") + ` AND a.revoked = 0) = 1
+			AND (SELECT 1 FROM quarantines q WHERE q.account = d.account AND q.device = d.id AND q.lineage = ` + value("rests_lineage") + `) IS NULL THEN 0 ELSE 1 END AS stale`
+	} else {
+		columns += `0 AS stale`
 	}
-	if i.Proved() {
-		return `d.state, d.epoch, ` + running + ` AS busy, ` + stale + `, 0 AS quarantined, 0 AS proved`, args
+	if proved {
+		return columns + `, 0 AS quarantined, 0 AS proved`
 	}
-	return `d.state, d.epoch, ` + running + ` AS busy, ` + stale + `,
-		CASE WHEN EXISTS (SELECT 1 FROM quarantines q WHERE q.account = d.account AND q.device = d.id AND q.lineage = ?) THEN 1 ELSE 0 END AS quarantined,
-		CASE WHEN EXISTS (SELECT 1 FROM certificates c WHERE c.account = d.account AND c.device = d.id AND c.lineage = ?) THEN 1 ELSE 0 END AS proved`,
-		append(args, i.Lineage, i.Profile)
+	return columns + `,
+		COALESCE((SELECT 1 FROM quarantines q WHERE q.account = d.account AND q.device = d.id AND q.lineage = ` + value("lineage") + `), 0) AS quarantined,
+		COALESCE((SELECT 1 FROM certificates c WHERE c.account = d.account AND c.device = d.id AND c.lineage = ` + value("profile") + ` LIMIT 1), 0) AS proved`
 }
+
+func standingValues(i *provider.Intent) (args []any) {
+	if i.Rests != nil {
+		args = append(args, i.Rests.Serial, i.AuthCert, i.Rests.Slot, i.Rests.Lineage)
+	}
+	if !i.Proved() {
+		args = append(args, i.Lineage, i.Profile)
+	}
+	return args
+}
+
+// spendForMany are by whether there is evidence and whether the client's record was remembered.
+var spendForMany = func() map[[2]bool]*sqldb.Many {
+	all := map[[2]bool]*sqldb.Many{}
+	for _, v := range [][2]bool{{}, {true, false}, {false, true}, {true, true}} {
+		proved, rests := v[0], v[1]
+		asks := asksIntent
+		if rests {
+			asks += `, rests_serial text, rests_slot text, rests_lineage text`
+		}
+		// The states are those that mayIssue allows.
+		all[v] = sqldb.NewMany(asks, `,
+			d AS (SELECT asked.*, `+standing(proved, rests, func(name string) string { return "asked." + name })+`
+				FROM asked, devices d WHERE d.account = asked.account AND d.id = asked.device FOR UPDATE OF d)`+
+			claims("d", `now = epoch AND busy = 0 AND stale = 0 AND quarantined = 0 AND proved = 0 AND state IN ('accepted', 'active')`)+`
+			SELECT n, state, now, busy, stale, quarantined, proved, `+begun+`, `+owner+` FROM d`)
+	}
+	return all
+}()
 
 // spendFor locks the intent's device, says how it stands and, if it may have certificates, spends the challenge.
 func spendFor(tx *sqldb.Tx, i *provider.Intent, dev *provider.Device) (fresh bool, err error) {
 	var busy, stale, quarantined, proved, spent int64
-	columns, args := standing(i)
-	args = append(args, i.Account, i.Device)
 	owner := string(i.Account) + "/" + string(i.Device)
 	postgres := tx.Engine() == sqldb.PostgreSQL
-	if postgres { // in one round trip; the states are those that mayIssue allows
-		args = append(append(append(args, i.SPKI, i.Account, i.Device), intentValues(i)...), i.Epoch, owner)
-		err = tx.QueryRow(`WITH d AS (SELECT `+columns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE),
-			k (owner) AS (INSERT INTO device_keys (spki, account, device) SELECT ?, ?, ? FROM d`+insertKey+`),
-			i AS (`+insertIntent+` FROM d, k
-				WHERE d.epoch = ? AND d.busy = 0 AND d.stale = 0 AND d.quarantined = 0 AND d.proved = 0 AND d.state IN ('accepted', 'active') AND k.owner = ?
-				ON CONFLICT (challenge) DO NOTHING RETURNING 1)
-			SELECT d.state, d.epoch, d.busy, d.stale, d.quarantined, d.proved, (SELECT count(*) FROM i), k.owner FROM d, k`, args...).
+	if postgres { // in one round trip
+		args := intentValues(i)
+		if i.Rests != nil {
+			args = append(args, i.Rests.Serial, i.Rests.Slot, i.Rests.Lineage)
+		}
+		err = tx.AskMany(spendForMany[[2]bool{i.Proved(), i.Rests != nil}], args...).
 			Scan(&dev.State, &dev.Epoch, &busy, &stale, &quarantined, &proved, &spent, &owner)
 	} else {
-		err = tx.QueryRow(`SELECT `+columns+` FROM devices d WHERE d.account = ? AND d.id = ?`, args...).
-			Scan(&dev.State, &dev.Epoch, &busy, &stale, &quarantined, &proved)
+		err = tx.QueryRow(`SELECT `+standing(i.Proved(), i.Rests != nil, func(string) string { return "?" })+` FROM devices d WHERE d.account = ? AND d.id = ?`,
+			append(standingValues(i), i.Account, i.Device)...).Scan(&dev.State, &dev.Epoch, &busy, &stale, &quarantined, &proved)
 	}
 	if err == nil {
 		err = mayIssue(i, dev)

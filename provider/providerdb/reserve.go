@@ -3,6 +3,7 @@ package providerdb
 import (
 	"database/sql"
 	"errors"
+	"strings"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/sqldb"
@@ -22,13 +23,16 @@ func reserve(tx *sqldb.Tx, profile cradle.Profile, want provider.Device, out *pr
 		return false, cradle.Errorf(cradle.Forbidden, "order %s is %s", o.ID, o.State)
 	}
 	fresh := func() (bool, error) {
+		var err error
 		keys := ekKeys(&want)
-		err := tx.QueryRow(`INSERT INTO devices (account, id, oem, order_id, lot, serial, tier, maker, anchor, ek_digest, ek_cert, iak, idevid_cert, iak_cert, state, epoch, reason, created)
-			VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, '', '', ?, 0, '', ?) ON CONFLICT DO NOTHING
-			RETURNING CASE WHEN EXISTS (SELECT 1 FROM revocation_jobs j WHERE j.account = ? AND j.state = 'running')
-				OR EXISTS (SELECT 1 FROM distrusts x WHERE x.digest IN `+places(keys)+`) THEN 1 ELSE 0 END`,
-			append([]any{want.Account, want.ID, want.OEM, want.Order, want.Serial, want.Tier, want.Maker, want.Anchor, want.EKDigest, want.EKCert, want.IAK,
-				cradle.Made, micros(want.Created), want.Account}, keys...)...).Scan(&doubt)
+		args := []any{want.Account, want.ID, want.OEM, want.Order, want.Serial, want.Tier, want.Maker, want.Anchor, want.EKDigest, want.EKCert, want.IAK, micros(want.Created)}
+		if tx.Engine() == sqldb.PostgreSQL {
+			err = tx.AskMany(bornMany, append(args, strings.Join(keys, ","))...).Scan(&doubt)
+		} else {
+			err = tx.QueryRow(`INSERT INTO devices (account, id, oem, order_id, serial, tier, maker, anchor, ek_digest, ek_cert, iak, created, lot, idevid_cert, iak_cert, state, epoch, reason)
+				VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', '', 'made', 0, '') ON CONFLICT DO NOTHING RETURNING `+doubtful(`?`, `IN `+places(toAny(keys))),
+				append(append(args, want.Account), toAny(keys)...)...).Scan(&doubt)
+		}
 		if err != nil {
 			if errors.Is(err, sql.ErrNoRows) {
 				return false, nil
@@ -52,8 +56,12 @@ func reserve(tx *sqldb.Tx, profile cradle.Profile, want provider.Device, out *pr
 	}
 	h := &out.Device
 	var created int64
-	err = tx.QueryRow(`SELECT `+deviceColumns+`, `+running+` FROM devices d WHERE d.ek_digest = ? AND d.ek_digest <> '' FOR UPDATE`, want.EKDigest).
-		Scan(append(deviceFields(h, &created), &doubt)...)
+	fields := append(deviceFields(h, &created), &doubt)
+	if tx.Engine() == sqldb.PostgreSQL {
+		err = tx.AskMany(unitMany, want.EKDigest).Scan(fields...)
+	} else {
+		err = tx.QueryRow(`SELECT `+deviceColumns+`, `+running+` FROM devices d WHERE d.ek_digest = ? AND d.ek_digest <> ''`, want.EKDigest).Scan(fields...)
+	}
 	h.Created = fromMicros(created)
 	switch {
 	case err == nil:
@@ -77,9 +85,34 @@ func reserve(tx *sqldb.Tx, profile cradle.Profile, want provider.Device, out *pr
 	return doubt != 0, err
 }
 
+// doubtful tells whether a set of the account is being changed, or one of the keys is distrusted.
+func doubtful(account, keys string) string {
+	return `CASE WHEN EXISTS (SELECT 1 FROM revocation_jobs j WHERE j.account = ` + account + ` AND j.state = 'running')
+		OR EXISTS (SELECT 1 FROM distrusts x WHERE x.digest ` + keys + `) THEN 1 ELSE 0 END`
+}
+
+var (
+	bornMany = sqldb.NewMany(`account text, id text, oem text, order_id text, serial text, tier text, maker text, anchor text, ek_digest text, ek_cert bytea, iak bytea,`+
+		` created bigint, keys text`, `,
+		d AS (INSERT INTO devices (account, id, oem, order_id, serial, tier, maker, anchor, ek_digest, ek_cert, iak, created, lot, idevid_cert, iak_cert, state, epoch, reason)
+			SELECT account, id, oem, order_id, serial, tier, maker, anchor, ek_digest, ek_cert, iak, created, '', '', '', 'made', 0, '' FROM asked
+			ON CONFLICT DO NOTHING RETURNING account, id)
+		SELECT n, `+doubtful(`asked.account`, `= ANY (string_to_array(asked.keys, ','))`)+` FROM asked WHERE ((account, id) IN (SELECT account, id FROM d)) IS TRUE`)
+	unitMany = sqldb.NewMany(`ek text`, ` SELECT asked.n, `+deviceColumns+`, `+running+`
+		FROM asked, devices d WHERE d.ek_digest = asked.ek AND d.ek_digest <> '' FOR UPDATE OF d`)
+	restMany = sqldb.NewMany(`issuers text, account text, device text`, ` INSERT INTO device_ek_issuers (issuer, account, device)
+		SELECT unnest(string_to_array(issuers, ',')), account, device FROM asked ON CONFLICT DO NOTHING`)
+)
+
 // rest records on which issuers' word a new device rests.
 func rest(tx *sqldb.Tx, v *provider.Device) error {
 	if v.EKDigest == "" {
+		return nil
+	}
+	if tx.Engine() == sqldb.PostgreSQL {
+		if len(v.Issuers) > 0 {
+			tx.QueueMany(restMany, strings.Join(v.Issuers, ","), v.Account, v.ID)
+		}
 		return nil
 	}
 	for _, k := range v.Issuers {

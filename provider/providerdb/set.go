@@ -276,7 +276,7 @@ func (d *DB) CountMakers(ctx context.Context) (map[cradle.MakerID]int64, error) 
 
 // trusted refuses a birth by keys that are distrusted. Its transaction holds the order's row already (Barrier).
 func trusted(tx *sqldb.Tx, v *provider.Device) error {
-	keys := ekKeys(v)
+	keys := toAny(ekKeys(v))
 	var digest, kind string
 	err := tx.QueryRow(`SELECT digest, kind FROM distrusts WHERE digest IN `+places(keys)+` LIMIT 1`, keys...).Scan(&digest, &kind)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -290,7 +290,7 @@ func trusted(tx *sqldb.Tx, v *provider.Device) error {
 }
 
 // ekKeys are the digests of a device's endorsement key and of its issuers'.
-func ekKeys(v *provider.Device) []any { return append([]any{v.EKDigest}, toAny(v.Issuers)...) }
+func ekKeys(v *provider.Device) []string { return append([]string{v.EKDigest}, v.Issuers...) }
 
 func toAny(list []string) []any {
 	out := make([]any, len(list))
