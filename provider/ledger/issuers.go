@@ -1,8 +1,6 @@
 package ledger
 
-import (
-	"github.com/cradle-iot/cradle"
-)
+import "github.com/cradle-iot/cradle"
 
 // station is the profile of the certificates of line stations.
 const station = "station"
