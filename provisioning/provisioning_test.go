@@ -320,3 +320,57 @@ func TestRegisterHold(t *testing.T) {
 		}
 	})
 }
+
+// lateSettle is a store whose first Settle returns only when it is released, although it has committed.
+type lateSettle struct {
+	provisioning.Store
+	committed, release chan struct{}
+	once               sync.Once
+	read               chan struct{}
+}
+
+func (l *lateSettle) Settle(ctx context.Context, d provisioning.Delivery, lease provisioning.Lease, done provisioning.Settled) (*provisioning.Registration, *provisioning.Delivery, error) {
+	r, again, err := l.Store.Settle(ctx, d, lease, done)
+	l.once.Do(func() {
+		close(l.committed)
+		<-l.release
+	})
+	return r, again, err
+}
+
+func (l *lateSettle) Registration(ctx context.Context, id provisioning.RegistrationID) (provisioning.Registration, error) {
+	select {
+	case l.read <- struct{}{}:
+	default:
+	}
+	return l.Store.Registration(ctx, id)
+}
+
+// TestPollOfALaterOperation: who waits for an operation is not answered with what became of the one before.
+func TestPollOfALaterOperation(t *testing.T) {
+	w := newWorld(t, t.TempDir()+"/p.db")
+	l := &lateSettle{committed: make(chan struct{}), release: make(chan struct{}), read: make(chan struct{})}
+	r := w.start(true, func(c *provisioning.Config) { l.Store, c.Store = c.Store, l })
+	w.enrol(r)
+	if _, _, err := r.register("dev-1", w.ca.Leaf("dev-1", nil).Leaf); err != nil {
+		t.Fatal(err)
+	}
+	<-l.committed
+	reg, c, err := r.register("dev-1", w.ca.Leaf("dev-1", nil).Leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	polled := make(chan error, 1)
+	go func() {
+		_, err := r.Operation(t.Context(), c, reg.Operation, time.Minute)
+		polled <- err
+	}()
+	<-l.read // it looks into the store while it waits: whatever is settled from now on wakes it
+	close(l.release)
+	if err := <-polled; err != nil {
+		t.Error(err)
+	}
+	if got := r.await(c, reg.Operation); got.Status != provisioning.Assigned {
+		t.Errorf("%+v", got)
+	}
+}

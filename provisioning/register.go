@@ -123,7 +123,9 @@ func (s *Service) await(ctx context.Context, c *Caller, operation string, hold t
 		recheck := time.NewTimer(250 * time.Millisecond)
 		select {
 		case <-news.c:
-			known = news.settled
+			if known = news.settled; known != nil && known.Operation != operation {
+				known = nil // settled before this operation began
+			}
 		case <-recheck.C:
 		case <-timeout:
 			hold = 0
