@@ -33,6 +33,7 @@ const (
 	Line    cradle.OrderID   = "ord-line"  // of the units that are measured
 	Fleet   cradle.OrderID   = "ord-fleet" // of the devices that are there before
 	Units                    = 9_999_999   // of each order
+	Host                     = "localhost" // that serve names its logs by
 )
 
 // Serial is a unit's serial number; both orders count from 1 with a prefix of their own.
@@ -182,7 +183,7 @@ func (p *Plant) Addr() string { return p.listen }
 
 // Start runs the server and waits until it is ready.
 func (p *Plant) Start(ctx context.Context) error {
-	args := []string{"serve", "--data", p.Data(), "--listen", p.listen}
+	args := []string{"serve", "--data", p.Data(), "--host", Host, "--listen", p.listen}
 	if p.URL != "" {
 		args = append(args, "--db", p.URL)
 	}

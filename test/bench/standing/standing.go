@@ -122,7 +122,7 @@ func Open(ctx context.Context, store, bin, dir string, certificates, rounds int)
 		return nil, err
 	}
 	s.log = slog.New(slog.NewJSONHandler(io.Discard, nil)) // written as a server does, for nobody
-	if s.prov, err = provider.New(ctx, provider.Config{Store: s.db, Vault: vault, StatusURL: url, Log: s.log}); err != nil {
+	if s.prov, err = provider.New(ctx, provider.Config{Store: s.db, Vault: vault, Origin: plant.Host, StatusURL: url, Log: s.log}); err != nil {
 		return nil, err
 	}
 	for _, a := range s.prov.StatusIssuers() {
