@@ -112,7 +112,17 @@ func (p *Provider) RemoveOperator(ctx context.Context, account cradle.AccountID,
 	if err != nil {
 		return err
 	}
-	return p.store.RemoveOperator(ctx, account, name, leaf)
+	err = p.store.RemoveOperator(ctx, account, name, leaf)
+	if cradle.KindOf(err) != cradle.NotFound || account != "" {
+		return err
+	}
+	all, lerr := p.store.OperatorList(ctx)
+	for _, o := range all {
+		if lerr == nil && o.Name == name { // that token works on: say so
+			return cradle.Errorf(cradle.NotFound, "no operator %q of the installation; account %s has one", name, o.Account).WithHint("add --account %s", o.Account)
+		}
+	}
+	return err
 }
 
 // OperatorList returns every operator of the installation and its accounts.

@@ -55,6 +55,14 @@ func TestOperators(t *testing.T) {
 			t.Errorf("the namesake: %+v, %v", o, err)
 		}
 		refused(t, r.p.RemoveOperator(ctx, "acme", "alice"), cradle.NotFound, "alice")
+		// Nobody takes an account's operator for removed because the account was left out.
+		if _, _, err := r.p.AddOperator(ctx, provider.Operator{Account: "acme", Name: "bob", Role: admin.Auditor}); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, r.p.RemoveOperator(ctx, "", "bob"), cradle.NotFound, "account acme has one")
+		if err := r.p.RemoveOperator(ctx, "acme", "bob"); err != nil {
+			t.Fatal(err)
+		}
 		// A new token for the same name does not revive the old one.
 		again, _, err := r.p.AddOperator(ctx, provider.Operator{Account: "acme", Name: "alice", Role: admin.Operator, Expires: expires})
 		if err != nil {
@@ -66,7 +74,7 @@ func TestOperators(t *testing.T) {
 		_, err = r.p.Authenticate(t.Context(), again)
 		refused(t, err, cradle.Unauthorized, "expired")
 		r.check()
-		if log := string(r.export()); strings.Count(log, "operator add") != 2 || strings.Count(log, "operator remove") != 1 {
+		if log := string(r.export()); strings.Count(log, "operator add") != 3 || strings.Count(log, "operator remove") != 2 {
 			t.Errorf("the account's log has %d additions and %d removals", strings.Count(log, "operator add"), strings.Count(log, "operator remove"))
 		}
 	})

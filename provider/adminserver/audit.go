@@ -167,9 +167,22 @@ func (s *Server) export(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Provider.Export(c.ctx(), log, ledger.NewWriter(w)); err != nil {
+	out := &begun{Writer: w}
+	err = s.Provider.Export(c.ctx(), log, ledger.NewWriter(out))
+	if err != nil && out.yes { // an export that breaks off must not look whole
 		s.Log.Error("audit export", "log", log, "err", err)
 		panic(http.ErrAbortHandler)
 	}
-	return nil
+	return err
+}
+
+// begun is a writer that knows whether anything was written.
+type begun struct {
+	io.Writer
+	yes bool
+}
+
+func (b *begun) Write(p []byte) (int, error) {
+	b.yes = true
+	return b.Writer.Write(p)
 }

@@ -38,6 +38,18 @@ func fetch(t *testing.T, s *httptest.Server, method, path, token string, body st
 	return resp.StatusCode, resp.Header, b
 }
 
+// TestExportAway: an export that cannot begin is answered, not broken off.
+func TestExportAway(t *testing.T) {
+	s, _, db := serverOn(t)
+	if err := db.(io.Closer).Close(); err != nil {
+		t.Fatal(err)
+	}
+	code, h, b := fetch(t, s, http.MethodGet, "/admin/v1/audit/provider", client(s, "").Token, "")
+	if code != http.StatusServiceUnavailable || h.Get("Retry-After") == "" || !strings.Contains(string(b), "store is closed") {
+		t.Errorf("%d, Retry-After %q, %s", code, h.Get("Retry-After"), b)
+	}
+}
+
 // TestTilesOverHTTP: a log's tiles need a token of its account until it is published; then a witness reads the
 // checkpoint, cosigns it and hands it in without any token.
 func TestTilesOverHTTP(t *testing.T) {

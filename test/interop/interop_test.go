@@ -18,7 +18,13 @@ import (
 	"github.com/cradle-iot/cradle/test/world"
 )
 
-func TestMain(m *testing.M) { os.Exit(world.Main(m)) }
+func TestMain(m *testing.M) {
+	code := world.Main(m)
+	if estclient.path != "" {
+		_ = os.RemoveAll(estclient.path)
+	}
+	os.Exit(code)
+}
 
 const (
 	profile  = "operational"
