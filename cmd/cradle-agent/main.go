@@ -3,6 +3,7 @@
 //
 //	cradle-agent run --config agent.toml [--config …] [--verbose] [--json]
 //	cradle-agent status --config agent.toml [--json]
+//	cradle-agent --version
 //
 // run needs nothing but the files that the line wrote (agent.toml and what it names), the TPM and a network. It logs
 // to stderr, with --json as JSON lines, and ends cleanly on SIGTERM or SIGINT. With several --config it is several devices in one
@@ -19,6 +20,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,10 +52,11 @@ func main() {
 		return
 	}
 	fmt.Fprintf(os.Stderr, "cradle-agent: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
-	var e *cradle.Error
-	if errors.As(err, &e) && e.Hint != "" {
-		fmt.Fprintf(os.Stderr, "hint: %s\n", e.Hint)
+	hint := "cradle-agent --help"
+	if e := new(*cradle.Error); errors.As(err, e) {
+		hint = cmp.Or((*e).Hint, hint)
 	}
+	fmt.Fprintf(os.Stderr, "hint: %s\n", hint)
 	if errors.Is(err, errUsage) {
 		os.Exit(2)
 	}
@@ -61,6 +64,38 @@ func main() {
 }
 
 var errUsage = errors.New("usage: cradle-agent run --config FILE [--config FILE ...] [--verbose] [--json] | cradle-agent status --config FILE [--json]")
+
+const help = `Usage: cradle-agent run --config FILE [--config FILE ...] [--verbose] [--json]
+       cradle-agent status --config FILE [--json]
+       cradle-agent --version
+
+run     Onboard the device that the line made, connect it to its hub, send telemetry and renew its
+        certificates. Ends on SIGTERM or Ctrl-C, logs to stderr.
+status  Print stage, credentials, next renewal, hub and last error of one device.
+
+Flags:
+  --config FILE  agent.toml of a device, as the line wrote it. It says which TPM, which services and
+                 where the state is kept. With run, several are several devices in one process.
+  --verbose      Log more.
+  --json         run: log JSON lines. status: print one JSON object.
+
+Example:
+  cradle-agent run --config /etc/cradle/agent.toml
+
+Exit status: 0 done, 1 failed, 2 wrong usage.
+`
+
+// version is what this program was built from.
+func version() string {
+	v := "(devel)"
+	if b, ok := debug.ReadBuildInfo(); ok {
+		v = cmp.Or(b.Main.Version, v)
+	}
+	if builtAt != "" {
+		v += ", of " + builtAt
+	}
+	return v
+}
 
 type files []string
 
@@ -83,16 +118,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "status":
 		fs.BoolVar(asJSON, "json", false, "print one JSON object")
 	case "-h", "--help", "help":
-		fmt.Fprintln(stdout, errUsage)
-		return nil
+		_, err := io.WriteString(stdout, help)
+		return err
+	case "--version", "version":
+		_, err := fmt.Fprintln(stdout, "cradle-agent "+version())
+		return err
 	default:
 		return fmt.Errorf("unknown command %q; %w", args[0], errUsage)
 	}
 	if err := fs.Parse(args[1:]); errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(stdout, errUsage)
-		fs.SetOutput(stdout)
-		fs.PrintDefaults()
-		return nil
+		_, err := io.WriteString(stdout, help)
+		return err
 	} else if err != nil {
 		return fmt.Errorf("%w; %w", err, errUsage)
 	}

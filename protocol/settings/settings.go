@@ -9,7 +9,6 @@ package settings
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -86,7 +85,7 @@ func Load(file string) (*Agent, error) {
 	}
 	a, err := Parse(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, cradle.Errorf(cradle.KindOf(err), "%s: %w", file, err).WithHint("mend that file, or take the one that the line wrote into the unit's folder")
 	}
 	dir := filepath.Dir(file)
 	for _, p := range []*string{&a.StateDir, &a.IDevID, &a.Anchors.Services, &a.Anchors.Account} {
