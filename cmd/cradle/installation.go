@@ -194,7 +194,11 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.WriteFile(filepath.Join(in.cmd.Data, "context.json"), indent(admin.Context{URL: in.url,
+	file := filepath.Join(in.cmd.Data, "context.json")
+	if old, err := admin.ReadContext(file); err == nil && old.URL != in.url {
+		in.log.Warn("the services have another address than at the last start: orders, devices and contexts made before name the old one", "was", old.URL, "is", in.url)
+	}
+	if err := durable.WriteFile(file, indent(admin.Context{URL: in.url,
 		Anchors: admin.PEM(in.prov.Services().Raw), Token: adminserver.Token(tokens, "")}), 0o600); err != nil {
 		return nil, err
 	}

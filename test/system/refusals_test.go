@@ -124,8 +124,12 @@ func TestServeMakesNoSecond(t *testing.T) {
 	if err := os.Rename(w.Path("kept.db"), store); err != nil {
 		t.Fatal(err)
 	}
-	w.Start()
+	w.Addr = "" // another port, which nobody was told
+	p := w.Start()
 	v.one("cradle status")
+	if !strings.Contains(p.Log(), "another address than at the last start") {
+		t.Errorf("the log does not say that the address is another: %s", p.Log())
+	}
 }
 
 // TestLineRefuses: what the line may not make, through every program between the TPM and the store.
