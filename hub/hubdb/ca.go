@@ -14,26 +14,12 @@ func (s *Store) CAs(ctx context.Context, name hub.Name) ([]hub.TrustedCA, error)
 	if err != nil {
 		return nil, err
 	}
-	var out []hub.TrustedCA
-	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		out = nil
-		rows, err := tx.Query(`SELECT name, der, added FROM trusted_cas WHERE hub = ? ORDER BY name`, h)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var ca hub.TrustedCA
-			var added int64
-			if err := rows.Scan(&ca.Name, &ca.DER, &added); err != nil {
-				return err
-			}
-			ca.Added = fromMicros(added)
-			out = append(out, ca)
-		}
-		return rows.Err()
-	})
-	return out, err
+	return sqldb.List(ctx, s.db, func(r sqldb.Row) (ca hub.TrustedCA, err error) {
+		var added int64
+		err = r.Scan(&ca.Name, &ca.DER, &added)
+		ca.Added = fromMicros(added)
+		return ca, err
+	}, `SELECT name, der, added FROM trusted_cas WHERE hub = ? ORDER BY name`, h)
 }
 
 // AddCA implements hub.Authorities.

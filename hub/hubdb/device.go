@@ -68,24 +68,10 @@ func (s *Store) Devices(ctx context.Context, name hub.Name, after cradle.DeviceI
 	if err != nil {
 		return nil, err
 	}
-	var out []hub.Device
-	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		out = nil
-		rows, err := tx.Query(`SELECT `+deviceColumns+` FROM devices WHERE hub = ? AND id > ? ORDER BY id LIMIT ?`, h, string(after), int64(limit))
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			d, err := s.scanOpenDevice(name, rows.Scan)
-			if err != nil {
-				return err
-			}
-			out = append(out, *d)
-		}
-		return rows.Err()
-	})
-	return out, err
+	return sqldb.List(ctx, s.db, func(r sqldb.Row) (hub.Device, error) {
+		d, err := s.scanOpenDevice(name, r.Scan)
+		return *d, err
+	}, `SELECT `+deviceColumns+` FROM devices WHERE hub = ? AND id > ? ORDER BY id LIMIT ?`, h, string(after), int64(limit))
 }
 
 // CountDevices implements hub.Store.

@@ -124,24 +124,9 @@ func (s *Store) CreateHub(ctx context.Context, name hub.Name, policies []hub.Pol
 
 // Hubs implements hub.Store.
 func (s *Store) Hubs(ctx context.Context) ([]hub.Name, error) {
-	var out []hub.Name
-	err := s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		out = nil
-		rows, err := tx.Query(`SELECT name FROM hubs ORDER BY name`)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var n string
-			if err := rows.Scan(&n); err != nil {
-				return err
-			}
-			out = append(out, hub.Name(n))
-		}
-		return rows.Err()
-	})
-	return out, err
+	return sqldb.List(ctx, s.db, func(r sqldb.Row) (n hub.Name, err error) {
+		return n, r.Scan(&n)
+	}, `SELECT name FROM hubs ORDER BY name`)
 }
 
 // hubID returns the number of a hub.
@@ -172,26 +157,11 @@ func (s *Store) Policies(ctx context.Context, name hub.Name) ([]hub.Policy, erro
 	if err != nil {
 		return nil, err
 	}
-	var out []hub.Policy
-	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		out = nil
-		rows, err := tx.Query(`SELECT name, primary_key, secondary_key, rights, sealed FROM policies WHERE hub = ? ORDER BY name`, h)
-		if err != nil {
-			return err
+	return sqldb.List(ctx, s.db, func(r sqldb.Row) (p hub.Policy, err error) {
+		var sealed int64
+		if err := r.Scan(&p.Name, &p.Primary, &p.Secondary, &p.Rights, &sealed); err != nil {
+			return p, err
 		}
-		defer rows.Close()
-		for rows.Next() {
-			var p hub.Policy
-			var sealed int64
-			if err := rows.Scan(&p.Name, &p.Primary, &p.Secondary, &p.Rights, &sealed); err != nil {
-				return err
-			}
-			if err := s.open(policyPlace(name, p.Name), sealed, &p.Primary, &p.Secondary); err != nil {
-				return err
-			}
-			out = append(out, p)
-		}
-		return rows.Err()
-	})
-	return out, err
+		return p, s.open(policyPlace(name, p.Name), sealed, &p.Primary, &p.Secondary)
+	}, `SELECT name, primary_key, secondary_key, rights, sealed FROM policies WHERE hub = ? ORDER BY name`, h)
 }

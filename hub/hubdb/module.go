@@ -66,24 +66,10 @@ func (s *Store) Modules(ctx context.Context, name hub.Name, device cradle.Device
 	if err != nil {
 		return nil, err
 	}
-	var out []hub.Module
-	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		out = nil
-		rows, err := tx.Query(`SELECT `+moduleColumns+` FROM modules WHERE hub = ? AND device = ? ORDER BY id`, h, string(device))
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			m, err := s.scanOpenModule(name, rows.Scan)
-			if err != nil {
-				return err
-			}
-			out = append(out, *m)
-		}
-		return rows.Err()
-	})
-	return out, err
+	return sqldb.List(ctx, s.db, func(r sqldb.Row) (hub.Module, error) {
+		m, err := s.scanOpenModule(name, r.Scan)
+		return *m, err
+	}, `SELECT `+moduleColumns+` FROM modules WHERE hub = ? AND device = ? ORDER BY id`, h, string(device))
 }
 
 // InsertModule implements hub.Modules. The row of the device is locked while its modules are counted, so

@@ -94,26 +94,12 @@ func (s *Store) Relays(ctx context.Context, name hub.Name) ([]hub.Relay, error) 
 	if err != nil {
 		return nil, err
 	}
-	var out []hub.Relay
-	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		out = nil
-		rows, err := tx.Query(`SELECT name, cursor, seen FROM relays WHERE hub = ? ORDER BY name`, h)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var r hub.Relay
-			var seen int64
-			if err := rows.Scan(&r.Name, &r.Cursor, &seen); err != nil {
-				return err
-			}
-			r.Seen = fromMicros(seen)
-			out = append(out, r)
-		}
-		return rows.Err()
-	})
-	return out, err
+	return sqldb.List(ctx, s.db, func(row sqldb.Row) (r hub.Relay, err error) {
+		var seen int64
+		err = row.Scan(&r.Name, &r.Cursor, &seen)
+		r.Seen = fromMicros(seen)
+		return r, err
+	}, `SELECT name, cursor, seen FROM relays WHERE hub = ? ORDER BY name`, h)
 }
 
 // PutRelay implements hub.Stream.

@@ -88,7 +88,7 @@ func (d *DB) Enrollment(ctx context.Context, id provisioning.RegistrationID) (pr
 
 // EnrollmentPage implements provisioning.Enrollments.
 func (d *DB) EnrollmentPage(ctx context.Context, after provisioning.RegistrationID, limit int) ([]provisioning.Enrollment, error) {
-	return list(ctx, d, d.scanEnrollment, selectEnrollment+` WHERE id > ? ORDER BY id LIMIT ?`, string(after), limit)
+	return sqldb.List(ctx, d.db, d.scanEnrollment, selectEnrollment+` WHERE id > ? ORDER BY id LIMIT ?`, string(after), limit)
 }
 
 const anyEnrollment = `EXISTS (SELECT 1 FROM enrollment)`

@@ -47,7 +47,7 @@ func (d *DB) getLink(tx *sqldb.Tx, name string) (*provisioning.Link, error) {
 
 // Links implements provisioning.Store.
 func (d *DB) Links(ctx context.Context) ([]provisioning.Link, error) {
-	return list(ctx, d, d.scanLink, `SELECT `+linkColumns+` FROM linked_hub ORDER BY name`)
+	return sqldb.List(ctx, d.db, d.scanLink, `SELECT `+linkColumns+` FROM linked_hub ORDER BY name`)
 }
 
 // PutLink implements provisioning.Store.
@@ -109,26 +109,12 @@ func (d *DB) DeleteLink(ctx context.Context, name string, check func(provisionin
 
 // WaitingFor implements provisioning.Outbox.
 func (d *DB) WaitingFor(ctx context.Context, id provisioning.RegistrationID) ([]provisioning.Waiting, error) {
-	var out []provisioning.Waiting
-	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
-		out = nil
-		rows, err := tx.Query(`SELECT hub, due_at, attempts, last_error FROM outbox WHERE registration_id = ? ORDER BY hub`, string(id))
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var w provisioning.Waiting
-			var due int64
-			if err := rows.Scan(&w.Hub, &due, &w.Attempts, &w.Reason); err != nil {
-				return err
-			}
-			w.Due = fromMicros(due)
-			out = append(out, w)
-		}
-		return rows.Err()
-	})
-	return out, err
+	return sqldb.List(ctx, d.db, func(r row) (w provisioning.Waiting, err error) {
+		var due int64
+		err = r.Scan(&w.Hub, &due, &w.Attempts, &w.Reason)
+		w.Due = fromMicros(due)
+		return w, err
+	}, `SELECT hub, due_at, attempts, last_error FROM outbox WHERE registration_id = ? ORDER BY hub`, string(id))
 }
 
 // WaitingByHub implements provisioning.Outbox.

@@ -104,7 +104,7 @@ func (d *DB) Identity(ctx context.Context, fresh provisioning.Identity) (provisi
 
 const groupColumns = `id, etag, kind, primary_der, secondary_der, primary_key, secondary_key, units, terms, created_at, updated_at`
 
-type row interface{ Scan(...any) error }
+type row = sqldb.Row
 
 func (d *DB) scanGroup(r row) (provisioning.Group, error) {
 	var g provisioning.Group
@@ -140,31 +140,9 @@ func noGroup(id string) error {
 	return cradle.Errorf(cradle.NotFound, "enrolment group %q does not exist", id)
 }
 
-// list reads what a query finds.
-func list[T any](ctx context.Context, d *DB, scan func(row) (T, error), query string, args ...any) ([]T, error) {
-	var out []T
-	err := d.db.Read(ctx, func(_ context.Context, tx *sqldb.Tx) error {
-		out = nil
-		rows, err := tx.Query(query, args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			v, err := scan(rows)
-			if err != nil {
-				return err
-			}
-			out = append(out, v)
-		}
-		return rows.Err()
-	})
-	return out, err
-}
-
 // Groups implements provisioning.Store.
 func (d *DB) Groups(ctx context.Context) ([]provisioning.Group, error) {
-	return list(ctx, d, d.scanGroup, `SELECT `+groupColumns+` FROM enrollment_group ORDER BY id`)
+	return sqldb.List(ctx, d.db, d.scanGroup, `SELECT `+groupColumns+` FROM enrollment_group ORDER BY id`)
 }
 
 // Group implements provisioning.Store.

@@ -139,12 +139,12 @@ func (d *DB) Registration(ctx context.Context, id provisioning.RegistrationID) (
 
 // Registrations implements provisioning.Store.
 func (d *DB) Registrations(ctx context.Context, group string, after provisioning.RegistrationID, limit int) ([]provisioning.Registration, error) {
-	return list(ctx, d, d.scanRegistration, `SELECT `+registrationColumns+` FROM registration WHERE group_id = ? AND id > ? ORDER BY id LIMIT ?`, group, string(after), limit)
+	return sqldb.List(ctx, d.db, d.scanRegistration, `SELECT `+registrationColumns+` FROM registration WHERE group_id = ? AND id > ? ORDER BY id LIMIT ?`, group, string(after), limit)
 }
 
 // BlockedRegistrations implements provisioning.Store.
 func (d *DB) BlockedRegistrations(ctx context.Context, after provisioning.RegistrationID, limit int) ([]provisioning.Registration, error) {
-	return list(ctx, d, d.scanRegistration, `SELECT `+registrationColumns+` FROM registration WHERE blocked <> '' AND id > ? ORDER BY id LIMIT ?`, string(after), limit)
+	return sqldb.List(ctx, d.db, d.scanRegistration, `SELECT `+registrationColumns+` FROM registration WHERE blocked <> '' AND id > ? ORDER BY id LIMIT ?`, string(after), limit)
 }
 
 // DeleteRegistration implements provisioning.Store.
