@@ -144,20 +144,20 @@ func TestStatusFigures(t *testing.T) {
 	}
 }
 
-// A smoke run of revocation, OCSP and CRLs, over both stores.
-func TestStatusRun(t *testing.T) {
+// stores are what smoke runs go over.
+var stores = []string{"sqlite", "postgres"}
+
+// smoke runs the bench over both stores and returns its file and its tables.
+func smoke(t *testing.T, o options) (Figures, string) {
+	t.Helper()
 	testenv.Long(t)
-	stores := "sqlite"
-	if url := testenv.Postgres(t); url != "" { // skips where there is none
-		stores += ",postgres"
-	}
-	file := filepath.Join(t.TempDir(), "bench.json")
+	testenv.Postgres(t) // skips where there is none
+	o.json, o.stores, o.dir = filepath.Join(t.TempDir(), "bench.json"), strings.Join(stores, ","), t.TempDir()
 	var out, progress bytes.Buffer
-	o := options{json: file, devices: 60, small: 20, rounds: 1, units: 4, parallel: 2, stores: stores, dir: t.TempDir(), only: "status", few: 40, status: 120}
 	if err := run(t.Context(), o, &out, &progress); err != nil {
 		t.Fatalf("%v\n%s", err, &progress)
 	}
-	b, err := os.ReadFile(file)
+	b, err := os.ReadFile(o.json)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,11 +165,17 @@ func TestStatusRun(t *testing.T) {
 	if err := json.Unmarshal(b, &f); err != nil {
 		t.Fatal(err)
 	}
-	if want := len(strings.Split(stores, ",")) * int(standing.Kinds); len(f.Status) != want || len(f.Stores) > 0 {
+	return f, out.String()
+}
+
+// A smoke run of revocation, OCSP and CRLs, over both stores.
+func TestStatusRun(t *testing.T) {
+	f, out := smoke(t, options{devices: 60, small: 20, rounds: 1, units: 4, parallel: 2, only: "status", few: 40, status: 120})
+	if want := len(stores) * int(standing.Kinds); len(f.Status) != want || len(f.Stores) > 0 {
 		t.Errorf("%d operations, want %d; %d stores", len(f.Status), want, len(f.Stores))
 	}
 	for _, s := range f.Status {
-		if s.Few != 40 || s.Many != 120 || s.Small <= 0 || s.Large <= 0 || s.Rounds != 1 || !strings.Contains(out.String(), s.Operation) {
+		if s.Few != 40 || s.Many != 120 || s.Small <= 0 || s.Large <= 0 || s.Rounds != 1 || !strings.Contains(out, s.Operation) {
 			t.Errorf("%+v", s)
 		}
 		if crl := s.Operation == standing.CRL.String(); crl && (s.SmallCRL != 10 || s.LargeCRL != 30) || crl != (s.LargeCRL > 0) {
@@ -180,26 +186,8 @@ func TestStatusRun(t *testing.T) {
 
 // A smoke run of everything else: both stores, bulk-loaded fleets, the table and the file.
 func TestQuickRun(t *testing.T) {
-	testenv.Long(t)
-	stores := "sqlite"
-	if url := testenv.Postgres(t); url != "" { // skips where there is none
-		stores += ",postgres"
-	}
-	file := filepath.Join(t.TempDir(), "bench.json")
-	var out, progress bytes.Buffer
-	o := options{json: file, devices: 60, small: 20, rounds: 1, units: 4, parallel: 2, enrol: 10, stores: stores, dir: t.TempDir()}
-	if err := run(t.Context(), o, &out, &progress); err != nil {
-		t.Fatalf("%v\n%s", err, &progress)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var f Figures
-	if err := json.Unmarshal(b, &f); err != nil {
-		t.Fatal(err)
-	}
-	for _, store := range strings.Split(stores, ",") {
+	f, out := smoke(t, options{devices: 60, small: 20, rounds: 1, units: 4, parallel: 2, enrol: 10})
+	for _, store := range stores {
 		r := f.Stores[store]
 		if r == nil || r.Empty == nil || r.Small == nil || r.Large == nil {
 			t.Fatalf("%s: %+v", store, r)
@@ -209,15 +197,15 @@ func TestQuickRun(t *testing.T) {
 				t.Errorf("%s: %+v", store, l)
 			}
 		}
-		if !strings.Contains(out.String(), "growth, "+store) {
-			t.Errorf("the table says nothing of %s:\n%s", store, &out)
+		if !strings.Contains(out, "growth, "+store) {
+			t.Errorf("the table says nothing of %s:\n%s", store, out)
 		}
 	}
-	if want := len(strings.Split(stores, ",")) * int(enrol.Kinds); len(f.Enrolments) != want {
+	if want := len(stores) * int(enrol.Kinds); len(f.Enrolments) != want {
 		t.Errorf("%d enrolments, want %d", len(f.Enrolments), want)
 	}
 	for _, e := range f.Enrolments {
-		if e.Floor <= 0 || e.Rate <= 0 || !strings.Contains(out.String(), e.Kind) {
+		if e.Floor <= 0 || e.Rate <= 0 || !strings.Contains(out, e.Kind) {
 			t.Errorf("%+v", e)
 		}
 	}
@@ -267,41 +255,23 @@ func TestRegistrationFigures(t *testing.T) {
 // A smoke run of provisioning service and hub: registrations over HTTPS and MQTT, telemetry beside mosquitto, and 300
 // idle connections from another process, each of which is still there at the end.
 func TestHubRun(t *testing.T) {
-	testenv.Long(t)
 	testenv.Require(t, "mosquitto")
-	stores := "sqlite"
-	if url := testenv.Postgres(t); url != "" { // skips where there is none
-		stores += ",postgres"
-	}
-	file := filepath.Join(t.TempDir(), "bench.json")
-	var out, progress bytes.Buffer
-	o := options{json: file, small: 1, rounds: 1, units: 1, parallel: 4, stores: stores, dir: t.TempDir(), only: "hub", registrations: 6, registeredFew: 10, registered: 700,
-		connections: 300, telemetry: 20, publish: 100 * time.Millisecond}
-	if err := run(t.Context(), o, &out, &progress); err != nil {
-		t.Fatalf("%v\n%s", err, &progress)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var f Figures
-	if err := json.Unmarshal(b, &f); err != nil {
-		t.Fatal(err)
-	}
-	n := len(strings.Split(stores, ","))
+	f, out := smoke(t, options{small: 1, rounds: 1, units: 1, parallel: 4, only: "hub", registrations: 6, registeredFew: 10, registered: 700,
+		connections: 300, telemetry: 20, publish: 100 * time.Millisecond})
+	n := len(stores)
 	if h := f.Hubs; h == nil || len(h.Registrations) != 2*n+1 || len(h.Telemetry) != (n+1)*len(levels) || len(h.Idle) != 1 {
-		t.Fatalf("%s", b)
+		t.Fatalf("%+v", f.Hubs)
 	}
 	for _, r := range f.Hubs.Registrations {
 		if r.Store == enrol.BareName {
 			r.Few, r.Many = 10, 700
 		}
-		if r.CPU <= 0 || r.Large <= 0 || r.Crypto <= 0 || r.Rate <= 0 || r.Few != 10 || r.Many != 700 || !strings.Contains(out.String(), r.Transport) {
+		if r.CPU <= 0 || r.Large <= 0 || r.Crypto <= 0 || r.Rate <= 0 || r.Few != 10 || r.Many != 700 || !strings.Contains(out, r.Transport) {
 			t.Errorf("%+v", r)
 		}
 	}
 	for _, x := range f.Hubs.Telemetry {
-		if x.Rate <= 0 || x.CPU <= 0 || x.Connections > 20 || !strings.Contains(out.String(), x.Server) {
+		if x.Rate <= 0 || x.CPU <= 0 || x.Connections > 20 || !strings.Contains(out, x.Server) {
 			t.Errorf("%+v", x)
 		}
 	}

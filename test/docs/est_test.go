@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -15,11 +16,19 @@ func TestESTConformance(t *testing.T) {
 	if !ok {
 		t.Fatal("the page has no choices")
 	}
-	folder := regexp.MustCompile("^`([a-z/]+)` ((?:Test|Fuzz)[A-Za-z0-9_]+(?:, (?:Test|Fuzz)[A-Za-z0-9_]+)*)$")
+	if rows := tested(t, page, nil); rows < 50 {
+		t.Errorf("%d rows", rows)
+	}
+}
+
+// tested checks a page's tables: their third column names tests, by folder, and each of them exists, as a function or as a
+// method of a suite. The second column is one of states, where there are any. It returns how many rows there are.
+func tested(t *testing.T, page string, states []string) (rows int) {
+	t.Helper()
+	folder := regexp.MustCompile("^`([a-z0-9/]+)` ((?:Test|Fuzz)[A-Za-z0-9_]+(?:, (?:Test|Fuzz)[A-Za-z0-9_]+)*)$")
 	code := map[string]string{}
-	rows := 0
 	for line := range strings.Lines(page) {
-		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| requirement ") || strings.HasPrefix(line, "| --- ") {
+		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| operation ") || strings.HasPrefix(line, "| requirement ") || strings.HasPrefix(line, "| --- ") {
 			continue
 		}
 		rows++
@@ -27,6 +36,9 @@ func TestESTConformance(t *testing.T) {
 		if len(cells) != 3 {
 			t.Errorf("%d cells in %q", len(cells), line)
 			continue
+		}
+		if state := strings.TrimSpace(cells[1]); states != nil && !slices.Contains(states, state) {
+			t.Errorf("state %q of %q", state, line)
 		}
 		for part := range strings.SplitSeq(strings.TrimSpace(cells[2]), "; ") {
 			m := folder.FindStringSubmatch(part)
@@ -38,15 +50,13 @@ func TestESTConformance(t *testing.T) {
 				code[m[1]] = testsOf(t, m[1])
 			}
 			for name := range strings.SplitSeq(m[2], ", ") {
-				if !strings.Contains(code[m[1]], "\nfunc "+name+"(") {
+				if !regexp.MustCompile(`\nfunc (?:\(\w+ \w+\) )?` + name + `\(`).MatchString(code[m[1]]) {
 					t.Errorf("folder %s has no %s", m[1], name)
 				}
 			}
 		}
 	}
-	if rows < 50 {
-		t.Errorf("%d rows", rows)
-	}
+	return rows
 }
 
 // testsOf is the text of a folder's tests.
