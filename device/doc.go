@@ -4,7 +4,7 @@
 //
 // The pieces. A journal (journal.go, record.go) holds what the device has and is doing; it is written
 // before every act, so that the device may die at any instruction. plan.go looks at the journal and the time and
-// says what is to be done next; nothing else decides. enrol.go gets a certificate, provision.go
+// says what is to be done next; nothing else decides. enrol.go gets a certificate, maintain.go
 // registers it, link.go keeps the hub connected, telemetry.go numbers messages. trust.go says whom to believe and
 // clock.go what time it is. One goroutine maintains credentials, one the connection to the hub,
 // one makes telemetry; they share the journal under one lock.

@@ -6,8 +6,8 @@
 //	cradle order create ...           act two: the customization instructions to the OEM
 //	cradle attestation register ...   act three: the operational CA at the provisioning service
 //
-// and the verbs to look at and change what there is: status, anchors, account, operator, tpm-maker, oem, order, lot,
-// device, revoke, release, hub, provisioning, audit, service-key. Every verb has --json. Exit status: 0 done, 1 refused or failed, 2
+// and the verbs to look at and change what there is: status, anchors, account, ca, operator, tpm-maker, oem, order, lot, approval,
+// device, revoke, release, enrollment, hub, provisioning, audit, backup, restore, service-key, service-token. Every verb has --json. Exit status: 0 done, 1 refused or failed, 2
 // wrong usage.
 //
 // For fault tests: with CRADLE_KILL_AT_COMMIT=WHEN:N in its environment serve kills itself (SIGKILL) before,

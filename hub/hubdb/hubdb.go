@@ -1,5 +1,5 @@
 // Package hubdb keeps the hubs' tables on SQLite or PostgreSQL (hub.Store). Both engines share the SQL
-// of this file; they differ in their schemas, migrations/sqlite and migrations/postgres.
+// of this package; they differ in their schemas, migrations/sqlite and migrations/postgres.
 package hubdb
 
 import (

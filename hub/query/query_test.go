@@ -38,7 +38,7 @@ func TestPrint(t *testing.T) {
 	}
 }
 
-// Refused are the constructs that a page of the documentation names too; see TestDocumented.
+// Refused are the constructs that a page of the documentation names too; see TestPage.
 var refused = map[string]string{
 	"":                                                                           "at character 1: expected SELECT, found the end",
 	"SELECT":                                                                     "expected a property, found the end",

@@ -1,5 +1,5 @@
 // Package testenv gives tests the real things they run against: a PostgreSQL server of the test
-// process's own, PKCS#11 tokens, and a check that a tool is installed.
+// process's own, a NATS server, PKCS#11 tokens, a check that a tool is installed, and a Buffer for what they print.
 //
 // A test whose tool is missing is skipped, unless CRADLE_REQUIRE=1 is set: then it fails, so that
 // continuous integration cannot pass by skipping.

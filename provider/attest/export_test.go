@@ -5,8 +5,6 @@ import (
 	"slices"
 )
 
-// WeakROCA is the fingerprint alone.
-
 // Registered lists the codes of all checks that can be removed. Those of TPM keys are without prefix.
 func Registered() []Code {
 	var out []Code
