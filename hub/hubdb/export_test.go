@@ -26,7 +26,7 @@ func OpenOld(ctx context.Context, url string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	db, err := sqldb.Open(ctx, sqldb.Config{URL: url, Schema: Schema, Migrations: old, ReadCommitted: true})
+	db, err := sqldb.Open(ctx, sqldb.Config{URL: url, Schema: schema, Migrations: old, ReadCommitted: true})
 	return &Store{db: db}, err
 }
 

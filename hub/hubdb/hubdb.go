@@ -19,8 +19,8 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Schema is the PostgreSQL schema that holds the tables.
-const Schema = "hub"
+// schema is the PostgreSQL schema that holds the tables.
+const schema = "hub"
 
 // Store is a hub.Store.
 type Store struct {
@@ -41,7 +41,7 @@ func Open(ctx context.Context, url string, v Vault) (*Store, error) {
 		return nil, err
 	}
 	// ReadCommitted: every decision here is a single statement, or repeated in the WHERE of the writing one.
-	db, err := sqldb.Open(ctx, sqldb.Config{URL: url, Schema: Schema, Migrations: m, ReadCommitted: true})
+	db, err := sqldb.Open(ctx, sqldb.Config{URL: url, Schema: schema, Migrations: m, ReadCommitted: true})
 	if err != nil {
 		return nil, err
 	}

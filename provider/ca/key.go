@@ -27,8 +27,8 @@ const (
 // keyTypes lists them all.
 var keyTypes = []KeyType{ECP256, ECP384, RSA2048, RSA3072, RSA4096, Ed25519}
 
-// KeyTypeOf names the type of a public key; a type outside the list when it is none of them.
-func KeyTypeOf(pub crypto.PublicKey) KeyType {
+// keyTypeOf names the type of a public key; a type outside the list when it is none of them.
+func keyTypeOf(pub crypto.PublicKey) KeyType {
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
 		switch k.Curve {
@@ -48,7 +48,7 @@ func KeyTypeOf(pub crypto.PublicKey) KeyType {
 
 // checkKeyType says why a profile takes no such key; empty when it does.
 func (p *Profile) checkKeyType(pub crypto.PublicKey) string {
-	t := KeyTypeOf(pub)
+	t := keyTypeOf(pub)
 	if slices.Contains(p.Keys, t) {
 		return ""
 	}

@@ -167,7 +167,7 @@ var checks = []struct {
 		u := d.usage
 		switch {
 		case u == 0:
-			return fmt.Sprintf("no key usage is left for a key of %s", KeyTypeOf(d.Public))
+			return fmt.Sprintf("no key usage is left for a key of %s", keyTypeOf(d.Public))
 		case u&caUsages != 0:
 			return "key usages of a CA"
 		case u&(x509.KeyUsageEncipherOnly|x509.KeyUsageDecipherOnly) != 0 && u&x509.KeyUsageKeyAgreement == 0:

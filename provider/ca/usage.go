@@ -26,7 +26,7 @@ var keyUsages = map[string]x509.KeyUsage{
 const caUsages = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 
 // keyUsageOf says what a key's algorithm can be used for.
-func keyUsageOf(pub crypto.PublicKey) x509.KeyUsage { return usageOfType(KeyTypeOf(pub)) }
+func keyUsageOf(pub crypto.PublicKey) x509.KeyUsage { return usageOfType(keyTypeOf(pub)) }
 
 // usageOfType: RFC 3279 §2.3.1, RFC 8813 §3, RFC 8410 §5.
 func usageOfType(t KeyType) x509.KeyUsage {
