@@ -81,38 +81,13 @@ type installation struct {
 // Run serves until ctx ends.
 func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	coarseTimers()
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		return cli.Usagef("log level: %v", err)
-	}
 	if c.Pprof == "" {
 		runtime.MemProfileRate = 0 // nobody asks what was allocated where
 	}
 	paceCollector()
-	if err := c.roles(); err != nil {
+	in, err := c.begin(out)
+	if err != nil {
 		return err
-	}
-	if err := c.words(); err != nil {
-		return err
-	}
-	if u, err := url.Parse(c.DB); err == nil && u.User != nil {
-		if _, given := u.User.Password(); given {
-			fmt.Fprintln(out.Err, "warning: --db holds a password, and others on this machine can read arguments; put it into ~/.pgpass")
-		}
-	}
-	limits := shed.Defaults()
-	for name, value := range c.Limits {
-		if err := limits.Set(name, value); err != nil {
-			return cli.Usagef("--limit: %v", err)
-		}
-	}
-	var lines slog.Handler = slog.NewTextHandler(out.Err, &slog.HandlerOptions{Level: level})
-	if c.LogFormat == "json" {
-		lines = slog.NewJSONHandler(out.Err, &slog.HandlerOptions{Level: level})
-	}
-	in := &installation{cmd: c, log: slog.New(lines), gate: shed.New(limits, nil)}
-	if c.Metrics != "" {
-		in.watch.meter = meter.New()
 	}
 	defer func() {
 		for _, f := range slices.Backward(in.close) {
@@ -122,19 +97,7 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	if err := in.lock(); err != nil {
 		return err
 	}
-	var listeners []net.Listener
-	for _, a := range append([]string{c.Listen}, c.Also...) {
-		l, err := front.Listen(ctx, a)
-		if err != nil {
-			for _, l := range listeners {
-				_ = l.Close()
-			}
-			return err
-		}
-		listeners = append(listeners, l)
-		in.listen = append(in.listen, l.Addr().String())
-	}
-	_, in.port, err = net.SplitHostPort(in.listen[0])
+	listeners, err := in.openPorts(ctx)
 	if err != nil {
 		return err
 	}
@@ -147,17 +110,11 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	}
 	srv, err := build(ctx, run)
 	if err != nil {
-		for _, l := range listeners {
-			_ = l.Close()
-		}
 		return err
 	}
 	if c.StatusListen != "" {
 		status, err := serveStatus(ctx, c.StatusListen, in.certs)
 		if err != nil {
-			for _, l := range listeners {
-				_ = l.Close()
-			}
 			return err
 		}
 		run.Go(status)
@@ -165,9 +122,6 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	if c.Pprof != "" {
 		profiles, err := servePprof(ctx, c.Pprof)
 		if err != nil {
-			for _, l := range listeners {
-				_ = l.Close()
-			}
 			return err
 		}
 		run.Go(profiles)
@@ -177,9 +131,6 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 	if c.Metrics != "" {
 		figures, url, err := in.watch.listen(ctx, c.Metrics)
 		if err != nil {
-			for _, l := range listeners {
-				_ = l.Close()
-			}
 			return err
 		}
 		run.Go(figures)
@@ -208,6 +159,55 @@ func (c *ServeCmd) Run(ctx context.Context, out *cli.Out) (err error) {
 		return err
 	}
 	return run.Wait()
+}
+
+// begin checks what was asked for and starts the log.
+func (c *ServeCmd) begin(out *cli.Out) (*installation, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return nil, cli.Usagef("log level: %v", err)
+	}
+	if err := c.roles(); err != nil {
+		return nil, err
+	}
+	if err := c.words(); err != nil {
+		return nil, err
+	}
+	if u, err := url.Parse(c.DB); err == nil && u.User != nil {
+		if _, given := u.User.Password(); given {
+			fmt.Fprintln(out.Err, "warning: --db holds a password, and others on this machine can read arguments; put it into ~/.pgpass")
+		}
+	}
+	limits := shed.Defaults()
+	for name, value := range c.Limits {
+		if err := limits.Set(name, value); err != nil {
+			return nil, cli.Usagef("--limit: %v", err)
+		}
+	}
+	var lines slog.Handler = slog.NewTextHandler(out.Err, &slog.HandlerOptions{Level: level})
+	if c.LogFormat == "json" {
+		lines = slog.NewJSONHandler(out.Err, &slog.HandlerOptions{Level: level})
+	}
+	in := &installation{cmd: c, log: slog.New(lines), gate: shed.New(limits, nil)}
+	if c.Metrics != "" {
+		in.watch.meter = meter.New()
+	}
+	return in, nil
+}
+
+// openPorts opens --listen and what is to listen beside it.
+func (in *installation) openPorts(ctx context.Context) (listeners []net.Listener, err error) {
+	for _, a := range append([]string{in.cmd.Listen}, in.cmd.Also...) {
+		l, err := front.Listen(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		in.close = append(in.close, func() error { _ = l.Close(); return nil }) // which the server that took it has done
+		listeners = append(listeners, l)
+		in.listen = append(in.listen, l.Addr().String())
+	}
+	_, in.port, err = net.SplitHostPort(in.listen[0])
+	return listeners, err
 }
 
 var (
