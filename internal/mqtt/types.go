@@ -59,7 +59,7 @@ type Will struct {
 }
 
 // Known reports whether the protocol name and level are those of MQTT 3.1.1.
-func (c *Connect) Known() bool { return c.Protocol == "MQTT" && c.Level == 4 }
+func (p *Connect) Known() bool { return p.Protocol == "MQTT" && p.Level == 4 }
 
 // ParseConnect decodes a CONNECT. For a protocol that is not Known it reads no further than the level,
 // so that the server can answer BadProtocol.
