@@ -2,20 +2,18 @@ package peerauth_test
 
 import (
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
-	"math/big"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/peerauth"
+	"github.com/cradle-iot/cradle/internal/testca"
 )
 
 var now = time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)
@@ -25,32 +23,12 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
 func sign(t testing.TB, tmpl, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateKey) *x509.Certificate {
 	t.Helper()
-	if tmpl.SerialNumber == nil {
-		tmpl.SerialNumber, _ = rand.Int(rand.Reader, big.NewInt(1<<62))
-	}
 	if tmpl.NotBefore.IsZero() {
 		tmpl.NotBefore, tmpl.NotAfter = now.Add(-time.Hour), now.Add(time.Hour)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, pub, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
+	return testca.Sign(t, tmpl, &testca.Pair{Cert: parent, Key: key}, pub)
 }
 
 func caTemplate(name string) *x509.Certificate {
@@ -61,7 +39,7 @@ func caTemplate(name string) *x509.Certificate {
 }
 
 func newCA(t testing.TB, name string) authority {
-	k := newKey(t)
+	k := testca.Key(t)
 	tmpl := caTemplate(name)
 	return authority{sign(t, tmpl, tmpl, &k.PublicKey, k), k}
 }
@@ -72,7 +50,7 @@ func (a authority) leaf(t testing.TB, change func(*x509.Certificate)) *x509.Cert
 	if change != nil {
 		change(tmpl)
 	}
-	return sign(t, tmpl, a.cert, &newKey(t).PublicKey, a.key)
+	return sign(t, tmpl, a.cert, &testca.Key(t).PublicKey, a.key)
 }
 
 func TestReasons(t *testing.T) {
@@ -80,7 +58,7 @@ func TestReasons(t *testing.T) {
 	impostor := newCA(t, "ca") // same name, another key
 	sameID := caTemplate("ca") // same name and key id, another key
 	sameID.SubjectKeyId = ca.cert.SubjectKeyId
-	k := newKey(t)
+	k := testca.Key(t)
 	twin := authority{sign(t, sameID, sameID, &k.PublicKey, k), k}
 
 	pool := peerauth.NewPool[string](0)
