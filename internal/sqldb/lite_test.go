@@ -307,3 +307,21 @@ func TestNoStatement(t *testing.T) {
 		}
 	}
 }
+
+// Each connection is durable and minds foreign keys: SQLite forgets both with the connection.
+func TestPragmas(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "store.db"))
+	look := func(_ context.Context, tx *sqldb.Tx) error {
+		var mode string
+		var synchronous, keys, wait int
+		err := tx.QueryRow("SELECT journal_mode, synchronous, foreign_keys, timeout FROM pragma_journal_mode, pragma_synchronous, pragma_foreign_keys, pragma_busy_timeout").
+			Scan(&mode, &synchronous, &keys, &wait)
+		if mode != "wal" || synchronous != 2 || keys != 1 || wait != 10_000 {
+			t.Errorf("got journal_mode %s, synchronous %d, foreign_keys %d, busy_timeout %d", mode, synchronous, keys, wait)
+		}
+		return err
+	}
+	if err := errors.Join(db.Update(t.Context(), look), db.View(t.Context(), look)); err != nil {
+		t.Error(err)
+	}
+}
