@@ -353,13 +353,19 @@ func (in *installation) status(ctx context.Context) admin.Status {
 	}
 	fresh := in.follow.Fresh(time.Now())
 	st.DPSHost, st.IDScope = in.host, in.dps.Identity().IDScope
-	_, hubErr := in.hubs.Names(ctx)
-	st.Services = []admin.Service{prov, {Service: "provisioning", URL: in.url, Healthy: fresh}, {Service: string(firstHub), URL: in.url, Healthy: fresh && hubErr == nil}}
-	for i := range st.Services[1:] {
+	follower := func(name string, store error) admin.Service {
+		s := admin.Service{Service: name, URL: in.url, Healthy: fresh && store == nil}
 		if !fresh {
-			st.Services[i+1].Detail = "the status feed is stale"
+			s.Detail = "the status feed is stale"
 		}
+		if store != nil {
+			s.Detail, _ = cradle.Public(store)
+		}
+		return s
 	}
+	_, dpsErr := in.dps.Links(ctx)
+	_, hubErr := in.hubs.Names(ctx)
+	st.Services = []admin.Service{prov, follower("provisioning", dpsErr), follower(string(firstHub), hubErr)}
 	st.Services = append(st.Services, in.signerService(ctx)...)
 	return st
 }

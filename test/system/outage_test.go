@@ -14,6 +14,7 @@ import (
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/device"
 	"github.com/cradle-iot/cradle/internal/testenv"
+	"github.com/cradle-iot/cradle/protocol/admin"
 	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/test/world"
 )
@@ -111,6 +112,15 @@ func TestPostgresGone(t *testing.T) {
 	w := newOutage(t, world.Options{DB: pg.Database(t)})
 	pg.Kill()
 	w.during()
+	var st admin.Status
+	if err := w.Admin().Call(t.Context(), http.MethodGet, "/status", nil, &st); err != nil {
+		t.Errorf("cradle status without a database: %v", err)
+	}
+	for _, s := range st.Services {
+		if s.Healthy || s.Detail == "" {
+			t.Errorf("without a database: %+v", s)
+		}
+	}
 	r := w.Cradle("device", "list", "--account", world.Account)
 	if r.Code != 1 || r.Stdout != "" || strings.Contains(r.Stderr, "postgres") || strings.Contains(r.Stderr, "SQLSTATE") {
 		t.Errorf("device list without a database: exit %d, %q, %q", r.Code, r.Stdout, r.Stderr)
