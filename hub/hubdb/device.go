@@ -86,6 +86,12 @@ func (s *Store) CountDevices(ctx context.Context, name hub.Name) (total, disable
 	return total, disabled, err
 }
 
+// insertDevices says of each whether it is new.
+var insertDevices = sqldb.NewMany(`hub bigint, id text, generation text, etag text, disabled bigint, reason text, status_changed bigint, primary_thumb text,`+
+	` secondary_thumb text, iot_edge bigint, created bigint, updated bigint, auth text, primary_key bytea, secondary_key bytea, scope text, parent text, policy text, sealed bigint`, `,
+	d AS (INSERT INTO devices (hub, `+deviceColumns+`) SELECT hub, `+deviceColumns+` FROM asked ON CONFLICT (hub, id) DO NOTHING RETURNING hub, id)
+	SELECT n, CASE WHEN (hub, id) IN (SELECT hub, id FROM d) THEN 1 ELSE 0 END FROM asked`)
+
 // InsertDevice implements hub.Store.
 func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device, modules []hub.Module, notes ...hub.Event) error {
 	h, err := s.hubID(ctx, name)
@@ -100,8 +106,12 @@ func (s *Store) InsertDevice(ctx context.Context, name hub.Name, d *hub.Device, 
 	var n int64
 	// All entries share a writer, hence commits.
 	err = s.db.UpdateApart(ctx, "", string(d.ID), func(ctx context.Context, tx *sqldb.Tx) (err error) {
-		n, err = tx.Exec(`INSERT INTO devices (hub, `+deviceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT (hub, id) DO NOTHING`, values...)
+		if tx.Engine() == sqldb.PostgreSQL {
+			err = tx.AskMany(insertDevices, values...).Scan(&n)
+		} else {
+			n, err = tx.Exec(`INSERT INTO devices (hub, `+deviceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+				ON CONFLICT (hub, id) DO NOTHING`, values...)
+		}
 		for i := 0; i < len(insides) && n > 0 && err == nil; i++ {
 			err = tx.Queue(insertModule, insides[i]...)
 		}

@@ -92,7 +92,8 @@ func (s *set) add(j *job, args []any, a *answer) {
 		case "bigint":
 			s.args[i] = appended(s.args[i], number(v))
 		default:
-			s.args[i] = appended(s.args[i], v.([]byte))
+			b, _ := v.([]byte) // nil is NULL
+			s.args[i] = appended(s.args[i], b)
 		}
 	}
 	s.of, s.answers = append(s.of, j), append(s.answers, a)
@@ -131,7 +132,7 @@ func (s *set) take(rows pgx.Rows, types *pgtype.Map) error {
 			return fmt.Errorf("internal error: the first column of a Many: %w", err)
 		}
 		if a := s.answers[n-1]; a != nil && a.values == nil {
-			a.fields, a.values = fields[1:], copied(nil, raw[1:])
+			a.fields, a.values = fields[1:], copied([][]byte{}, raw[1:]) // there is a row, if only of n
 		}
 	}
 	rows.Close()

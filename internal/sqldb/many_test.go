@@ -17,6 +17,7 @@ var (
 		i AS (INSERT INTO item (id, name, data) SELECT id, name, data FROM asked ON CONFLICT (id) DO NOTHING RETURNING id, xmin::text)
 		SELECT n, i.id, asked.name, asked.data, i.xmin, (SELECT count(*) FROM asked) FROM asked JOIN i USING (id)`)
 	strictMany = sqldb.NewMany(`id bigint, name text`, ` INSERT INTO item (id, name) SELECT id, name FROM asked`)
+	onlyMany   = sqldb.NewMany(`id bigint`, ` SELECT n FROM asked JOIN item USING (id)`)
 	renameMany = sqldb.NewMany(`id bigint, name text`, ` UPDATE item SET name = asked.name FROM asked WHERE item.id = asked.id`)
 )
 
@@ -47,6 +48,9 @@ func TestMany(t *testing.T) {
 				}
 				if err != nil || id != i || name != fmt.Sprint("name", i) || len(data) != 1 || data[0] != byte(i) {
 					return fmt.Errorf("function %d got %d, %s, %x, %w", i, id, name, data, err)
+				}
+				if err := tx.AskMany(onlyMany, i).Scan(); err != nil {
+					return fmt.Errorf("a row without columns: %w", err)
 				}
 				tx.QueueMany(renameMany, i, kind(name+"!")) // behind the insert,
 				tx.QueueMany(renameMany, i, name+"?")       // and behind that

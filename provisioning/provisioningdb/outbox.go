@@ -34,8 +34,16 @@ func deliveryValues(d provisioning.Delivery, l provisioning.Lease) []any {
 
 // newDelivery writes the row of a registration that was made in this transaction.
 func newDelivery(tx *sqldb.Tx, d provisioning.Delivery, l provisioning.Lease) error {
+	if tx.Engine() == sqldb.PostgreSQL {
+		tx.QueueMany(insertDeliveries, deliveryValues(d, l)...)
+		return nil
+	}
 	return tx.Queue(insertDelivery, deliveryValues(d, l)...)
 }
+
+var insertDeliveries = sqldb.NewMany(`hub text, registration_id text, version bigint, due_at bigint, owner text, leased_until bigint`,
+	` INSERT INTO outbox (hub, registration_id, version, due_at, attempts, last_error, owner, leased_until)
+	SELECT hub, registration_id, version, due_at, 0, '', owner, leased_until FROM asked`)
 
 const (
 	dueRows = ` FROM outbox WHERE hub = ? AND due_at <= ? AND leased_until <= ?`
@@ -111,10 +119,20 @@ func (d *DB) settleUnread(ctx context.Context, dv provisioning.Delivery, l provi
 		return nil, errMoved
 	}
 	after, further := done(dv.Registration)
-	change, values := d.outcome(&dv.Registration, &after)
+	change, values, few := d.outcome(&dv.Registration, &after)
 	query, args := `DELETE FROM outbox`+oneRow+` AND version = ? AND owner = ?`, []any{dv.Hub, string(after.ID), dv.Version, l.Owner}
 	changed := after != dv.Registration
 	err := d.db.UpdateApart(ctx, "", string(after.ID), func(ctx context.Context, tx *sqldb.Tx) error {
+		if changed && few && tx.Engine() == sqldb.PostgreSQL {
+			err := tx.AskMany(settleMany, append(values, dv.Version, dv.Hub, l.Owner)...).Scan()
+			if errors.Is(err, sql.ErrNoRows) {
+				err = errMoved
+			}
+			if err != nil {
+				return err
+			}
+			return putFurther(tx, after, further, l.Now)
+		}
 		if changed && tx.Engine() == sqldb.PostgreSQL {
 			// Both in one, the registration's row locked first. The outbox's row is named by its key: joined to r it would be
 			// looked for among all of a hub's, dead ones included.
@@ -137,6 +155,16 @@ func (d *DB) settleUnread(ctx context.Context, dv provisioning.Delivery, l provi
 	})
 	return &after, err
 }
+
+// settleMany is settleUnread for the changes of few columns.
+var settleMany = sqldb.NewMany(`status text, substatus text, delivered bigint, error_code bigint, error_message text, move text, version bigint, updated_at bigint,`+
+	` id text, was bigint, hub text, owner text`, `,
+	r AS (UPDATE registration r SET status = asked.status, substatus = asked.substatus, delivered = asked.delivered, error_code = asked.error_code,
+		error_message = asked.error_message, move = asked.move, version = asked.version, updated_at = asked.updated_at
+		FROM asked WHERE r.id = asked.id AND r.version = asked.was RETURNING r.id),
+	o AS (SELECT n, id, hub, was, owner FROM asked WHERE (id IN (SELECT id FROM r)) IS TRUE)
+	DELETE FROM outbox USING o WHERE outbox.registration_id = o.id AND outbox.hub = o.hub AND outbox.version = o.was AND outbox.owner = o.owner RETURNING o.n`,
+)
 
 func (d *DB) settle(ctx context.Context, dv provisioning.Delivery, l provisioning.Lease, done provisioning.Settled) (*provisioning.Registration, *provisioning.Delivery, error) {
 	var out *provisioning.Delivery

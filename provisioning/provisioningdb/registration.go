@@ -88,11 +88,20 @@ func noRegistration(id provisioning.RegistrationID) error {
 }
 
 func (d *DB) insertRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
-	return tx.Queue(`INSERT INTO registration (`+registrationColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		string(r.ID), r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation, r.PrevOperation,
+	values := []any{string(r.ID), r.Group, string(r.Account), r.Hub, string(r.Status), r.Substatus, string(r.Blocked), r.Operation, r.PrevOperation,
 		r.Thumbprint[:], micros(r.NotBefore), micros(r.Newest), flag(r.Delivered), r.ErrorCode, r.ErrorMessage, r.Version, micros(r.Created), micros(r.Updated),
-		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts, moveColumn(r), issuanceText(r))
+		string(r.Kind), string(r.Device), d.sealSecrets(r), blob(r.Token), blob(r.PrevToken), r.Payload, r.Facts, moveColumn(r), issuanceText(r)}
+	if tx.Engine() == sqldb.PostgreSQL {
+		tx.QueueMany(insertRegistrations, values...)
+		return nil
+	}
+	return tx.Queue(`INSERT INTO registration (`+registrationColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
 }
+
+var insertRegistrations = sqldb.NewMany(`id text, group_id text, account text, hub text, status text, substatus text, blocked text, operation text, prev_operation text,`+
+	` thumbprint bytea, not_before bigint, newest bigint, delivered bigint, error_code bigint, error_message text, version bigint, created_at bigint, updated_at bigint,`+
+	` kind text, device text, secrets bytea, token bytea, prev_token bytea, payload text, facts text, move text, issuance text`,
+	` INSERT INTO registration (`+registrationColumns+`) SELECT `+registrationColumns+` FROM asked`)
 
 const changeRegistration = `UPDATE registration SET group_id = ?, account = ?, hub = ?, status = ?, substatus = ?, blocked = ?, operation = ?,
 	prev_operation = ?, thumbprint = ?, not_before = ?, newest = ?, delivered = ?, error_code = ?, error_message = ?, version = ?, updated_at = ?,
@@ -106,15 +115,15 @@ func (d *DB) changeValues(r *provisioning.Registration) []any {
 }
 
 // outcome is the change of a registration whose hub has been told: mostly of few columns, none of which is in an index.
-func (d *DB) outcome(before, after *provisioning.Registration) (change string, values []any) {
+func (d *DB) outcome(before, after *provisioning.Registration) (change string, values []any, few bool) {
 	r := *before
 	r.Status, r.Substatus, r.Delivered, r.ErrorCode, r.ErrorMessage = after.Status, after.Substatus, after.Delivered, after.ErrorCode, after.ErrorMessage
 	r.Move, r.Version, r.Updated = after.Move, after.Version, after.Updated
 	if r != *after {
-		return changeRegistration, d.changeValues(after)
+		return changeRegistration, d.changeValues(after), false
 	}
 	return `UPDATE registration SET status = ?, substatus = ?, delivered = ?, error_code = ?, error_message = ?, move = ?, version = ?, updated_at = ? WHERE id = ?`,
-		[]any{string(r.Status), r.Substatus, flag(r.Delivered), r.ErrorCode, r.ErrorMessage, moveColumn(&r), r.Version, micros(r.Updated), string(r.ID)}
+		[]any{string(r.Status), r.Substatus, flag(r.Delivered), r.ErrorCode, r.ErrorMessage, moveColumn(&r), r.Version, micros(r.Updated), string(r.ID)}, true
 }
 
 func (d *DB) updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) error {
