@@ -31,7 +31,7 @@ func TestEnrollmentAcrossReplicas(t *testing.T) {
 		r1, r2 := w.start(true, nil), w.start(true, nil)
 		w.enrol(r1)
 		leaf := w.ca.Leaf("dev-1", nil)
-		eventually(t, "the other replica knows the CA", func() bool { _, _, err := r2.register("dev-1", leaf.Leaf); return err == nil })
+		testenv.Eventually(t, "the other replica knows the CA", func() bool { _, _, err := r2.register("dev-1", leaf.Leaf); return err == nil })
 		r2.arrive("dev-1", leaf.Leaf)
 
 		key := sas.NewKey()
@@ -60,10 +60,10 @@ func TestEnrollmentAcrossReplicas(t *testing.T) {
 		// An enrolment without an account leaves the device in its owner's feed.
 		w.feed.Set("acme", "dev-1", cradle.Suspended)
 		r2.OnBlock("acme", "dev-1", cradle.Suspended)
-		eventually(t, "the hub bars the device", func() bool { return w.hub.Device("dev-1").Status == iothub.Disabled })
+		testenv.Eventually(t, "the hub bars the device", func() bool { return w.hub.Device("dev-1").Status == iothub.Disabled })
 		w.feed.Set("acme", "dev-1", cradle.Active)
 		r2.OnBlock("acme", "dev-1", cradle.Active)
-		eventually(t, "the device is released", func() bool { return w.hub.Device("dev-1").Status == iothub.Enabled })
+		testenv.Eventually(t, "the device is released", func() bool { return w.hub.Device("dev-1").Status == iothub.Enabled })
 
 		// Deleted on one replica, it is gone on the other at its next registration.
 		if err := r1.DeleteEnrollment(t.Context(), "dev-1", e.ETag); err != nil {

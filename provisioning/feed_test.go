@@ -30,13 +30,13 @@ func TestBlockAndRelease(t *testing.T) {
 			}
 		}
 		set(cradle.Suspended)
-		eventually(t, "the hub's entry is disabled", status(iothub.Disabled, "cradle: "))
+		testenv.Eventually(t, "the hub's entry is disabled", status(iothub.Disabled, "cradle: "))
 		if _, _, err := r.register("dev-1", leaf.Leaf); cradle.KindOf(err) != cradle.Unauthorized || !strings.Contains(err.Error(), "suspended") {
 			t.Errorf("suspended: %v", err)
 		}
 		set(cradle.Active)
-		eventually(t, "the hub's entry is enabled", status(iothub.Enabled, ""))
-		eventually(t, "the registration is assigned again", func() bool {
+		testenv.Eventually(t, "the hub's entry is enabled", status(iothub.Enabled, ""))
+		testenv.Eventually(t, "the registration is assigned again", func() bool {
 			reg, err := r.Registration(t.Context(), "dev-1")
 			return err == nil && reg.Status == provisioning.Assigned && reg.Blocked == ""
 		})
@@ -46,14 +46,14 @@ func TestBlockAndRelease(t *testing.T) {
 		// its feed says nothing new.
 		w.hub.Fail(provisioningtest.ErrDown)
 		set(cradle.Revoked)
-		eventually(t, "the registration is disabled", func() bool {
+		testenv.Eventually(t, "the registration is disabled", func() bool {
 			reg, err := r.Registration(t.Context(), "dev-1")
 			return err == nil && reg.Status == provisioning.Disabled && reg.Blocked == cradle.Revoked
 		})
 		r.stop()
 		w.hub.Fail(nil)
 		r = w.start(true, nil)
-		eventually(t, "the hub's entry is disabled for good", status(iothub.Disabled, "cradle: "))
+		testenv.Eventually(t, "the hub's entry is disabled for good", status(iothub.Disabled, "cradle: "))
 		w.feed.Set("acme", "dev-1", cradle.Active) // a feed may forget; revoked is final
 		r.OnBlock("acme", "dev-1", cradle.Active)
 		if _, _, err := r.register("dev-1", leaf.Leaf); err == nil || !strings.Contains(err.Error(), "revoked") {
@@ -71,7 +71,7 @@ func TestReconcileAtStart(t *testing.T) {
 	r.arrive("dev-1", leaf.Leaf)
 	w.feed.Set("acme", "dev-1", cradle.Suspended)
 	r.OnBlock("acme", "dev-1", cradle.Suspended)
-	eventually(t, "disabled", func() bool { return w.hub.Device("dev-1").Status == iothub.Disabled })
+	testenv.Eventually(t, "disabled", func() bool { return w.hub.Device("dev-1").Status == iothub.Disabled })
 	r.stop()
 
 	w.feed.Set("acme", "dev-1", cradle.Active)
@@ -83,7 +83,7 @@ func TestReconcileAtStart(t *testing.T) {
 		t.Errorf("released by a feed that has not caught up: %+v %v", reg, err)
 	}
 	w.feed.SetStale(false)
-	eventually(t, "enabled", func() bool { return w.hub.Device("dev-1").Status == iothub.Enabled })
+	testenv.Eventually(t, "enabled", func() bool { return w.hub.Device("dev-1").Status == iothub.Enabled })
 }
 
 // An operator's own disabling in the hub is not taken back.

@@ -59,7 +59,7 @@ func TestAllocation(t *testing.T) {
 			t.Errorf("%s is at %s", id, reg.Hub)
 		}
 		if hub == "hub-1" {
-			eventually(t, id+" has left hub-1", func() bool { return w.hub.Device(cradle.DeviceID(id)) == nil })
+			testenv.Eventually(t, id+" has left hub-1", func() bool { return w.hub.Device(cradle.DeviceID(id)) == nil })
 		}
 	}
 }
@@ -89,7 +89,7 @@ func TestGroupsAcrossReplicas(t *testing.T) {
 		}
 		w.enrol(r1)
 		leaf := w.ca.Leaf("dev-1", nil)
-		eventually(t, "the other replica knows the CA", func() bool { _, _, err := r2.register("dev-1", leaf.Leaf); return err == nil })
+		testenv.Eventually(t, "the other replica knows the CA", func() bool { _, _, err := r2.register("dev-1", leaf.Leaf); return err == nil })
 		g, err := r1.Group(t.Context(), "ACME-devices")
 		if err != nil {
 			t.Fatal(err)
@@ -108,7 +108,7 @@ func TestGroupsAcrossReplicas(t *testing.T) {
 		if _, err := r1.PutGroup(t.Context(), provisioning.GroupRequest{ID: g.ID, Attestation: provisioning.SignedBy(next.Cert, nil), Terms: provisioning.Terms{Enabled: true}, IfMatch: g.ETag}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the certificate that was taken out of the group is refused for that", func() bool {
+		testenv.Eventually(t, "the certificate that was taken out of the group is refused for that", func() bool {
 			_, _, err := r2.register("dev-1", leaf.Leaf)
 			return cradle.KindOf(err) == cradle.Unauthorized && strings.Contains(err.Error(), "registered")
 		})

@@ -167,7 +167,7 @@ func TestIssue(t *testing.T) {
 		r.issued("dev-1", boot.Leaf, nil)
 		w.feed.Set("other", "dev-1", cradle.Revoked)
 		r.OnBlock("other", "dev-1", cradle.Revoked)
-		eventually(t, "the hub's entry is disabled", func() bool { return w.hub.Device("dev-1").Status == "disabled" })
+		testenv.Eventually(t, "the hub's entry is disabled", func() bool { return w.hub.Device("dev-1").Status == "disabled" })
 		if _, _, err := r.ask("dev-1", boot.Leaf, csrFor(t, "dev-1")); cradle.KindOf(err) != cradle.Unauthorized || !strings.Contains(err.Error(), "revoked") {
 			t.Errorf("revoked: %v", err)
 		}
@@ -220,7 +220,7 @@ func TestIssueRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the provider was asked", func() bool { return len(i.calls()) > before })
+		testenv.Eventually(t, "the provider was asked", func() bool { return len(i.calls()) > before })
 		if got, err := r.Operation(t.Context(), c, reg.Operation, time.Millisecond); err != nil || got.Status != provisioning.Assigning {
 			t.Errorf("%v: %+v, %v", wait, got, err)
 		}
@@ -307,7 +307,7 @@ func TestIssueByOtherProofs(t *testing.T) {
 	// What the policy's account says of it counts.
 	w.feed.Set("acme", "dev-1", cradle.Revoked)
 	r.OnBlock("acme", "dev-1", cradle.Revoked)
-	eventually(t, "the hub's entry is disabled", func() bool { return w.hub.Device("dev-1").Status == iothub.Disabled })
+	testenv.Eventually(t, "the hub's entry is disabled", func() bool { return w.hub.Device("dev-1").Status == iothub.Disabled })
 }
 
 // stuck is an EST server that does not answer.
@@ -331,7 +331,7 @@ func TestIssuerHangs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "certificates are asked for", func() bool { return est.begun.Load() > 8 })
+	testenv.Eventually(t, "certificates are asked for", func() bool { return est.begun.Load() > 8 })
 	if reg := r.arrive("dev-1", w.ca.Leaf("dev-1", nil).Leaf); reg.Status != provisioning.Assigned {
 		t.Errorf("a device that asks for no certificate: %+v", reg)
 	}

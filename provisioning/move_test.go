@@ -112,7 +112,7 @@ func TestReprovision(t *testing.T) {
 				if got := at.TwinOf(cradle.DeviceID(id)); !reflect.DeepEqual(got, c.twin) {
 					t.Errorf("twin %+v, want %+v", got, c.twin)
 				}
-				eventually(t, "the other hub has no entry", func() bool { return gone.Device(cradle.DeviceID(id)) == nil })
+				testenv.Eventually(t, "the other hub has no entry", func() bool { return gone.Device(cradle.DeviceID(id)) == nil })
 				// Once more: nothing moves any more.
 				if reg := r.arrive(id, leaf.Leaf); reg.Hub != c.hub || reg.Substatus != provisioning.Reprovisioned {
 					t.Errorf("a third time: %+v", reg)
@@ -190,7 +190,7 @@ func TestMoveCrashes(t *testing.T) {
 					if got := second.TwinOf(dev); got == nil || got.Desired["a"] != "mine" {
 						t.Errorf("twin at the new hub: %+v", got)
 					}
-					eventually(t, "the old entry has gone", func() bool { return w.hub.Device(dev) == nil })
+					testenv.Eventually(t, "the old entry has gone", func() bool { return w.hub.Device(dev) == nil })
 				})
 			}
 		}
@@ -214,7 +214,7 @@ func TestMoveFromAHubThatIsDown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the old hub was asked for the twin", func() bool { return w.hub.Calls("twin") > 0 })
+	testenv.Eventually(t, "the old hub was asked for the twin", func() bool { return w.hub.Calls("twin") > 0 })
 	if got, err := r.Operation(t.Context(), c, reg.Operation, 0); err != nil || got.Status != provisioning.Assigning || got.From != "hub-1" {
 		t.Fatalf("while the old hub is down: %+v %v", got, err)
 	}
@@ -222,19 +222,19 @@ func TestMoveFromAHubThatIsDown(t *testing.T) {
 	r.OnBlock("acme", "dev-1", cradle.Suspended)
 	w.hub.Fail(nil)
 	for name, h := range map[string]*provisioningtest.Hub{"hub-1": w.hub, "hub-2": second} {
-		eventually(t, name+" has the device disabled", func() bool { d := h.Device("dev-1"); return d != nil && d.Status == "disabled" })
+		testenv.Eventually(t, name+" has the device disabled", func() bool { d := h.Device("dev-1"); return d != nil && d.Status == "disabled" })
 	}
-	eventually(t, "its registration says so", func() bool {
+	testenv.Eventually(t, "its registration says so", func() bool {
 		reg, err := r.Registration(t.Context(), "dev-1")
 		return err == nil && reg.Blocked == cradle.Suspended
 	})
 	w.feed.Set("acme", "dev-1", cradle.Active)
 	r.OnBlock("acme", "dev-1", cradle.Active)
-	eventually(t, "it is released", func() bool { reg, err := r.Registration(t.Context(), "dev-1"); return err == nil && reg.Blocked == "" })
+	testenv.Eventually(t, "it is released", func() bool { reg, err := r.Registration(t.Context(), "dev-1"); return err == nil && reg.Blocked == "" })
 	if got := r.await(c, reg.Operation); got.Hub != "hub-2" || got.Substatus != provisioning.DataMigrated || second.TwinOf("dev-1").Tags["a"] != "b" {
 		t.Errorf("released: %+v", got)
 	}
-	eventually(t, "the old entry has gone", func() bool { return w.hub.Device("dev-1") == nil })
+	testenv.Eventually(t, "the old entry has gone", func() bool { return w.hub.Device("dev-1") == nil })
 }
 
 // Draining moves devices when they register, maintenance only keeps new ones away; both hold on every replica

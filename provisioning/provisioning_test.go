@@ -97,7 +97,7 @@ func TestHubDownThenUp(t *testing.T) {
 			}
 			callers[i], ops[i] = c, reg.Operation
 		}
-		eventually(t, "the hub is found to be in trouble", func() bool {
+		testenv.Eventually(t, "the hub is found to be in trouble", func() bool {
 			reg, err := r.Operation(t.Context(), callers[0], ops[0], time.Millisecond)
 			return err == nil && reg.Status == provisioning.Assigning && r.Troubled(reg)
 		})
@@ -207,7 +207,7 @@ func TestConcurrentRegistration(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		eventually(t, "the outbox is empty", func() bool { n, err := r1.Pending(t.Context()); return err == nil && n == 0 })
+		testenv.Eventually(t, "the outbox is empty", func() bool { n, err := r1.Pending(t.Context()); return err == nil && n == 0 })
 		reg, err := r1.Registration(t.Context(), "dev-1")
 		if err != nil || reg.Status != provisioning.Assigned {
 			t.Fatalf("%+v %v", reg, err)

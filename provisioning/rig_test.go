@@ -123,18 +123,6 @@ func (r *replica) await(c *provisioning.Caller, op string) provisioning.Registra
 	panic("unreachable")
 }
 
-// eventually waits for something that a worker does.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for range 3000 {
-		if f() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("never happened: %s", what)
-}
-
 func print(c tls.Certificate) string {
 	return provisioning.Thumbprint(sha256.Sum256(c.Leaf.Raw)).String()
 }

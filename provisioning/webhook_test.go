@@ -177,7 +177,7 @@ func TestWebhookFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.name != "500" && c.name != "slow" { // those have opened the circuit
-				eventually(t, "it is asked", func() bool { return len(h.calls()) > before })
+				testenv.Eventually(t, "it is asked", func() bool { return len(h.calls()) > before })
 			}
 			if got, err := r.Operation(t.Context(), cl, reg.Operation, 0); err != nil || got.Status != provisioning.Assigning || got.Hub != "" {
 				t.Errorf("without fallback: %+v %v", got, err)
@@ -237,7 +237,7 @@ func TestWebhookIsRechecked(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.text == "" {
-				eventually(t, "it is asked twice", func() bool { return len(h.calls()) > 1 })
+				testenv.Eventually(t, "it is asked twice", func() bool { return len(h.calls()) > 1 })
 				if second.Device("dev-1") != nil {
 					t.Error("the device is at a hub that is drained")
 				}

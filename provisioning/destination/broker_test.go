@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/mqtt"
@@ -126,7 +125,7 @@ keyfile %[6]s
 			t.Log(log.String())
 		}
 	})
-	eventually(t, "mosquitto listens", func() bool {
+	testenv.Eventually(t, "mosquitto listens", func() bool {
 		c, err := net.Dial("tcp", m.control)
 		if err == nil {
 			c.Close()
@@ -134,17 +133,6 @@ keyfile %[6]s
 		return err == nil
 	})
 	return m
-}
-
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for range 1000 {
-		if f() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("never happened: %s", what)
 }
 
 func (m *mosquitto) link() provisioning.Link {

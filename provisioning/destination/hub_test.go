@@ -158,7 +158,7 @@ func TestForeignHub(t *testing.T) {
 		}
 		await := func(c *provisioning.Caller, operation string) (r provisioning.Registration) {
 			t.Helper()
-			eventually(t, "the registration is decided", func() bool {
+			testenv.Eventually(t, "the registration is decided", func() bool {
 				if r, err = svc.Operation(t.Context(), c, operation, 50*time.Millisecond); err != nil {
 					t.Fatal(err)
 				}
@@ -187,14 +187,14 @@ func TestForeignHub(t *testing.T) {
 		if err != nil || string(tw.Tags) != `{"site":"north"}` || !strings.Contains(string(tw.Properties.Desired), `"rate":7`) {
 			t.Fatalf("%s %s %v", tw.Tags, tw.Properties.Desired, err)
 		}
-		eventually(t, "it has left hub-1", func() bool { return own.Device("dev-1") == nil })
+		testenv.Eventually(t, "it has left hub-1", func() bool { return own.Device("dev-1") == nil })
 
 		// Throttled: it waits as long as it is told, and asks no sooner.
 		f.says(azureError(429, "ThrottlingException", "1"))
 		second := ca.Leaf("dev-2", nil).Leaf
 		c, operation := register(second)
 		before := f.calls.Load()
-		eventually(t, "the throttling is shown", func() bool {
+		testenv.Eventually(t, "the throttling is shown", func() bool {
 			known, err := svc.Known(t.Context(), "dev-2")
 			return err == nil && len(known) == 1 && known[0].State == "pending" && known[0].Attempts > 0 && strings.Contains(known[0].Reason, "ThrottlingException")
 		})
@@ -216,7 +216,7 @@ func TestForeignHub(t *testing.T) {
 			f.says(azureError(status, code, ""))
 			id := "dev-" + strings.ToLower(code)
 			c, operation := register(ca.Leaf(id, nil).Leaf)
-			eventually(t, code+" is shown", func() bool {
+			testenv.Eventually(t, code+" is shown", func() bool {
 				h, err := svc.HubHealth(t.Context())
 				return err == nil && h["azure-1"].Waiting > 0 && strings.Contains(h["azure-1"].Trouble, code)
 			})
@@ -239,7 +239,7 @@ func TestForeignHub(t *testing.T) {
 			return true
 		})
 		c, operation = register(ca.Leaf("dev-r", nil).Leaf)
-		eventually(t, "the redirect is an error", func() bool {
+		testenv.Eventually(t, "the redirect is an error", func() bool {
 			h, err := svc.HubHealth(t.Context())
 			return err == nil && strings.Contains(h["azure-1"].Trouble, "307")
 		})
@@ -251,11 +251,11 @@ func TestForeignHub(t *testing.T) {
 		// Revoked: the foreign hub hears of it by the same outbox.
 		feed.Set("acme", "dev-1", cradle.Revoked)
 		svc.OnBlock("acme", "dev-1", cradle.Revoked)
-		eventually(t, "it is disabled at the foreign hub", func() bool {
+		testenv.Eventually(t, "it is disabled at the foreign hub", func() bool {
 			d, err := f.reg.GetDevice(t.Context(), "dev-1")
 			return err == nil && d.Status == iothub.Disabled && strings.Contains(d.StatusReason, "revoked")
 		})
-		eventually(t, "and that is shown", func() bool {
+		testenv.Eventually(t, "and that is shown", func() bool {
 			known, err := svc.Known(t.Context(), "dev-1")
 			return err == nil && len(known) == 1 && known[0].Kind == provisioning.LinkAzure && known[0].Wants == "disabled" && known[0].State == "told"
 		})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/provisioning"
 	"github.com/cradle-iot/cradle/provisioning/destination"
 	"github.com/cradle-iot/cradle/provisioning/provisioningdb"
@@ -49,7 +50,7 @@ func TestMosquittoByTheService(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is assigned", func() bool {
+	testenv.Eventually(t, "it is assigned", func() bool {
 		r, err = svc.Operation(t.Context(), c, r.Operation, 50*time.Millisecond)
 		return err == nil && r.Status == provisioning.Assigned
 	})
@@ -66,7 +67,7 @@ func TestMosquittoByTheService(t *testing.T) {
 	feed.Set("acme", "dev-1", cradle.Revoked)
 	svc.OnBlock("acme", "dev-1", cradle.Revoked)
 	<-ended
-	eventually(t, "the broker's word is shown", func() bool {
+	testenv.Eventually(t, "the broker's word is shown", func() bool {
 		known, err := svc.Known(t.Context(), "dev-1")
 		return err == nil && len(known) == 1 && known[0].Kind == provisioning.LinkMQTT && known[0].Wants == "disabled" && known[0].State == "told"
 	})

@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/dps"
 	"github.com/cradle-iot/cradle/provisioning"
 	"github.com/cradle-iot/cradle/provisioning/provisioningtest"
@@ -56,7 +56,7 @@ func TestLinkedHubs(t *testing.T) {
 	far.Fail(cradle.Errorf(cradle.Unauthorized, "hub answers 401: key is wrong"))
 	s.feed.Set("acme", "dev-1", cradle.Revoked)
 	s.svc.OnBlock("acme", "dev-1", cradle.Revoked)
-	eventually(t, "the failure is shown", func() bool {
+	testenv.Eventually(t, "the failure is shown", func() bool {
 		ds, err = svc.Destinations(ctx, "dev-1")
 		return err == nil && len(ds) == 1 && ds[0].Wants == "disabled" && ds[0].State == "pending" && ds[0].Attempts > 0 && strings.Contains(ds[0].Reason, "401")
 	})
@@ -68,7 +68,7 @@ func TestLinkedHubs(t *testing.T) {
 		t.Errorf("%s %v", b, err)
 	}
 	far.Fail(nil)
-	eventually(t, "the hub was told", func() bool {
+	testenv.Eventually(t, "the hub was told", func() bool {
 		ds, err = svc.Destinations(ctx, "dev-1")
 		return err == nil && ds[0].Wants == "disabled" && ds[0].State == "told" && far.Device("dev-1").Status == "disabled"
 	})
@@ -163,16 +163,4 @@ func TestLinkedHubsRefused(t *testing.T) {
 	if _, err := svc.Destinations(ctx, "nobody"); cradle.KindOf(err) != cradle.NotFound {
 		t.Errorf("no registration: %v", err)
 	}
-}
-
-// eventually waits for something that a worker does.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for range 1000 {
-		if f() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("never happened: %s", what)
 }
