@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -37,6 +38,8 @@ func Migrations() fs.FS {
 type DB struct {
 	db    *sqldb.DB
 	vault Vault
+
+	groups sync.Map // by id, *provisioning.Group: as Change read them last; they are not changed
 }
 
 var _ provisioning.Store = (*DB)(nil)
@@ -48,7 +51,7 @@ func Open(ctx context.Context, url string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the provisioning store: %w", err)
 	}
-	return &DB{db, plain{}}, nil
+	return &DB{db: db, vault: plain{}}, nil
 }
 
 // Seal makes the store seal symmetric keys with v. It is called before the store is used, always or never.

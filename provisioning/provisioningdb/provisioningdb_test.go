@@ -422,3 +422,46 @@ func TestSettleStores(t *testing.T) {
 		}
 	})
 }
+
+// A step sees the group as it is stored now, whoever has changed it since the last one.
+func TestChangeSeesGroup(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		d, other := open(t, url), open(t, url)
+		sees := func() *provisioning.Group {
+			t.Helper()
+			var got *provisioning.Group
+			_, _, err := d.Change(t.Context(), "dev-1", "g", func(_ *provisioning.Registration, by provisioning.Enrolled) (provisioning.Outcome, error) {
+				got = by.Group
+				return provisioning.Outcome{Registration: registration("dev-1", 1)}, nil
+			}, lease("me", 0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return got
+		}
+		if g := sees(); g != nil {
+			t.Errorf("a group that is not there: %+v", g)
+		}
+		for i, hubs := range [][]string{{"hub-1"}, {"hub-2"}, nil, {"hub-3"}} {
+			if hubs == nil {
+				if err := other.DeleteGroup(t.Context(), "g", func(provisioning.Group) error { return nil }); err != nil {
+					t.Fatal(err)
+				}
+				if g := sees(); g != nil {
+					t.Errorf("a group that has gone: %+v", g)
+				}
+				continue
+			}
+			want := group("g", "A1")
+			want.ETag, want.Hubs = fmt.Sprint("e-", i), hubs
+			if err := put(t, other, want); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if g := sees(); g == nil || g.ETag != want.ETag || !reflect.DeepEqual(g.Terms, want.Terms) {
+					t.Errorf("%d: got %+v, want %+v", i, g, want)
+				}
+			}
+		}
+	})
+}

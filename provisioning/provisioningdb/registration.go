@@ -72,8 +72,10 @@ func blob(s string) any {
 	return []byte(s)
 }
 
+const selectRegistration = `SELECT ` + registrationColumns + ` FROM registration WHERE id = ?`
+
 func (d *DB) getRegistration(tx *sqldb.Tx, id provisioning.RegistrationID, lock string) (*provisioning.Registration, error) {
-	r, err := d.scanRegistration(tx.QueryRow(`SELECT `+registrationColumns+` FROM registration WHERE id = ?`+lock, string(id)))
+	r, err := d.scanRegistration(tx.QueryRow(selectRegistration+lock, string(id)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -180,13 +182,27 @@ type enrolled struct {
 	any   bool                // there may be individual enrolments
 }
 
+// getEnrolled reads a group again only where its ETag is not that of the group read last.
 func (d *DB) getEnrolled(tx *sqldb.Tx, group string) (enrolled, error) {
+	var etag string
 	var n int
-	g, err := d.scanGroup(behind{tx.QueryRow(`SELECT `+groupColumns+`, CASE WHEN `+anyEnrollment+` THEN 1 ELSE 0 END FROM enrollment_group WHERE id = ?`, group), []any{&n}})
+	err := tx.QueryRow(`SELECT etag, CASE WHEN `+anyEnrollment+` THEN 1 ELSE 0 END FROM enrollment_group WHERE id = ?`, group).Scan(&etag, &n)
 	if errors.Is(err, sql.ErrNoRows) {
+		d.groups.Delete(group)
 		return enrolled{any: true}, nil
 	}
-	return enrolled{&g, n != 0}, err
+	if err != nil {
+		return enrolled{}, err
+	}
+	if known, ok := d.groups.Load(group); ok && known.(*provisioning.Group).ETag == etag {
+		return enrolled{known.(*provisioning.Group), n != 0}, nil
+	}
+	g, err := d.getGroup(tx, group, "")
+	if err != nil || g == nil {
+		return enrolled{any: true}, err
+	}
+	d.groups.Store(group, g)
+	return enrolled{g, n != 0}, nil
 }
 
 // Change implements provisioning.Store.
