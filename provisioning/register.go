@@ -89,9 +89,12 @@ func (s *Service) Operation(ctx context.Context, c *Caller, operation string, ho
 	return s.await(ctx, c, operation, hold, news, nil)
 }
 
+// recheck is how often a wait looks into the store: another replica may deliver, and then only the store tells.
+const recheck = 250 * time.Millisecond
+
 // await waits for a decision. It ends news, which began before the registration was as it is known (nil: look).
 func (s *Service) await(ctx context.Context, c *Caller, operation string, hold time.Duration, news *waiter, known *Registration) (Registration, error) {
-	var timeout <-chan time.Time
+	end := time.Now().Add(hold)
 	for {
 		var r Registration
 		var err error
@@ -110,32 +113,26 @@ func (s *Service) await(ctx context.Context, c *Caller, operation string, hold t
 		if err == nil {
 			r, err = s.approved(ctx, c, r)
 		}
-		if err != nil || r.Status != Assigning || hold <= 0 || c.Waits != "" || s.outbox.troubled(r.Hub) {
+		left := time.Until(end)
+		if err != nil || r.Status != Assigning || left <= 0 || c.Waits != "" || s.outbox.troubled(r.Hub) {
 			s.waiters.off(c.ID, news)
 			return r, err
 		}
-		if timeout == nil {
-			t := time.NewTimer(hold)
-			defer t.Stop()
-			timeout = t.C
-		}
-		// Another replica may deliver it; then only the store tells.
-		recheck := time.NewTimer(250 * time.Millisecond)
+		t := time.NewTimer(min(left, recheck))
 		select {
 		case <-news.c:
 			if known = news.settled; known != nil && known.Operation != operation {
 				known = nil // settled before this operation began
 			}
-		case <-recheck.C:
-		case <-timeout:
-			hold = 0
+		case <-t.C:
 		case <-ctx.Done():
-			s.waiters.off(c.ID, news)
-			recheck.Stop()
-			return r, ctx.Err()
+			err = ctx.Err()
 		}
-		recheck.Stop()
+		t.Stop()
 		s.waiters.off(c.ID, news)
+		if err != nil {
+			return r, err
+		}
 		news = s.waiters.on(c.ID)
 	}
 }

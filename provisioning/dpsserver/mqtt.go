@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/front"
 	"github.com/cradle-iot/cradle/internal/mqtt"
 	"github.com/cradle-iot/cradle/internal/mqttserve"
 	"github.com/cradle-iot/cradle/protocol/dps"
@@ -207,6 +208,7 @@ func (c *conn) request(ctx context.Context, calls *sync.WaitGroup, p mqtt.Publis
 		return c.refuse(ctx, r.RID, &q, &cradle.Error{Kind: cradle.Busy, Detail: "this connection has too many requests under way", RetryAfter: time.Second})
 	}
 	calls.Go(func() {
+		front.GrowStack()
 		over := sync.OnceFunc(func() { <-c.full })
 		defer over()
 		rep, err := c.h.answer(ctx, &q)
