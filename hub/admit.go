@@ -32,6 +32,9 @@ func (h *Hub) prove(ctx context.Context, k key, login *Login, g *grant) (owner, 
 		return owner{d, m}, version, err
 	}
 	err = h.promote(ctx, k.hub, d, m)
+	if err == nil {
+		h.entryWritten(k)
+	}
 	switch kind := cradle.KindOf(err); {
 	case kind == cradle.Conflict || kind == cradle.NotFound:
 		return owner{}, 0, errMoved

@@ -78,8 +78,6 @@ func LockLost(err error) bool { return errors.Is(err, errNoSuchLock) }
 
 // SendC2D puts a message into a device's queue, durably, and delivers it when the device listens. Expires may be
 // zero: iothub.C2DLife. Modules have no queue. Errors: Invalid, TooLarge, NotFound, Forbidden (MailFull).
-//
-// BUG(hub): with several replicas a device that is connected to another one gets it at its next connection or message.
 func (h *Hub) SendC2D(ctx context.Context, hub Name, m *C2D) error {
 	now := h.now()
 	if err := iothub.CheckDeviceID(m.Device); err != nil {
@@ -118,6 +116,7 @@ func (h *Hub) SendC2D(ctx context.Context, hub Name, m *C2D) error {
 	if s := h.sessions.get(key{hub: hub, device: m.Device}); s != nil {
 		s.wake()
 	}
+	h.tell(word{About: aboutMail, Hub: hub, Device: m.Device})
 	return nil
 }
 

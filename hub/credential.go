@@ -331,6 +331,7 @@ func (h *Hub) nextSlot(ctx context.Context, hub Name, id cradle.DeviceID, der []
 		}
 		if err == nil {
 			h.sessions.changed(key{hub: hub, device: id}, d)
+			h.entryWritten(key{hub: hub, device: id})
 			h.log.Info("certificate renewed", "hub", hub, "device", id, "thumbprint", thumb)
 		}
 		return err

@@ -26,4 +26,7 @@
 // What a device hears goes to its session's Sink, which never blocks. Changes of a twin are handed over in their order:
 // whoever changes or reads one for the device holds the key's lock until it is in the sink. Messages are locked in the
 // store while they are out, and removed by the device's acknowledgement; a new connection voids the locks of the one before.
+//
+// Processes over one store tell each other what each other's sessions should know (Listen, talk.go), as words that nobody keeps:
+// a session that may have missed one is ended, and its device finds everything when it comes again.
 package hub

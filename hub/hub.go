@@ -3,6 +3,7 @@ package hub
 import (
 	"cmp"
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -47,6 +48,7 @@ type Hub struct {
 	locks    keyLocks      // of a device's twin and kept session, so that it hears of changes in their order
 	rid      atomic.Uint64 // the last method call's id
 	news     news
+	talk     talk
 	// otherNames: a device came with a certificate that has another name than it has in the registry.
 	otherNames atomic.Bool
 
@@ -71,6 +73,7 @@ func New(c Config) *Hub {
 	if h.now == nil {
 		h.now = time.Now
 	}
+	h.talk.self = crand.Text()
 	h.sessions.init(func(s *Session) { h.connection(s.key, false) })
 	h.rid.Store(rand.Uint64() >> 16) // a late answer to a call before a restart meets none
 	return h

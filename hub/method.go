@@ -172,6 +172,7 @@ func (s *Session) Twin(ctx context.Context, deliver func(twin []byte)) error {
 	if err != nil {
 		return err
 	}
+	s.desired, s.readTwin = t.Desired.Version, true
 	deliver(encodeJSON(map[string]json.RawMessage{"desired": t.Desired.encode(true, false), "reported": t.Report.encode(true, false)}))
 	return nil
 }
@@ -188,12 +189,19 @@ func (s *Session) Report(ctx context.Context, patch []byte) (version int64, err 
 // tellDesired hands a change of desired properties to the device, if it is connected and wants to hear it. The
 // caller holds the key's lock.
 func (h *Hub) tellDesired(k key, version int64, patch map[string]any) {
-	s := h.sessions.get(k)
-	if s == nil || !s.Hears(HearDesired) {
-		return
-	}
 	patch[keyVersion] = version
-	if !s.sink.Desired(version, encodeJSON(patch)) {
+	s := h.sessions.get(k)
+	if h.talk.others.Load() {
+		h.tell(word{About: aboutDesired, Hub: k.hub, Device: k.device, Module: k.module, Version: version, Patch: encodeJSON(patch)})
+	}
+	switch {
+	case s == nil || !s.Hears(HearDesired):
+	case s.desired != 0 && version != s.desired+1: // another replica's change comes late
+		h.sessions.leave(s)
+		s.end("its desired properties were changed at another replica")
+	case s.sink.Desired(version, encodeJSON(patch)):
+		s.heardDesired(version)
+	default:
 		h.sessions.leave(s)
 		s.end("device does not take what is sent to it")
 	}

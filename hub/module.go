@@ -163,6 +163,7 @@ func (h *Hub) PutModule(ctx context.Context, hub Name, w *iothub.Module, ifMatch
 			return nil, h.storeError("updating a module", err)
 		}
 		h.sessions.moduleChanged(key{hub, m.Device, m.ID}, m)
+		h.entryWritten(key{hub, m.Device, m.ID})
 		return h.wireModule(hub, m), nil
 	}
 	return nil, errETag
@@ -191,6 +192,7 @@ func (h *Hub) DeleteModule(ctx context.Context, hub Name, device cradle.DeviceID
 		}
 		h.intake(hub).noted(notes)
 		h.sessions.moduleChanged(key{hub, device, id}, nil)
+		h.entryWritten(key{hub, device, id})
 		return nil
 	}
 	return errETag

@@ -112,6 +112,7 @@ func (h *Hub) PutDevice(ctx context.Context, hub Name, w *iothub.Device, ifMatch
 			return nil, h.storeError("updating a device", err)
 		}
 		h.sessions.changed(key{hub: hub, device: d.ID}, d)
+		h.entryWritten(key{hub: hub, device: d.ID})
 		return h.wire(hub, d), nil
 	}
 	return nil, errETag
@@ -140,6 +141,7 @@ func (h *Hub) DeleteDevice(ctx context.Context, hub Name, id cradle.DeviceID, if
 		}
 		h.intake(hub).noted(notes)
 		h.sessions.changed(key{hub: hub, device: id}, nil)
+		h.entryWritten(key{hub: hub, device: id})
 		return nil
 	}
 	return errETag

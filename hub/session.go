@@ -51,6 +51,14 @@ type Session struct {
 	present    bool
 	gone       atomic.Bool // dropped; takes nothing more
 
+	id   uint64      // names it to other processes
+	told atomic.Bool // the others were told of it before what they say now; see Hub.heard
+
+	// Under the key's lock: up to which version the device knows its desired properties, 0 for not known; the first that
+	// it was told of; and whether it has read them.
+	desired, firstDesired int64
+	readTwin              bool
+
 	mu    sync.Mutex
 	ready bool // the connection takes what Sink hands over
 	hears Subscriptions
@@ -84,7 +92,7 @@ const connectRetries = 10
 // identity is dropped. clean discards what earlier connections subscribed to; else that is taken up, and kept in
 // turn. The sink is handed nothing before Start. A refusal changes nothing.
 func (h *Hub) Connect(ctx context.Context, hub Name, id cradle.DeviceID, module iothub.ModuleID, login *Login, clean bool, sink Sink) (*Session, error) {
-	s := &Session{hub: h, key: key{hub, id, module}, since: h.now(), sink: sink, kept: !clean}
+	s := &Session{hub: h, id: h.talk.ids.Add(1), key: key{hub, id, module}, since: h.now(), sink: sink, kept: !clean}
 	s.intake = h.intake(hub)
 	for range connectRetries {
 		who, version, err := h.prove(ctx, s.key, login, &s.grant)
@@ -110,6 +118,7 @@ func (h *Hub) Connect(ctx context.Context, hub Name, id cradle.DeviceID, module 
 			return nil, err
 		}
 		h.connection(s.key, true)
+		h.sessionBegan(s)
 		return s, nil
 	}
 	return nil, errRestless

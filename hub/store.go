@@ -53,6 +53,7 @@ type Store interface {
 
 	Stream
 	Noticing
+	Talk
 }
 
 // Cursor is a place in a hub's event stream: that of its newest event read. 0 is the beginning.

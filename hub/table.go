@@ -2,6 +2,8 @@ package hub
 
 import (
 	"hash/maphash"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/cradle-iot/cradle"
@@ -117,6 +119,35 @@ func (t *table) drop(sh *shard, ks []key, why func(*Session) string) {
 	}
 }
 
+// bump makes connects of the device that are under way start over; it reports whether it, or a module of it, has sessions.
+func (t *table) bump(k key) bool {
+	sh := t.shard(k.device)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.version++
+	if sh.sessions[k] != nil {
+		return true
+	}
+	for other := range sh.sessions {
+		if sh.modules > 0 && k.module == "" && other.hub == k.hub && other.device == k.device {
+			return true
+		}
+	}
+	return false
+}
+
+// all returns the sessions that there are.
+func (t *table) all() []*Session {
+	var out []*Session
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.mu.Lock()
+		out = slices.AppendSeq(out, maps.Values(sh.sessions))
+		sh.mu.Unlock()
+	}
+	return out
+}
+
 // changed notes that the device's entry is d now (nil: deleted), drops sessions of it and of its modules that d
 // does not admit, and returns the new version.
 func (t *table) changed(k key, d *Device) uint64 {
@@ -193,16 +224,21 @@ func (t *table) get(k key) *Session {
 }
 
 func (t *table) leave(s *Session) {
+	if t.remove(s) {
+		t.gone(s)
+	}
+}
+
+// remove is leave where a newer session is elsewhere; it reports whether s was there.
+func (t *table) remove(s *Session) bool {
 	sh := t.shard(s.key.device)
 	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	there := sh.sessions[s.key] == s
 	if there {
 		sh.remove(s.key)
 	}
-	sh.mu.Unlock()
-	if there {
-		t.gone(s)
-	}
+	return there
 }
 
 // await returns a channel that is closed when came is called for k; release it.

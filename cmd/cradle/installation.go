@@ -209,6 +209,7 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	if err := in.cmd.EventsServe.run(ctx, in, replica, run); err != nil {
 		return nil, err
 	}
+	run.Go(func() error { return in.hubs.Listen(ctx) })
 	run.Go(func() error { return in.dps.Run(ctx) })
 	return in.front(tokens)
 }
