@@ -326,6 +326,25 @@ func (w *writer) rollback(err error) error {
 	return err
 }
 
+// writerCache is smaller than a reader's. When a page of an index was split SQLite goes through the whole cache at the end of the
+// transaction: it moved pages by way of a number that is beyond the file's end, and forgets all pages beyond it. The
+// inner pages of an index over millions of rows fit, and leaves are found in a larger one as rarely. What a
+// transaction changes may take more before it is written ahead of the commit. KiB.
+var writerCache = []string{"PRAGMA cache_size = -8192", "PRAGMA cache_spill = -32768"}
+
+func (w *writer) connect() (err error) {
+	if w.conn, err = w.db.connect(forever); err != nil || w.conn.lite == nil {
+		return err
+	}
+	for _, pragma := range writerCache {
+		if err = w.conn.exec(pragma); err != nil {
+			w.drop()
+			return err
+		}
+	}
+	return nil
+}
+
 func (w *writer) drop() {
 	w.conn.discard()
 	w.conn = nil
