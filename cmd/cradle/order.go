@@ -253,9 +253,11 @@ type AttestationRegisterCmd struct {
 	Group    string `help:"Id of the enrolment group; default ACCOUNT-CLASS." placeholder:"ID"`
 	Class    string `help:"Which operational CA: production, evaluation, or both." default:"both" enum:"production,evaluation,both"`
 	Unproved bool   `help:"Also the CA of devices that enrol without evidence, as groups of their own: ID-unproved."`
+	Alone    bool   `help:"After a key roll: the newest CA alone, when the last certificate of the one before it has ended. Default: both."`
 }
 
-// Run registers the operational CA of each class as an enrolment group, by the service API that Azure DPS has too.
+// Run registers the operational CA of each class as an enrolment group, by the service API that Azure DPS has too. After a roll the
+// CA before it stays beside it, since what that has signed is still in use.
 func (c *AttestationRegisterCmd) Run(ctx context.Context, out *cli.Out) error {
 	a, cc, err := c.client()
 	if err != nil {
@@ -263,6 +265,10 @@ func (c *AttestationRegisterCmd) Run(ctx context.Context, out *cli.Out) error {
 	}
 	var acc admin.Account
 	if err := a.Call(ctx, http.MethodGet, "/accounts/"+url.PathEscape(c.Account), nil, &acc); err != nil {
+		return err
+	}
+	var cas []admin.CA
+	if err := a.Call(ctx, http.MethodGet, casPath(c.Account, ""), nil, &cas); err != nil {
 		return err
 	}
 	var cs *sas.ConnectionString
@@ -304,17 +310,45 @@ func (c *AttestationRegisterCmd) Run(ctx context.Context, out *cli.Out) error {
 		if err != nil {
 			return err
 		}
-		g, err := svc.EnsureGroup(ctx, id, cert, nil)
+		var before *x509.Certificate
+		var previous string
+		if !c.Alone {
+			if before, previous, err = predecessor(cas, ca); err != nil {
+				return err
+			}
+		}
+		g, err := svc.EnsureGroup(ctx, id, cert, before)
 		if err != nil {
 			return err
 		}
-		if err := out.Print(map[string]any{"id": g.EnrollmentGroupID, "class": ca.Class, "host": cs.HostName, "certificate": ca.Fingerprint}, func(w io.Writer) {
-			fmt.Fprintf(w, "enrolment group %s at %s believes the %s %s CA of %s\n", g.EnrollmentGroupID, cs.HostName, ca.Class, ca.Kind, acc.Name)
+		told, more := map[string]any{"id": g.EnrollmentGroupID, "class": ca.Class, "host": cs.HostName, "certificate": ca.Fingerprint}, ""
+		if before != nil {
+			told["previous"], more = previous, ", and the one before it"
+		}
+		if err := out.Print(told, func(w io.Writer) {
+			fmt.Fprintf(w, "enrolment group %s at %s believes the %s %s CA of %s%s\n", g.EnrollmentGroupID, cs.HostName, ca.Class, ca.Kind, acc.Name, more)
 		}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// predecessor is the CA whose key that of now has replaced last, nil without one or when it has ended.
+func predecessor(all []admin.CA, now admin.Authority) (newest *x509.Certificate, fingerprint string, err error) {
+	for _, c := range all {
+		if c.Kind != now.Kind || c.Class != now.Class || c.State != "superseded" || c.Fingerprint == now.Fingerprint {
+			continue
+		}
+		cert, err := (&dps.X509Certificate{Certificate: c.PEM}).Parse()
+		if err != nil {
+			return nil, "", err
+		}
+		if time.Now().Before(cert.NotAfter) && (newest == nil || cert.NotBefore.After(newest.NotBefore)) {
+			newest, fingerprint = cert, c.Fingerprint
+		}
+	}
+	return newest, fingerprint, nil
 }
 
 // trustBoth makes a transport for a provisioning service that may be ours or somebody's on the public

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cradle-iot/cradle/protocol/dps"
+	"github.com/cradle-iot/cradle/protocol/sas"
 	"github.com/cradle-iot/cradle/test/world"
 )
 
@@ -215,6 +217,34 @@ func TestVerbs(t *testing.T) {
 	v.one("cradle service-key show --service dps --out @/dps.key", "file")
 	v.files(w.Dir, 0o600, "dps.key")
 	v.ok("cradle attestation register --account acme --service-connection-string-file @/dps.key", "id")
+	// After a roll the CA before it is believed beside it, until somebody says otherwise.
+	if r := v.run("cradle ca roll acme --ca operational --class evaluation --json"); r.Code != 0 {
+		t.Fatalf("ca roll: %s", r.Stderr)
+	}
+	for _, c := range []struct {
+		flag string
+		want any
+	}{{"", groups[1]["certificate"]}, {" --alone", nil}, {"", groups[1]["certificate"]}} {
+		rolled := v.ok("cradle attestation register --account acme --class evaluation" + c.flag)
+		if len(rolled) != 1 || rolled[0]["previous"] != c.want || rolled[0]["certificate"] == groups[1]["certificate"] {
+			t.Errorf("attestation register%s after a roll: %v, want %v beside the new CA", c.flag, rolled, c.want)
+		}
+		conn, err := os.ReadFile(w.Path("dps.key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cs, err := sas.ParseConnectionString(string(conn))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := (&dps.Service{HTTP: w.HTTP(nil), Conn: cs}).Group(t.Context(), rolled[0]["id"].(string))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slots := g.Attestation.X509.SigningCertificates; slots.Primary == nil || (slots.Secondary != nil) != (c.want != nil) {
+			t.Errorf("attestation register%s: the group holds %+v", c.flag, slots)
+		}
+	}
 	v.one("cradle service-key show --service hub", "connection_string")
 	v.bad(2, "--service", "cradle service-key show --service moon")
 	if s := v.one("cradle hub event-sources deviceLifecycleEvents", "hub", "sources"); !reflect.DeepEqual(s["sources"], []any{"deviceLifecycleEvents"}) {
