@@ -96,7 +96,8 @@ func (c *conn) byKeys() error {
 	if c.pg == nil {
 		return nil
 	}
-	return c.exec("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_memoize = off")
+	return c.exec(`SELECT set_config(name, CASE name WHEN 'plan_cache_mode' THEN 'force_generic_plan' ELSE 'off' END, false) FROM pg_settings
+		WHERE name IN ('plan_cache_mode', 'enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_memoize')`) // some are younger than others
 }
 
 // exec runs a statement of ours that has no arguments.

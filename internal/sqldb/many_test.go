@@ -87,6 +87,42 @@ func TestMany(t *testing.T) {
 	})
 }
 
+// TestWritersSeek: a Many's plan is made for a table that is empty and must serve a large one.
+func TestWritersSeek(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		db := open(t, url, func(c *sqldb.Config) { c.ReadCommitted = true })
+		if db.Engine() != sqldb.PostgreSQL {
+			t.Skip("SQLite has no settings of that kind")
+		}
+		explain := func(_ context.Context, tx *sqldb.Tx) error {
+			rows, err := tx.Query("EXPLAIN UPDATE item SET name = 'x' FROM generate_series(1, 1000) AS asked (id) WHERE item.id = asked.id")
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			var plan, line string
+			for rows.Next() {
+				if err := rows.Scan(&line); err != nil {
+					return err
+				}
+				plan += line + "\n"
+			}
+			if !strings.Contains(plan, "Nested Loop") || !strings.Contains(plan, "Index Scan using item_pkey") || strings.Contains(plan, "Seq Scan on item") {
+				return fmt.Errorf("the plan is\n%s", plan)
+			}
+			return rows.Err()
+		}
+		if err := db.Update(t.Context(), explain); err != nil {
+			t.Error(err)
+		}
+		var mode string
+		err := db.Update(t.Context(), func(_ context.Context, tx *sqldb.Tx) error { return tx.QueryRow("SHOW plan_cache_mode").Scan(&mode) })
+		if err != nil || mode != "force_generic_plan" {
+			t.Errorf("plans are %q, %v", mode, err)
+		}
+	})
+}
+
 // TestManyFails: when a set fails nobody knows whose row it was, so that each function is run alone.
 func TestManyFails(t *testing.T) {
 	testenv.EachStore(t, func(t *testing.T, url string) {
