@@ -8,11 +8,12 @@ const transports = {
   http: () => require('azure-iot-device-http').Http,
 };
 
-const open = async ({hub, id, module, transport, cert, key, symmetricKey}) => {
+const open = async ({hub, id, module, transport, cert, key, symmetricKey}, before = () => {}) => {
   const who = `HostName=${hub};DeviceId=${id}` + (module ? `;ModuleId=${module}` : '');
   const client = Client.fromConnectionString(symmetricKey ? `${who};SharedAccessKey=${symmetricKey}` : `${who};x509=true`, transports[transport]());
   const set = cert && client.setOptions({cert, key});
   if (transport !== 'http') await set; // azure-iot-device-http 1.14.4 takes the options and never says so
+  before(client);
   await client.open();
   return client;
 };
@@ -73,13 +74,16 @@ exports.method = async (device) => {
   return answer;
 };
 
-// receive waits for a message to the device and completes, rejects or abandons it.
+// receive waits for a message to the device and completes it. It listens before it connects: to a kept session the message comes
+// at once, and the SDK drops one that nobody listens for.
 exports.receive = async (device) => {
-  const client = await open(device);
-  const got = new Promise((resolve, reject) => client.on('message', (m) => client.complete(m, (e) => e ? reject(e) : resolve({
-    body: m.getData().toString(), messageId: m.messageId, correlationId: m.correlationId,
-    properties: Object.fromEntries(m.properties.propertyList.map((p) => [p.key, p.value])),
-  }))));
+  let got;
+  const client = await open(device, (client) => {
+    got = new Promise((resolve, reject) => client.on('message', (m) => client.complete(m, (e) => e ? reject(e) : resolve({
+      body: m.getData().toString(), messageId: m.messageId, correlationId: m.correlationId,
+      properties: Object.fromEntries(m.properties.propertyList.map((p) => [p.key, p.value])),
+    }))));
+  });
   const answer = await got;
   await client.close();
   return answer;
