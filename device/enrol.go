@@ -246,7 +246,8 @@ func (d *Device) refusedBy(t todo, err error) error {
 		return err
 	}
 	d.m.rung++
-	if t.auth == ByLDevID && cradle.KindOf(err) == cradle.Unauthorized {
+	var s *est.StatusError
+	if t.auth == ByLDevID && (cradle.KindOf(err) == cradle.Unauthorized || errors.As(err, &s) && s.Afresh()) {
 		d.m.ldevidBad = true
 	}
 	return err

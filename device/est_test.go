@@ -87,6 +87,9 @@ func (e *fakeEST) authenticate(op string) (*x509.Certificate, error) {
 	if w.blocked {
 		return nil, refuse(403, "device is revoked")
 	}
+	if w.superseded[thumb(peer.Raw)] {
+		return nil, &est.StatusError{Code: 403, Reason: "the client certificate was superseded", Hint: "its credentials are in quarantine; " + est.AttestAfresh}
+	}
 	from := func(a authority) bool { return peer.CheckSignatureFrom(a.cert) == nil }
 	var ok bool
 	switch {

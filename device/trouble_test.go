@@ -188,6 +188,38 @@ func TestExpiredWhileOff(t *testing.T) {
 	}
 }
 
+// A journal from before, as of a disk that was put back, holds credentials that newer ones have replaced: the device attests
+// afresh with its IDevID and works again.
+func TestOlderJournal(t *testing.T) {
+	for name, off := range map[string]time.Duration{"operational good": time.Minute, "operational expired": 48 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				stop := w.start(w.options())
+				w.until("telemetry", time.Hour, func() bool { return len(w.seqs) > 0 })
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+				w.mu.Lock()
+				w.superseded = map[string]bool{}
+				for _, c := range w.issued {
+					w.superseded[thumb(c.Raw)] = true
+				}
+				w.mu.Unlock()
+				time.Sleep(off)
+				stop = w.start(w.options())
+				w.until("a new LDevID and a connection with a new certificate", 60*time.Hour, func() bool {
+					return w.count(w.onboarding) == 2 && len(w.connects) > 1 && w.connects[len(w.connects)-1] != w.connects[0]
+				})
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+				w.check()
+			})
+		})
+	}
+}
+
 // TPM2_Clear ends the storage hierarchy's keys; the device starts again from its IDevID.
 func TestTPMCleared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

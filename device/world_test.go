@@ -63,10 +63,11 @@ type world struct {
 	handshakes []string // the provider's: the calls that they were made for
 
 	noTime       bool
-	cacertsApart bool // each label's cacerts names its own CA alone
-	noAuthTime   bool // the provider tells nobody the time who shows a certificate
-	blocked      bool // device suspended or revoked
-	lot          bool // accepted
+	cacertsApart bool            // each label's cacerts names its own CA alone
+	noAuthTime   bool            // the provider tells nobody the time who shows a certificate
+	blocked      bool            // device suspended or revoked
+	superseded   map[string]bool // certificates that a newer one has replaced
+	lot          bool            // accepted
 	// fault is asked twice per call: before the service acts and after it did, before the reply.
 	fault func(call string, acted bool) error
 }

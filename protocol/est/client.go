@@ -36,6 +36,13 @@ type StatusError struct {
 	Hint       string        // what to do about it, as the server put it; may be empty
 }
 
+// AttestAfresh stands in the hint of a refusal (403) of a certificate that works no more, while its device may have another: who
+// asks next with a credential that came before it is heard.
+const AttestAfresh = "attest afresh: enrol with the LDevID or IDevID"
+
+// Afresh reports whether the server asks for AttestAfresh.
+func (e *StatusError) Afresh() bool { return strings.Contains(e.Hint, AttestAfresh) }
+
 func (e *StatusError) Error() string {
 	s := fmt.Sprintf("EST server answered %d", e.Code)
 	if e.Reason != "" {
