@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/protocol/evidence"
 	"github.com/cradle-iot/cradle/provider/attest"
 	"github.com/cradle-iot/cradle/provider/ca"
@@ -348,7 +349,7 @@ func (p *Provider) quarantine(ctx context.Context, r Request, c *Credential) err
 	if !c.Cert.Proved() {
 		return refuse.WithHint("its credentials are in quarantine until the account's operator lifts it: cradle device heal %s", c.Device.ID)
 	}
-	return refuse.WithHint("its credentials are in quarantine; attest afresh: enrol with the LDevID or IDevID")
+	return refuse.WithHint("its credentials are in quarantine; %s", est.AttestAfresh)
 }
 
 // logRefusal makes a refused enrolment a leaf of the log, when its client is one of ours (an

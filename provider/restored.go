@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/protocol/est"
 	"github.com/cradle-iot/cradle/provider/ca"
 )
 
@@ -75,7 +76,7 @@ func (p *Provider) unknown(e Endpoint, peer *x509.Certificate) error {
 		p.log.Error("a certificate signed by an issuing key of ours is not on record: it is in quarantine. Was the store restored from a backup?",
 			"certificate", ca.Digest(peer.Raw), "serial", peer.SerialNumber.Text(16), "subject", peer.Subject.String(), "authority", a.ID, "account", a.Account)
 		return cradle.Errorf(cradle.Forbidden, "the client certificate (%s, serial %s) was signed here but is not on record: it is in quarantine", peer.Subject, peer.SerialNumber.Text(16)).
-			WithHint("attest afresh: enrol with the LDevID or IDevID")
+			WithHint("%s", est.AttestAfresh)
 	}
 	return cradle.Errorf(cradle.Unauthorized, "the client certificate (%s, serial %s) was not issued here", peer.Subject, peer.SerialNumber.Text(16)).
 		WithHint("use a certificate of account %s", e.Account)
