@@ -201,7 +201,7 @@ func TestQuickRun(t *testing.T) {
 			t.Errorf("the table says nothing of %s:\n%s", store, out)
 		}
 	}
-	if want := len(stores) * int(enrol.Kinds); len(f.Enrolments) != want {
+	if want := (len(stores) + 1) * int(enrol.Kinds); len(f.Enrolments) != want { // the bare server too
 		t.Errorf("%d enrolments, want %d", len(f.Enrolments), want)
 	}
 	for _, e := range f.Enrolments {
