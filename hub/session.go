@@ -118,7 +118,7 @@ func (h *Hub) Connect(ctx context.Context, hub Name, id cradle.DeviceID, module 
 			return nil, err
 		}
 		h.connection(s.key, true)
-		h.sessionBegan(s)
+		h.sessionBegan(ctx, s)
 		return s, nil
 	}
 	return nil, errRestless

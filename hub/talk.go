@@ -34,6 +34,8 @@ type word struct {
 	Session uint64          `json:"session,omitempty"` // of aboutSession
 	Version int64           `json:"version,omitempty"` // of aboutDesired
 	Patch   json.RawMessage `json:"patch,omitempty"`   // likewise; none: it is too large
+
+	done chan struct{} // closed when it is told, or will not be; nil: nobody waits for that
 }
 
 const (
@@ -63,10 +65,18 @@ func (h *Hub) Listen(ctx context.Context) error {
 // Alone reports whether no other process over the store listens, as far as this one knows.
 func (h *Hub) Alone() bool { return !h.talk.others.Load() }
 
+// close lets who waits for the word go on.
+func (w *word) close() {
+	if w.done != nil {
+		close(w.done)
+	}
+}
+
 // tell tells a word to the other processes, if there are any, soon.
 func (h *Hub) tell(w word) {
 	t := &h.talk
 	if !t.others.Load() {
+		h.untold(w)
 		return
 	}
 	w.From = t.self
@@ -114,6 +124,10 @@ func (h *Hub) tellAll() {
 			for _, w := range batch {
 				h.untold(w)
 			}
+		} else {
+			for _, w := range batch {
+				w.close()
+			}
 		}
 		cancel()
 	}
@@ -121,9 +135,13 @@ func (h *Hub) tellAll() {
 
 // untold takes back what was not told: a session of which nobody heard is older than what others say.
 func (h *Hub) untold(w word) {
-	if s := h.sessions.get(key{w.Hub, w.Device, w.Module}); w.About == aboutSession && s != nil && s.id == w.Session {
+	if w.About != aboutSession {
+		return
+	}
+	if s := h.sessions.get(key{w.Hub, w.Device, w.Module}); s != nil && s.id == w.Session {
 		s.told.Store(true)
 	}
+	w.close()
 }
 
 // heard takes a word.
@@ -163,13 +181,15 @@ func (h *Hub) heard(ctx context.Context, text string) {
 	}
 }
 
-// sessionBegan tells the others of a session, so that theirs end.
-func (h *Hub) sessionBegan(s *Session) {
-	if !h.talk.others.Load() {
-		s.told.Store(true) // whoever comes later is newer
-		return
+// sessionBegan tells the others of a session, so that theirs end. It returns when that is said: a device which connects again
+// after its answer, at another replica, is heard of later, and its newer connection stays.
+func (h *Hub) sessionBegan(ctx context.Context, s *Session) {
+	w := word{About: aboutSession, Hub: s.key.hub, Device: s.key.device, Module: s.key.module, Session: s.id, done: make(chan struct{})}
+	h.tell(w)
+	select {
+	case <-w.done:
+	case <-ctx.Done():
 	}
-	h.tell(word{About: aboutSession, Hub: s.key.hub, Device: s.key.device, Module: s.key.module, Session: s.id})
 }
 
 // entryWritten tells them of a write of an entry.
