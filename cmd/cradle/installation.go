@@ -99,7 +99,7 @@ func (in *installation) providerStore(ctx context.Context) (*providerdb.DB, *fil
 		return nil, nil, fmt.Errorf("provider's store: %w", err)
 	}
 	in.close = append(in.close, db.Close)
-	in.watch.store("provider", db.Stats)
+	in.watch.store("provider", db)
 	begun, err := db.Begun(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("provider's store: %w", err)
@@ -168,13 +168,13 @@ func (in *installation) build(ctx context.Context, run *errgroup.Group) (*front.
 	} else if n > 0 {
 		in.log.Info("the hub's SAS keys are sealed by the key-encryption key now", "entries", n)
 	}
-	in.watch.store("hub", hdb.Stats)
+	in.watch.store("hub", hdb)
 	ddb, err := provisioningdb.Open(ctx, in.store("provisioning"))
 	if err != nil {
 		return nil, fmt.Errorf("provisioning's store: %w", err)
 	}
 	in.close = append(in.close, ddb.Seal(vault).Close)
-	in.watch.store("provisioning", ddb.Stats)
+	in.watch.store("provisioning", ddb)
 
 	in.follow = status.NewFollower(in.prov, in.prov.FeedKey(), in.log, func(e status.Event) {
 		in.dps.OnBlock(e.Account, e.Device, e.State)
@@ -336,6 +336,9 @@ func (in *installation) followed(ctx context.Context, seq int64) (prov, hub *tim
 func (in *installation) status(ctx context.Context) admin.Status {
 	st := admin.Status{ESTURL: in.url, Hubs: []string{in.hub}, Listen: in.listen, Checkpoint: []admin.Checkpoint{}, FeedKey: status.EncodeKey(in.prov.FeedKey()), Version: verbs.Version()}
 	heads, err := in.prov.Checkpoints(ctx)
+	if err == nil {
+		err = in.watch.stores["provider"].Writable(ctx)
+	}
 	prov := admin.Service{Service: "provider", URL: in.url, Healthy: err == nil}
 	if err != nil {
 		prov.Detail, _ = cradle.Public(err)
@@ -365,7 +368,13 @@ func (in *installation) status(ctx context.Context) admin.Status {
 		return s
 	}
 	_, dpsErr := in.dps.Links(ctx)
+	if dpsErr == nil {
+		dpsErr = in.watch.stores["provisioning"].Writable(ctx)
+	}
 	_, hubErr := in.hubs.Names(ctx)
+	if hubErr == nil {
+		hubErr = in.watch.stores["hub"].Writable(ctx)
+	}
 	st.Services = []admin.Service{prov, follower("provisioning", dpsErr), follower(string(firstHub), hubErr)}
 	st.Services = append(st.Services, in.signerService(ctx)...)
 	return st

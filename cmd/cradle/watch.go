@@ -21,6 +21,13 @@ import (
 type watch struct {
 	meter  *meter.Meter // nil without --metrics-listen
 	health meter.Health
+	stores map[string]store
+}
+
+// store is a custodian's, as it is watched.
+type store interface {
+	Stats() sqldb.Stats
+	Writable(ctx context.Context) error
 }
 
 // count is nil when nobody can read the counts.
@@ -41,11 +48,17 @@ func (w *watch) check(name string, run func(ctx context.Context) error) {
 	w.health.Checks = append(w.health.Checks, meter.Check{Name: name, Run: run})
 }
 
-func (w *watch) store(name string, stats func() sqldb.Stats) {
+func (w *watch) store(name string, s store) {
+	stats := s.Stats
 	w.gauge("cradle_store_waiting", "Updates that wait for a writer of the store.", func() float64 { return float64(stats().Waiting) }, "store", name)
 	w.gauge("cradle_store_reading", "Connections that read from the store.", func() float64 { return float64(stats().Reading) }, "store", name)
 	w.gauge("cradle_store_updates", "Updates committed since the start.", func() float64 { return float64(stats().Updates) }, "store", name)
 	w.gauge("cradle_store_commits", "Commits that they shared.", func() float64 { return float64(stats().Commits) }, "store", name)
+	w.check(name+" writes", s.Writable)
+	if w.stores == nil {
+		w.stores = map[string]store{}
+	}
+	w.stores[name] = s
 }
 
 // age is how long ago t was; NaN when it was never.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,12 +15,18 @@ import (
 	"github.com/cradle-iot/cradle/internal/sqldb"
 )
 
+// still is a store in which nothing moves.
+type still struct{ refuses error }
+
+func (still) Stats() sqldb.Stats               { return sqldb.Stats{Waiting: 3} }
+func (s still) Writable(context.Context) error { return s.refuses }
+
 func TestWatchFeed(t *testing.T) {
 	var w watch
 	w.meter = meter.New()
 	fresh := false
 	w.feed(func() time.Time { return time.Time{} }, func(time.Time) bool { return fresh })
-	w.store("provider", func() sqldb.Stats { return sqldb.Stats{Waiting: 3} })
+	w.store("provider", still{})
 	if ready, found := w.health.Ready(); ready || !strings.Contains(found[0].Detail, "stale") {
 		t.Errorf("a stale feed: %v", found)
 	}
@@ -35,7 +42,7 @@ func TestWatchFeed(t *testing.T) {
 // TestWatchOff: without a listener nothing is counted, and readiness still is.
 func TestWatchOff(t *testing.T) {
 	var w watch
-	w.store("provider", func() sqldb.Stats { return sqldb.Stats{} })
+	w.store("provider", still{})
 	w.check("x", func(context.Context) error { return errors.New("no") })
 	if w.count() != nil {
 		t.Error("counts for nobody")
@@ -44,5 +51,16 @@ func TestWatchOff(t *testing.T) {
 	w.paths().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 	if b, _ := io.ReadAll(rec.Body); rec.Code != http.StatusServiceUnavailable || string(b) != "not ready\n" {
 		t.Errorf("%d %s", rec.Code, b)
+	}
+}
+
+// TestWatchWrites: each store that takes no writes is named.
+func TestWatchWrites(t *testing.T) {
+	var w watch
+	w.store("provider", still{})
+	w.store("hub", still{errors.New("no space left")})
+	want := []meter.Finding{{Check: "provider writes", Ready: true}, {Check: "hub writes", Detail: "no space left"}}
+	if ready, found := w.health.Ready(); ready || !slices.Equal(found, want) {
+		t.Errorf("got %v, want %v", found, want)
 	}
 }

@@ -57,6 +57,9 @@ func (s *Store) Close() error { return s.db.Close() }
 // Stats says how busy the store is.
 func (s *Store) Stats() sqldb.Stats { return s.db.Stats() }
 
+// Writable says whether the store takes writes, and if not, why (sqldb.DB.Writable).
+func (s *Store) Writable(ctx context.Context) error { return s.db.Writable(ctx) }
+
 func micros(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

@@ -243,9 +243,19 @@ func TestFull(t *testing.T) {
 	if n := count(t, db); n != stored {
 		t.Errorf("got %d rows, want %d", n, stored)
 	}
+	if err := db.Writable(t.Context()); cradle.KindOf(err) != cradle.Busy {
+		t.Errorf("full: writable: %v, want Busy", err)
+	}
 	limit(1000)
 	if err := big(stored); err != nil {
 		t.Errorf("with space again: %v", err)
+	}
+	testenv.Eventually(t, "the store to be writable", func() bool { return db.Writable(t.Context()) == nil })
+	err = db.View(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+		return tx.QueryRow("SELECT 1 FROM writable_trial").Scan(new(int))
+	})
+	if err == nil {
+		t.Error("a trial has left its table")
 	}
 }
 

@@ -113,6 +113,7 @@ type DB struct {
 	once    sync.Once
 
 	updates, commits atomic.Int64
+	refusals         refusals
 
 	kill *killer // fault tests
 }

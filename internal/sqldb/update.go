@@ -356,6 +356,7 @@ func (w *writer) finish(jobs []*job) {
 		if j.err == nil {
 			w.db.updates.Add(1)
 		}
+		w.db.refusals.note(j.err)
 		close(j.done)
 	}
 }

@@ -41,3 +41,6 @@ func (d *DB) CRLsDue(ctx context.Context, now time.Time) (n int64, end time.Time
 
 // Stats says how busy the store is.
 func (d *DB) Stats() sqldb.Stats { return d.db.Stats() }
+
+// Writable says whether the store takes writes, and if not, why (sqldb.DB.Writable).
+func (d *DB) Writable(ctx context.Context) error { return d.db.Writable(ctx) }

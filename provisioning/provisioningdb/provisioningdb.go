@@ -66,6 +66,9 @@ func (d *DB) Close() error { return d.db.Close() }
 // Stats says how busy the store is.
 func (d *DB) Stats() sqldb.Stats { return d.db.Stats() }
 
+// Writable says whether the store takes writes, and if not, why (sqldb.DB.Writable).
+func (d *DB) Writable(ctx context.Context) error { return d.db.Writable(ctx) }
+
 func micros(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

@@ -156,9 +156,24 @@ func TestDiskFull(t *testing.T) {
 	filler := filepath.Join(disk, "filler")
 	fill(t, filler)
 	w.during()
+	ready := func() (bool, string) {
+		code, body := fetch(t, w.HTTP(nil), w.URL()+"/readyz")
+		return code == http.StatusOK, body
+	}
+	var st admin.Status
+	if err := w.Admin().Call(t.Context(), http.MethodGet, "/status", nil, &st); err != nil {
+		t.Fatal(err)
+	}
+	if s := st.Services[0]; s.Healthy || !strings.Contains(s.Detail, "no space") {
+		t.Errorf("status on a full disk: %+v", s)
+	}
+	if ok, body := ready(); ok {
+		t.Errorf("on a full disk: %s", body)
+	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
+	w.Wait("the services to be ready, with no request but this", time.Minute, ready)
 	w.after()
 	if code := w.Server().Stop(); code != 0 {
 		t.Errorf("cradle serve ended with %d", code)
