@@ -21,7 +21,7 @@ func (b *bench) against(ctx context.Context, store string, stdout io.Writer) err
 		defer s.plant.Close()
 		sites[i] = s
 	}
-	if err := b.warm(ctx, sites[:]...); err != nil {
+	if err := b.settled(ctx, sites[:]...); err != nil {
 		return err
 	}
 	var ratios [2][]float64

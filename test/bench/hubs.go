@@ -139,6 +139,9 @@ func (b *bench) newHubSite(ctx context.Context, store, name string, known, clien
 		if err := fleet.LoadRegistrations(ctx, p, registered); err != nil {
 			return err
 		}
+		if err := p.Settle(ctx); err != nil {
+			return err
+		}
 		return p.Start(ctx)
 	}()
 	if err != nil {

@@ -273,8 +273,21 @@ func (b *bench) warm(ctx context.Context, sites ...*site) error {
 	return nil
 }
 
+// settled warms sites up that were empty.
+func (b *bench) settled(ctx context.Context, sites ...*site) error {
+	if err := b.warm(ctx, sites...); err != nil {
+		return err
+	}
+	for _, s := range sites {
+		if err := s.plant.Settle(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (b *bench) rounds(ctx context.Context, s *site) (out []Sample, err error) {
-	if err := b.warm(ctx, s); err != nil {
+	if err := b.settled(ctx, s); err != nil {
 		return nil, err
 	}
 	for range b.o.rounds {
@@ -306,6 +319,9 @@ func (b *bench) load(ctx context.Context, s *site, n int) error {
 	}
 	if err := fleet.Load(ctx, s.plant, n); err != nil {
 		return fmt.Errorf("registering %d devices: %w", n, err)
+	}
+	if err := s.plant.Settle(ctx); err != nil {
+		return err
 	}
 	s.registered = n
 	b.say("%-8s %9d devices registered in bulk, %.0f a second", s.plant.Store, n, float64(n)/time.Since(start).Seconds())

@@ -20,8 +20,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/keys/filekey"
 	"github.com/cradle-iot/cradle/provider"
@@ -114,7 +112,7 @@ func Open(ctx context.Context, store, bin, dir string, certificates, rounds int)
 	if err := s.load(ctx, devices, rounds); err != nil {
 		return nil, err
 	}
-	if err := s.vacuum(ctx); err != nil {
+	if err := s.plant.Settle(ctx); err != nil {
 		return nil, err
 	}
 	vault, err := filekey.LoadVault(filepath.Join(s.plant.Data(), "key-encryption-key"))
@@ -162,24 +160,6 @@ func (s *Site) load(ctx context.Context, devices, spare int) error {
 	s.some = append(s.some, s.unrevoked...)
 	s.entries = full - spare
 	return err
-}
-
-// vacuum does now what PostgreSQL does by itself a while after a load.
-func (s *Site) vacuum(ctx context.Context) error {
-	if s.plant.URL == "" {
-		return nil
-	}
-	c, err := pgx.Connect(ctx, s.plant.URL)
-	if err != nil {
-		return err
-	}
-	defer c.Close(ctx)
-	for _, q := range []string{"VACUUM ANALYZE", "CHECKPOINT"} {
-		if _, err := c.Exec(ctx, q); err != nil {
-			return fmt.Errorf("%s: %w", q, err)
-		}
-	}
-	return nil
 }
 
 // Close ends it. The folder stays.
