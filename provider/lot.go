@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"fmt"
+	"slices"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/protocol/custody"
@@ -84,6 +85,9 @@ func (p *Provider) CloseLot(ctx context.Context, id cradle.OrderID, r order.LotR
 	return &order.LotAnswer{Lot: stored.ID, State: stored.State, Reasons: stored.Findings}, nil
 }
 
+// unitsAtOnce is how many units of a report are read at once: a round trip costs more than a row.
+const unitsAtOnce = 500
+
 // compareUnits holds the report against the order and against what was issued here, and returns what is
 // odd. A unit that is not on record is a refusal: there is nothing that could be accepted.
 func (p *Provider) compareUnits(ctx context.Context, ord *order.Order, rep *custody.Report) ([]string, []cradle.DeviceID, error) {
@@ -99,22 +103,32 @@ func (p *Provider) compareUnits(ctx context.Context, ord *order.Order, rep *cust
 	}
 	odd := custody.Match(ord, rep, in)
 	var ids []cradle.DeviceID
-	for _, u := range rep.Units {
-		d, err := p.store.Device(ctx, ord.Account, u.Device)
-		if cradle.KindOf(err) == cradle.NotFound || err == nil && d.Order != ord.ID {
-			return nil, nil, cradle.Errorf(cradle.Invalid, "unit %s (%s) was not made under order %s", u.Serial, u.Device, ord.ID).
-				WithHint("personalise it first")
+	for some := range slices.Chunk(rep.Units, unitsAtOnce) {
+		first := len(ids)
+		for _, u := range some {
+			ids = append(ids, u.Device)
 		}
+		devices, err := p.store.DevicesOf(ctx, ord.Account, ids[first:])
 		if err != nil {
 			return nil, nil, err
 		}
-		if d.Serial != u.Serial || d.EKDigest != u.EK || d.IDevIDCert != u.IDevID || d.IAKCert != u.IAK {
-			odd = append(odd, fmt.Sprintf("unit %s: serial, EK or certificates are not those on record", u.Serial))
+		known := make(map[cradle.DeviceID]*Device, len(devices))
+		for i := range devices {
+			known[devices[i].ID] = &devices[i]
 		}
-		if d.State != cradle.Made && d.Lot != rep.Lot {
-			odd = append(odd, fmt.Sprintf("unit %s: device %s is %s", u.Serial, d.ID, d.State))
+		for _, u := range some {
+			d := known[u.Device]
+			if d == nil || d.Order != ord.ID {
+				return nil, nil, cradle.Errorf(cradle.Invalid, "unit %s (%s) was not made under order %s", u.Serial, u.Device, ord.ID).
+					WithHint("personalise it first")
+			}
+			if d.Serial != u.Serial || d.EKDigest != u.EK || d.IDevIDCert != u.IDevID || d.IAKCert != u.IAK {
+				odd = append(odd, fmt.Sprintf("unit %s: serial, EK or certificates are not those on record", u.Serial))
+			}
+			if d.State != cradle.Made && d.Lot != rep.Lot {
+				odd = append(odd, fmt.Sprintf("unit %s: device %s is %s", u.Serial, d.ID, d.State))
+			}
 		}
-		ids = append(ids, u.Device)
 	}
 	return odd, ids, nil
 }

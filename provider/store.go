@@ -178,6 +178,8 @@ type Devices interface {
 	// Credential finds an issued certificate by its serial number and its SHA-256 digest (NotFound), with its device.
 	Credential(ctx context.Context, serial cradle.CertSerial, digest string) (Credential, error)
 	Device(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) (Device, error) // NotFound
+	// DevicesOf returns those of the given devices that there are, in any order.
+	DevicesOf(ctx context.Context, account cradle.AccountID, ids []cradle.DeviceID) ([]Device, error)
 	// IAKCertificate returns the certificate that the device's record names as its attestation key's (NotFound).
 	IAKCertificate(ctx context.Context, account cradle.AccountID, id cradle.DeviceID) (Certificate, error)
 	DeviceList(ctx context.Context, account cradle.AccountID, f DeviceFilter) ([]Device, error)

@@ -108,6 +108,28 @@ func (d *DB) Device(ctx context.Context, account cradle.AccountID, id cradle.Dev
 	return one(ctx, d, scanDevice, notFound("device", id), `SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? AND d.id = ?`, account, id)
 }
 
+// DevicesOf implements provider.Devices.
+func (d *DB) DevicesOf(ctx context.Context, account cradle.AccountID, ids []cradle.DeviceID) (out []provider.Device, err error) {
+	const these = `SELECT ` + deviceColumns + ` FROM devices d WHERE d.account = ? AND d.id = `
+	if d.db.Engine() == sqldb.PostgreSQL {
+		return collect(ctx, d, scanDevice, these+`ANY (?)`, account, ids)
+	}
+	err = d.db.View(ctx, func(_ context.Context, tx *sqldb.Tx) error {
+		out = nil
+		for _, id := range ids {
+			var v provider.Device
+			switch err := scanDevice(tx.QueryRow(these+`?`, account, id), &v); {
+			case err == nil:
+				out = append(out, v)
+			case !errors.Is(err, sql.ErrNoRows):
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
 // DeviceList implements provider.Devices.
 func (d *DB) DeviceList(ctx context.Context, account cradle.AccountID, f provider.DeviceFilter) ([]provider.Device, error) {
 	q := `SELECT ` + deviceColumns + ` FROM devices d WHERE d.account = ? AND d.id > ?`
