@@ -223,9 +223,13 @@ func (p *Provider) foreignParty(ctx context.Context, e Endpoint, cas []*clientCA
 // admitUnit finds the unit in the manifest or in an accepted lot.
 func (p *Provider) admitUnit(ctx context.Context, e Endpoint, c *clientCA, peer *x509.Certificate) (*party, error) {
 	units := unitsOf(peer)
-	u, err := p.store.ClientUnit(ctx, c.ID, units)
+	u, dev, err := p.store.ClientUnit(ctx, c.ClientCA, units)
 	if err == nil {
-		return &party{origin: "ca/" + c.ID + "/" + u.Unit, auth: ca.Digest(peer.Raw), fixed: u.Name, names: c.Names, tier: c.Tier}, nil
+		pt := &party{origin: "ca/" + c.ID + "/" + u.Unit, auth: ca.Digest(peer.Raw), fixed: u.Name, names: c.Names, tier: c.Tier}
+		if u.Name != "" {
+			pt.had = &dev
+		}
+		return pt, nil
 	}
 	if cradle.KindOf(err) != cradle.NotFound {
 		return nil, err

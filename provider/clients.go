@@ -53,8 +53,9 @@ type Clients interface {
 	// SetClientCA stores a CA with its manifest, in place of what was stored under its ID.
 	SetClientCA(ctx context.Context, c ClientCA, units []ClientUnit, leaf ledger.Leaf) error
 	ClientCAs(ctx context.Context, account cradle.AccountID) ([]ClientCA, error) // without an account: all
-	// ClientUnit finds the first of units in the CA's manifest (NotFound).
-	ClientUnit(ctx context.Context, id string, units []string) (ClientUnit, error)
+	// ClientUnit finds the first of units, of which there is at least one, in the CA's manifest (NotFound). When the manifest
+	// names its device it brings the account's device of that name too, which is zero when there is none yet.
+	ClientUnit(ctx context.Context, c ClientCA, units []string) (ClientUnit, Device, error)
 	// UnitsOf returns the devices of an OEM's accepted lots in the account with that serial number.
 	UnitsOf(ctx context.Context, account cradle.AccountID, oem cradle.OEMID, serial string) ([]Device, error)
 	// Heal lifts the quarantine of all lineages of a device that began without evidence; it returns how many.

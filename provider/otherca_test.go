@@ -64,7 +64,7 @@ func TestOtherCA(t *testing.T) {
 		r, o := newRig(t, url), newOtherCA(t)
 		ok := must[*x509.Certificate](t)
 		third := o.idevid(t, "box", "")
-		manifest, err := provider.ParseManifest("# first lot\ngw-1\nsn:SN-7 gw-7\nsha256:" + ca.Digest(third.Raw) + "\n")
+		manifest, err := provider.ParseManifest("# first lot\ngw-1\nsn:SN-7 gw-7\nsn:SN-8 gw-1\nsha256:" + ca.Digest(third.Raw) + "\n")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,6 +97,7 @@ func TestOtherCA(t *testing.T) {
 			{"not in the manifest", cradle.LDevID, provider.Enroll, byCert(o.idevid(t, "gw-2", ""), o.sub), "gw-2", cradle.Forbidden, "no unit that is let in"},
 			{"another unit's name", cradle.LDevID, provider.Enroll, one, "gw-7", cradle.Forbidden, `this client is "gw-1"`},
 			{"a free name, but taken by another unit", cradle.LDevID, provider.Enroll, byCert(third, o.sub), "gw-7", cradle.Forbidden, "did not come by this credential"},
+			{"the manifest's own name, but taken by another unit", cradle.LDevID, provider.Enroll, byCert(o.idevid(t, "", "SN-8"), o.sub), "", cradle.Forbidden, "did not come by this credential"},
 			{"a name outside the pattern", cradle.LDevID, provider.Enroll, byCert(third, o.sub), "x-9", cradle.Forbidden, "may not ask"},
 			{"another CA of the same name", cradle.LDevID, provider.Enroll, byCert(stranger.idevid(t, "gw-1", ""), stranger.sub), "gw-1", cradle.Unauthorized, "client-"},
 			{"no path: intermediate not sent", cradle.LDevID, provider.Enroll, byCert(forged), "gw-1", cradle.Unauthorized, "client-untrusted"},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -78,6 +79,12 @@ func (p *Provider) unknown(e Endpoint, peer *x509.Certificate) error {
 		return cradle.Errorf(cradle.Forbidden, "the client certificate (%s, serial %s) was signed here but is not on record: it is in quarantine", peer.Subject, peer.SerialNumber.Text(16)).
 			WithHint("%s", est.AttestAfresh)
 	}
-	return cradle.Errorf(cradle.Unauthorized, "the client certificate (%s, serial %s) was not issued here", peer.Subject, peer.SerialNumber.Text(16)).
+	refuse := cradle.Errorf(cradle.Unauthorized, "the client certificate (%s, serial %s) was not issued here", peer.Subject, peer.SerialNumber.Text(16)).
 		WithHint("use a certificate of account %s", e.Account)
+	refuse.Err = errNoRecord
+	return refuse
 }
+
+// errNoRecord is the cause when nobody here knows a client certificate: it may be another CA's. One on record is not, whatever
+// it is refused for.
+var errNoRecord = errors.New("the certificate is not on record")

@@ -8,6 +8,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ type party struct {
 	origin string          // the credential by which a device of its comes; empty for our certificates
 	auth   string          // what the intent names: a certificate's digest or basic/USER
 	fixed  cradle.DeviceID // the only name it may have
+	had    *Device         // with fixed, when it was looked for: the device of that name, zero when there is none
 	names  string          // pattern of the names it may wish for
 	tier   cradle.Tier
 	// registrar: a registration authority, which asks for a device that has another credential.
@@ -76,7 +78,7 @@ func (p *Provider) identifyBy(ctx context.Context, with *clientsOf, e Endpoint, 
 		if cradle.KindOf(err) != cradle.Unauthorized || with == nil {
 			return nil, err
 		}
-		if len(with.cas) > 0 && !p.known(ctx, c) {
+		if len(with.cas) > 0 && errors.Is(err, errNoRecord) {
 			pt, ferr := p.foreignParty(ctx, e, with.cas, c)
 			if ferr == nil || cradle.KindOf(ferr) != cradle.Unauthorized {
 				return pt, ferr
@@ -95,12 +97,6 @@ func (p *Provider) identifyBy(ctx context.Context, with *clientsOf, e Endpoint, 
 		hint = "authenticate with a client certificate or with HTTP Basic"
 	}
 	return nil, cradle.Errorf(cradle.Unauthorized, "no TLS client certificate").WithHint("%s", hint)
-}
-
-// known reports whether the certificate is on record here; then it is not another CA's, whatever it is refused for.
-func (p *Provider) known(ctx context.Context, c Client) bool {
-	_, err := p.store.Credential(ctx, ca.SerialString(c.Peer.SerialNumber), ca.Digest(c.Peer.Raw))
-	return cradle.KindOf(err) != cradle.NotFound
 }
 
 // Passwords reports whether the endpoint takes HTTP Basic: a client without certificate is then asked for it.
@@ -185,9 +181,9 @@ func (p *Provider) unprovedDevice(ctx context.Context, r Request, pt *party, d *
 	case have == "" && !nameAllowed(pt.names, id):
 		return cradle.Errorf(cradle.Forbidden, "this client may not ask for the name %q, only for %q", id, pt.names)
 	}
-	dev, err := p.store.Device(ctx, r.Account, id)
+	dev, err := p.deviceOf(ctx, r, pt, id)
 	switch {
-	case cradle.KindOf(err) == cradle.NotFound:
+	case cradle.KindOf(err) == cradle.NotFound, err == nil && dev.ID == "":
 		// The unit's serial number is its name: nobody vouches for another.
 		d.dev = Device{ID: id, Account: r.Account, Serial: string(id), Tier: pt.tier, Origin: pt.origin, State: cradle.Active, Created: p.now()}
 		d.birth = true
@@ -201,6 +197,14 @@ func (p *Provider) unprovedDevice(ctx context.Context, r Request, pt *party, d *
 	}
 	d.dev = dev
 	return nil
+}
+
+// deviceOf is the device of the party's name, if there is one: zero or NotFound when there is none.
+func (p *Provider) deviceOf(ctx context.Context, r Request, pt *party, id cradle.DeviceID) (Device, error) {
+	if pt.had != nil {
+		return *pt.had, nil
+	}
+	return p.store.Device(ctx, r.Account, id)
 }
 
 // takenName does not say whose it is.

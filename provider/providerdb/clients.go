@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/sqldb"
@@ -181,15 +182,28 @@ func (d *DB) ClientCAs(ctx context.Context, account cradle.AccountID) ([]provide
 }
 
 // ClientUnit implements provider.Clients.
-func (d *DB) ClientUnit(ctx context.Context, id string, units []string) (provider.ClientUnit, error) {
-	scan := func(r row, u *provider.ClientUnit) error { return r.Scan(&u.Unit, &u.Name) }
+func (d *DB) ClientUnit(ctx context.Context, c provider.ClientCA, units []string) (provider.ClientUnit, provider.Device, error) {
+	type found struct {
+		provider.ClientUnit
+		provider.Device
+	}
+	scan := func(r row, f *found) error {
+		var created int64
+		err := r.Scan(append(deviceFields(&f.Device, &created), &f.Unit, &f.Name)...)
+		f.Created = fromMicros(created)
+		return err
+	}
+	all, err := collect(ctx, d, scan, `SELECT `+deviceOrNone+`, u.unit, u.name FROM client_units u LEFT JOIN devices d ON d.account = ? AND d.id = u.name
+		WHERE u.ca = ? AND u.unit IN `+places(toAny(units)), append([]any{c.Account, c.ID}, toAny(units)...)...)
+	if err != nil {
+		return provider.ClientUnit{}, provider.Device{}, err
+	}
 	for _, u := range units {
-		v, err := one(ctx, d, scan, notFound("unit", u), `SELECT unit, name FROM client_units WHERE ca = ? AND unit = ?`, id, u)
-		if cradle.KindOf(err) != cradle.NotFound {
-			return v, err
+		if i := slices.IndexFunc(all, func(f found) bool { return f.Unit == u }); i >= 0 {
+			return all[i].ClientUnit, all[i].Device, nil
 		}
 	}
-	return provider.ClientUnit{}, cradle.Errorf(cradle.NotFound, "no such unit")
+	return provider.ClientUnit{}, provider.Device{}, cradle.Errorf(cradle.NotFound, "no such unit")
 }
 
 // UnitsOf implements provider.Clients.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +16,21 @@ import (
 )
 
 const deviceColumns = `d.account, d.id, d.oem, d.order_id, d.lot, d.serial, d.tier, d.maker, d.anchor, d.ek_digest, d.ek_cert, d.iak, d.idevid_cert, d.iak_cert, d.state, d.epoch, d.reason, d.created, d.origin`
+
+// deviceOrNone are deviceColumns where there may be no device, as a station's certificate has none: then all are empty.
+var deviceOrNone = func() string {
+	columns := strings.Split(deviceColumns, ", ")
+	for i, c := range columns {
+		switch c {
+		case "d.ek_cert", "d.iak": // NULL is no bytes
+		case "d.epoch", "d.created":
+			columns[i] = "COALESCE(" + c + ", 0)"
+		default:
+			columns[i] = "COALESCE(" + c + ", '')"
+		}
+	}
+	return strings.Join(columns, ", ")
+}()
 
 func deviceFields(v *provider.Device, created *int64) []any {
 	return []any{&v.Account, &v.ID, &v.OEM, &v.Order, &v.Lot, &v.Serial, &v.Tier, &v.Maker, &v.Anchor, &v.EKDigest, &v.EKCert, &v.IAK,
@@ -40,12 +56,9 @@ func (d *DB) Credential(ctx context.Context, serial cradle.CertSerial, digest st
 		var created, quarantined int64
 		fields, done := certFields(&out.Cert)
 		fields = append(append(fields, deviceFields(&v, &created)...), &quarantined)
-		err := tx.QueryRow(`SELECT `+certColumns+`, `+deviceColumns+`,
+		err := tx.QueryRow(`SELECT `+certColumns+`, `+deviceOrNone+`,
 			CASE WHEN EXISTS (SELECT 1 FROM quarantines q WHERE q.account = c.account AND q.device = c.device AND q.lineage = c.lineage) THEN 1 ELSE 0 END
-			FROM certificates c JOIN devices d ON d.account = c.account AND d.id = c.device WHERE c.serial = ? AND c.digest = ?`, serial, digest).Scan(fields...)
-		if errors.Is(err, sql.ErrNoRows) { // a station's has no device
-			return scanCert(tx.QueryRow(`SELECT `+certColumns+` FROM certificates c WHERE c.serial = ? AND c.digest = ?`, serial, digest), &out.Cert)
-		}
+			FROM certificates c LEFT JOIN devices d ON d.account = c.account AND d.id = c.device WHERE c.serial = ? AND c.digest = ?`, serial, digest).Scan(fields...)
 		if err != nil {
 			return err
 		}
