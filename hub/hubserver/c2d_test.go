@@ -22,18 +22,13 @@ func (r *rig) send(id, body string, header ...string) {
 
 func (r *rig) waiting(id cradle.DeviceID, want int) {
 	r.t.Helper()
-	n := -1
-	for range 500 {
-		var err error
-		if n, err = r.hub.WaitingC2D(r.t.Context(), hub.DefaultName, id); err != nil {
+	testenv.Eventually(r.t, fmt.Sprintf("%d messages wait for %s", want, id), func() bool {
+		n, err := r.hub.WaitingC2D(r.t.Context(), hub.DefaultName, id)
+		if err != nil {
 			r.t.Fatal(err)
 		}
-		if n == want {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	r.t.Errorf("%d messages wait for %s, want %d", n, id, want)
+		return n == want
+	})
 }
 
 func TestC2DOverMQTT(t *testing.T) {
@@ -68,7 +63,7 @@ func TestC2DOverMQTT(t *testing.T) {
 		}
 		r.send("dev", "twice")
 		u.next()
-		<-u.ended
+		ends(t, u.ended, "its end")
 		r.waiting("dev", 1)
 		u.on = nil
 		if err := u.connect(); err != nil {
@@ -80,7 +75,7 @@ func TestC2DOverMQTT(t *testing.T) {
 		r.waiting("dev", 0)
 		// Offline messages wait; clean = 1 forgets the subscription, not the messages.
 		u.Close()
-		<-u.ended
+		ends(t, u.ended, "its end")
 		r.send("dev", "offline")
 		if d, err := r.reg.GetDevice(t.Context(), "dev"); err != nil || d.CloudToDeviceMessageCount != 1 || r.twin("GET", "/twins/dev", "").CloudToDeviceMessageCount != 1 {
 			t.Errorf("got %+v %v", d, err)
@@ -107,7 +102,7 @@ func TestC2DOverMQTT(t *testing.T) {
 		}
 		// The queue has an end.
 		u.Close()
-		<-u.ended
+		ends(t, u.ended, "its end")
 		for range iothub.MaxPending {
 			r.send("dev", "x")
 		}
@@ -150,7 +145,7 @@ func TestC2DEnds(t *testing.T) {
 	u.on = func(heard) error { return fmt.Errorf("power cut") }
 	u.online()
 	u.Subscribe(t.Context(), u.filter(), 1) // may be cut off before its answer
-	<-u.ended
+	ends(t, u.ended, "its end")
 	for range iothub.MaxDeliveries - 1 {
 		if err := u.connect(); err != nil {
 			t.Fatal(err)
@@ -158,7 +153,7 @@ func TestC2DEnds(t *testing.T) {
 		if h := u.next(); h.body != "long" {
 			t.Errorf("heard %+v", h)
 		}
-		<-u.ended
+		ends(t, u.ended, "its end")
 	}
 	u.on = nil
 	u.online(u.filter(), iothub.TwinAnswers)

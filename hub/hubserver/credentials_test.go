@@ -74,7 +74,7 @@ func (w *renewal) next(status, rid string) map[string]any {
 			w.Fatalf("%s: %v", p.Payload, err)
 		}
 		return m
-	case <-time.After(20 * time.Second):
+	case <-time.After(testenv.Patience):
 		w.Fatalf("no answer; want %s for %s\n%s", status, rid, w.r.logs)
 	}
 	panic("unreachable")
@@ -212,7 +212,7 @@ func TestRenewalRefused(t *testing.T) {
 				p.Topic != iothub.CredentialResponse(strconv.Itoa(c.code/1000), "2000") {
 				t.Errorf("%s: %s %s, want %d", c.name, p.Topic, p.Payload, c.code)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(testenv.Patience):
 			t.Fatalf("%s: no answer", c.name)
 		}
 	}

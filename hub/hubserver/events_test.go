@@ -9,9 +9,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cradle-iot/cradle/internal/mqtt"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
@@ -120,7 +120,7 @@ func TestSlowReader(t *testing.T) {
 	}
 	body := make([]byte, 200<<10)
 	for i := range 150 { // 30 MB: more than the sockets between hold
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience)
 		err := c.Publish(ctx, iothub.TelemetryTopic("dev", nil), mqtt.AtLeastOnce, body)
 		cancel()
 		if err != nil {

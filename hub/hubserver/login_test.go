@@ -23,11 +23,7 @@ import (
 // gone waits until the hub has closed the connection, and finds why in the log.
 func (u *unit) gone(why string) {
 	u.r.t.Helper()
-	select {
-	case <-u.ended:
-	case <-time.After(20 * time.Second):
-		u.r.t.Fatalf("%s is still connected; expected: %s", u.name, why)
-	}
+	ends(u.r.t, u.ended, why)
 	u.r.wantLog(why)
 }
 
@@ -244,7 +240,7 @@ func TestRestart(t *testing.T) {
 		u.online()
 		r.send("dev", "unacknowledged")
 		u.next()
-		<-u.ended
+		ends(t, u.ended, "power cut")
 		r.send("dev", "waiting")
 
 		r = newRig(t, url)

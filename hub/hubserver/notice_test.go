@@ -46,14 +46,11 @@ func TestNotices(t *testing.T) {
 			t.Helper()
 			var got []string
 			var bodies []map[string]any
-			for range 500 { // connections are told of soon, not at once
+			testenv.Eventually(t, fmt.Sprintf("events %q", want), func() bool { // connections are told of soon, not at once
 				more, b := heard()
 				got, bodies = append(got, more...), append(bodies, b...)
-				if len(got) >= len(want) {
-					break
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
+				return len(got) >= len(want)
+			})
 			if fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Fatalf("events %q, want %q", got, want)
 			}
@@ -71,7 +68,7 @@ func TestNotices(t *testing.T) {
 		u.online(iothub.TwinAnswers)
 		patch("/twins/quiet", `{"tags":{"a":1}}`)
 		u.Close()
-		<-u.ended
+		ends(t, u.ended, "its end")
 		if s, err := r.reg.EventSources(t.Context()); err != nil || len(s) != 0 {
 			t.Errorf("sources %v %v", s, err)
 		}
@@ -137,7 +134,7 @@ func TestNotices(t *testing.T) {
 			t.Fatal(err)
 		}
 		u.Close()
-		<-u.ended
+		ends(t, u.ended, "its end")
 		wants("deviceConnectionStateEvents deviceDisconnected dev")
 		for range 2 {
 			if err := u.connect(); err != nil {

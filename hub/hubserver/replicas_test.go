@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cradle-iot/cradle/hub"
 	"github.com/cradle-iot/cradle/internal/sqldb"
@@ -14,7 +13,7 @@ import (
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
-// listen has a rig's hub listen to the others, and waits until it hears them.
+// listen has a rig's hub listen to the others.
 func (r *rig) listen() {
 	r.t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -47,15 +46,7 @@ func testReplicas(t *testing.T, url string) {
 	a.listen()
 	b.listen()
 	for _, r := range []*rig{a, b} {
-		for range 2000 {
-			if !r.hub.Alone() {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-		if r.hub.Alone() {
-			t.Fatal("the replicas do not know of each other")
-		}
+		testenv.Eventually(t, "the replicas know of each other", func() bool { return !r.hub.Alone() })
 	}
 	u := a.keyed("dev")
 	at := func(r *rig) *unit { x := *u; x.r = r; return &x }
@@ -86,8 +77,7 @@ func testReplicas(t *testing.T, url string) {
 	if status, _, out := b.asOwner("PATCH", "/twins/dev", fmt.Sprintf(`{"properties":{"desired":{"a":%q,"b":%q,"c":%q}}}`, strings.Repeat("x", 4000), strings.Repeat("y", 4000), strings.Repeat("z", 4000))); status != 200 {
 		t.Fatalf("%d %s", status, out)
 	}
-	<-ua.ended
-	a.wantLog("desired properties were changed at another replica")
+	ua.gone("desired properties were changed at another replica")
 
 	// One connection: the newer one wins, wherever it is; and again.
 	where := []*rig{a, b, a, a, b}
@@ -95,21 +85,17 @@ func testReplicas(t *testing.T, url string) {
 	for i, r := range where {
 		x := at(r).online(iothub.TwinAnswers)
 		if before != nil {
-			<-before.ended
+			ends(t, before.ended, "a newer connection")
 		}
-		for range 500 {
-			if a.hub.Connected()+b.hub.Connected() == 1 {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-		if a.hub.Connected()+b.hub.Connected() != 1 || r.hub.Connected() != 1 {
+		testenv.Eventually(t, fmt.Sprintf("connection %d alone", i), func() bool { return a.hub.Connected()+b.hub.Connected() == 1 }, a.logs, b.logs)
+		if r.hub.Connected() != 1 {
 			t.Fatalf("connection %d: %d and %d", i, a.hub.Connected(), b.hub.Connected())
 		}
 		before = x
 	}
 	// At the same moment at both: one stays.
-	<-func() chan error { before.Close(); return before.ended }()
+	before.Close()
+	ends(t, before.ended, "its end")
 	for range 5 {
 		both := make(chan error, 2)
 		for _, r := range []*rig{a, b} {
@@ -117,15 +103,7 @@ func testReplicas(t *testing.T, url string) {
 		}
 		<-both
 		<-both
-		for range 1000 {
-			if a.hub.Connected()+b.hub.Connected() == 1 {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-		if n := a.hub.Connected() + b.hub.Connected(); n != 1 {
-			t.Fatalf("%d connections", n)
-		}
+		testenv.Eventually(t, "one connection", func() bool { return a.hub.Connected()+b.hub.Connected() == 1 }, a.logs, b.logs)
 	}
 
 	// The registry: what a write takes away ends at the other replica, too; a module's with its device's.
@@ -142,8 +120,8 @@ func testReplicas(t *testing.T, url string) {
 	if _, err := b.reg.PutDevice(t.Context(), d, iothub.AnyETag); err != nil {
 		t.Fatal(err)
 	}
-	<-ua.ended
-	<-m.ended
+	ends(t, ua.ended, "device was disabled")
+	ends(t, m.ended, "device was disabled")
 	a.wantLog("device was disabled")
 	if n, err := a.hub.WaitingC2D(t.Context(), hub.DefaultName, "dev"); n != 0 || err != nil {
 		t.Errorf("%d %v", n, err)

@@ -141,7 +141,7 @@ func newRigOver(t *testing.T, url string, over func(hub.Store) hub.Store) *rig {
 	}
 	r.reg = iothub.NewRegistry(web.Client(), cs)
 
-	r.addr = mqttPort(t, web.TLS, mqttserve.New(mqttserve.Config{Log: log, Connect: 300 * time.Millisecond}).For(s))
+	r.addr = mqttPort(t, web.TLS, mqttserve.New(mqttserve.Config{Log: log}).For(s))
 	return r
 }
 
@@ -271,23 +271,23 @@ func (c *client) say(ctx context.Context, seq, body string) error {
 // wantGone waits until the hub has closed the connection, and finds why in the log.
 func (r *rig) wantGone(c *client, why string) {
 	r.t.Helper()
-	select {
-	case <-c.ended:
-	case <-time.After(20 * time.Second):
-		r.t.Fatalf("still connected; expected: %s", why)
-	}
+	ends(r.t, c.ended, why)
 	r.wantLog(why)
 }
 
 func (r *rig) wantLog(why string) {
 	r.t.Helper()
-	for range 200 {
-		if strings.Contains(r.logs.String(), why) {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
+	testenv.Eventually(r.t, fmt.Sprintf("%q in the log", why), func() bool { return strings.Contains(r.logs.String(), why) }, r.logs)
+}
+
+// ends waits for the end of a connection.
+func ends(t *testing.T, ended <-chan error, why string) {
+	t.Helper()
+	select {
+	case <-ended:
+	case <-time.After(testenv.Patience):
+		t.Fatalf("still connected; expected: %s", why)
 	}
-	r.t.Errorf("no %q in the log:\n%s", why, r.logs)
 }
 
 func (r *rig) events(from iothub.Cursor) []*iothub.Event {
@@ -307,7 +307,7 @@ func (r *rig) raw(i ident, b []byte) []byte {
 	if _, err := c.Write(b); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 		r.t.Fatal(err)
 	}
-	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	c.SetReadDeadline(time.Now().Add(testenv.Patience))
 	out, err := io.ReadAll(c)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		r.t.Error("the hub did not close the connection")
@@ -353,7 +353,7 @@ func packets(t *testing.T, c net.Conn) func() mqtt.Packet {
 	r := bufio.NewReader(c)
 	return func() mqtt.Packet {
 		t.Helper()
-		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		c.SetReadDeadline(time.Now().Add(testenv.Patience))
 		p, err := mqtt.Read(r, 1<<20)
 		if err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/mqtt"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/protocol/sas"
 )
@@ -105,7 +106,7 @@ func (u *unit) next() heard {
 	select {
 	case h := <-u.hears:
 		return h
-	case <-time.After(20 * time.Second):
+	case <-time.After(testenv.Patience):
 		u.r.t.Fatalf("%s hears nothing\n%s", u.name, u.r.logs)
 		return heard{}
 	}

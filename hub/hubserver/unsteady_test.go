@@ -11,6 +11,7 @@ import (
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/hub"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 )
 
@@ -99,13 +100,13 @@ func TestRenewalFaults(t *testing.T) {
 							t.Fatalf("write %d, after %v: %s %s", n, after, p.Topic, p.Payload)
 						}
 						break answer
-					case <-time.After(20 * time.Second):
+					case <-time.After(testenv.Patience):
 						t.Fatalf("write %d, after %v: no answer\n%s", n, after, r.logs)
 					}
 				}
 			}
-			for n == 4 && !u.done() { // the last write follows the answer
-				time.Sleep(time.Millisecond)
+			if n == 4 { // the last write follows the answer
+				testenv.Eventually(t, "the fourth write", u.done)
 			}
 			u.mu.Lock()
 			u.on = false

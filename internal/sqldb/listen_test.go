@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/cradle-iot/cradle/internal/sqldb"
 	"github.com/cradle-iot/cradle/internal/testenv"
@@ -29,16 +28,18 @@ func (e *ear) listener() sqldb.Listener {
 // until waits for what is to become true.
 func (e *ear) until(t *testing.T, what string, ok func(*ear) bool) {
 	t.Helper()
-	for range 2000 {
+	testenv.Eventually(t, what, func() bool {
 		e.mu.Lock()
-		done := ok(e)
-		e.mu.Unlock()
-		if done {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("%s: heard %q, others %v, lost %d", what, e.heard, e.others, e.lost)
+		defer e.mu.Unlock()
+		return ok(e)
+	}, e)
+}
+
+// String says what it was told.
+func (e *ear) String() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return fmt.Sprintf("heard %q, others %v, lost %d", e.heard, e.others, e.lost)
 }
 
 // TestListen: processes over one PostgreSQL hear each other, in one order, and know whether they are alone; over SQLite a process

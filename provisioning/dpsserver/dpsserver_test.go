@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/dps"
 	"github.com/cradle-iot/cradle/provisioning/dpsserver"
 	"github.com/cradle-iot/cradle/provisioning/provisioningtest"
@@ -68,19 +69,13 @@ func TestIdentityServiceReplay(t *testing.T) {
 		t.Errorf("while the hub is down: %d %+v %v", code, o, h)
 	}
 	s.hub.Fail(nil)
-	for range 1000 {
-		code, o, _ := poll()
-		if o.Status == "assigning" {
-			time.Sleep(10 * time.Millisecond)
-			continue
-		}
-		st := o.RegistrationState
-		if code != 200 || o.Status != "assigned" || st.AssignedHub != "localhost:8443" || st.DeviceID != "gw-0001" || st.Substatus != "initialAssignment" || st.ETag == "" {
-			t.Errorf("decided: %d %+v", code, st)
-		}
-		return
+	var code int
+	var o dps.OperationStatus
+	testenv.Eventually(t, "assigned", func() bool { code, o, _ = poll(); return o.Status != "assigning" })
+	st := o.RegistrationState
+	if code != 200 || o.Status != "assigned" || st.AssignedHub != "localhost:8443" || st.DeviceID != "gw-0001" || st.Substatus != "initialAssignment" || st.ETag == "" {
+		t.Errorf("decided: %d %+v", code, st)
 	}
-	t.Error("never assigned")
 }
 
 // The Node SDK over HTTPS: a body on the poll, upper case names, the status lookup, and the pause of the

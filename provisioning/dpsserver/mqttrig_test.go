@@ -13,6 +13,7 @@ import (
 	"github.com/cradle-iot/cradle/internal/front"
 	"github.com/cradle-iot/cradle/internal/mqtt"
 	"github.com/cradle-iot/cradle/internal/mqttserve"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/protocol/dps"
 	"github.com/cradle-iot/cradle/provisioning/dpsserver"
 )
@@ -123,7 +124,7 @@ func (d *device) hear() (status, query string, body []byte) {
 		return part[1], part[2], m.payload
 	case err := <-d.ended:
 		d.t.Fatalf("connection ended: %v", err)
-	case <-time.After(10 * time.Second):
+	case <-time.After(testenv.Patience):
 		d.t.Fatal("no answer")
 	}
 	return

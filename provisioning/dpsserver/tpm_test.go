@@ -170,14 +170,10 @@ func TestUnitsOfAnOrder(t *testing.T) {
 	}
 	u.Lot, u.State = "l-1", cradle.Accepted
 	units.set(p.Digest(), u)
-	for range 200 {
-		if status, o := poll(); o.Status != dps.Assigning {
-			if status != 200 || o.Status != dps.Assigned || o.RegistrationState.TPM == nil {
-				t.Errorf("poll after acceptance: %d %+v", status, o)
-			}
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
+	var o dps.OperationStatus
+	testenv.Eventually(t, "assigned", func() bool { status, o = poll(); return o.Status != dps.Assigning })
+	if status != 200 || o.Status != dps.Assigned || o.RegistrationState.TPM == nil {
+		t.Errorf("poll after acceptance: %d %+v", status, o)
 	}
 	if d := s.hub.Device("unit-1"); d == nil || d.Authentication.Type != iothub.SAS {
 		t.Errorf("entry %+v", d)
