@@ -2,7 +2,6 @@ package testenv
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -21,7 +20,7 @@ type NATS struct {
 	t    testing.TB
 	addr string
 	dir  string
-	log  bytes.Buffer
+	log  Buffer
 	cmd  *exec.Cmd
 }
 
@@ -34,12 +33,8 @@ func StartNATS(t testing.TB) *NATS {
 			missing(t, "nats-server is not installed: run make deps")
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &NATS{URL: "nats://" + l.Addr().String(), t: t, addr: l.Addr().String(), dir: t.TempDir()}
-	l.Close()
+	s := &NATS{t: t, addr: Address(t), dir: t.TempDir()}
+	s.URL = "nats://" + s.addr
 	s.cmd = exec.Command(bin)
 	s.Start()
 	t.Cleanup(s.Kill)
@@ -61,23 +56,16 @@ func (s *NATS) Start() {
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	var err error
-	for range 500 {
-		if err = s.answers(); err == nil {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	s.t.Fatalf("nats-server does not answer: %v\n%s", err, s.log.String())
+	Eventually(s.t, "nats-server answers", func() bool { return s.answers() == nil }, &s.log)
 }
 
 func (s *NATS) answers() error {
-	c, err := net.DialTimeout("tcp", s.addr, time.Second)
+	c, err := net.DialTimeout("tcp", s.addr, 10*time.Second)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return err
 	}
 	line, err := bufio.NewReader(c).ReadString('\n')

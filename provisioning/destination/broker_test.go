@@ -40,16 +40,6 @@ func pemFile(t *testing.T, file, kind string, der []byte) string {
 	return file
 }
 
-func free(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func startMosquitto(t *testing.T) *mosquitto {
 	t.Helper()
 	testenv.Require(t, "mosquitto")
@@ -59,7 +49,7 @@ func startMosquitto(t *testing.T) *mosquitto {
 		t.Fatalf("mosquitto's dynamic security plugin is missing: %v", err)
 	}
 	dir := t.TempDir()
-	m := &mosquitto{t: t, devices: free(t), control: free(t), server: provisioningtest.NewCA(t, "", "broker's CA"), account: provisioningtest.NewCA(t, "acme", "acme operational")}
+	m := &mosquitto{t: t, devices: testenv.Address(t), control: testenv.Address(t), server: provisioningtest.NewCA(t, "", "broker's CA"), account: provisioningtest.NewCA(t, "acme", "acme operational")}
 	leaf := m.server.Leaf("broker", func(c *x509.Certificate) {
 		c.ExtKeyUsage, c.IPAddresses, c.DNSNames = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, []net.IP{net.IPv4(127, 0, 0, 1)}, []string{"localhost"}
 	})

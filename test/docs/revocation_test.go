@@ -1,7 +1,6 @@
 package docs_test
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,12 +17,7 @@ import (
 func TestRevocationPage(t *testing.T) {
 	testenv.Long(t)
 	testenv.Require(t, "swtpm", "openssl", "curl", "bash")
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	ln.Close()
+	addr := testenv.Address(t)
 	w := world.New(t, world.Options{Serve: []string{"--status-listen", addr, "--status-url", "http://" + addr}})
 	w.Acts()
 	unit := w.Make(1)[0]

@@ -109,7 +109,7 @@ func TestPage(t *testing.T) {
 	testenv.Require(t, "openssl")
 	work := t.TempDir()
 	build(t, work)
-	port := freePort(t)
+	_, port, _ := net.SplitHostPort(testenv.Address(t))
 	t.Cleanup(func() { _ = swtpm.Stop(filepath.Join(work, "desk", "tpm")) })
 
 	terminals := map[string]*terminal{}
@@ -221,18 +221,4 @@ func arrived(t *testing.T, dir string) {
 			t.Fatalf("event %d of the hub: %s (%v)", n, in.Text(), err)
 		}
 	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }

@@ -2,7 +2,6 @@ package operating_test
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,20 +69,6 @@ func terminal(t *testing.T, dir, text string) {
 	t.Fatalf("%s\nis not ready:\n%s", text, o)
 }
 
-// freePorts finds n ports that nobody listens on.
-func freePorts(t *testing.T, n int) (out []string) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		out = append(out, l.Addr().String())
-	}
-	return out
-}
-
 // TestKeysPage does what docs/operating/keys.md says, with SoftHSM and PostgreSQL.
 func TestKeysPage(t *testing.T) {
 	testenv.Long(t)
@@ -95,8 +80,7 @@ func TestKeysPage(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)
 	}
-	ports := freePorts(t, 3)
-	here := strings.NewReplacer("127.0.0.1:8443", ports[0], "127.0.0.1:8444", ports[1], "127.0.0.1:9443", ports[2],
+	here := strings.NewReplacer("127.0.0.1:8443", testenv.Address(t), "127.0.0.1:8444", testenv.Address(t), "127.0.0.1:9443", testenv.Address(t),
 		"postgres://cradle@db.example.com/cradle", fmt.Sprintf("%q", testenv.Postgres(t)), "/usr/lib/softhsm/libsofthsm2.so", hsm.Module)
 	outputs := map[string]string{}
 	for _, b := range blocks(t, filepath.Join(root, "docs", "operating", "keys.md")) {

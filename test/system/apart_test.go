@@ -2,7 +2,6 @@ package system_test
 
 import (
 	"encoding/json"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,12 +28,7 @@ type signer struct {
 
 func newSigner(t *testing.T, db string) (s *signer, url string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := testenv.Address(t)
 	data := filepath.Join(t.TempDir(), "signer")
 	s = &signer{t: t, data: data, bin: world.Build(t, false),
 		args: []string{"serve", "--json", "--role", "signer", "--data", data, "--db", db, "--listen", addr, "--status-url", apartStatus, "--front", "est-1"}}

@@ -124,7 +124,7 @@ func TestServeMakesNoSecond(t *testing.T) {
 	if err := os.Rename(w.Path("kept.db"), store); err != nil {
 		t.Fatal(err)
 	}
-	w.Addr = "" // another port, which nobody was told
+	w.Addr = testenv.Address(t) // which nobody was told
 	p := w.Start()
 	v.one("cradle status")
 	if !strings.Contains(p.Log(), "another address than at the last start") {

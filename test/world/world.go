@@ -57,7 +57,7 @@ type World struct {
 	Dir   string // everything is in here
 	Data  string // of serve
 	Bin   string // the programs
-	Addr  string // host:port, fixed by the first start
+	Addr  string // host:port
 	Maker *tpmmaker.Maker
 	Units []*Unit
 
@@ -73,6 +73,9 @@ func New(t testing.TB, o Options) *World {
 	w.Data = o.Data
 	if w.Data == "" {
 		w.Data = w.path("data")
+	}
+	if w.Addr == "" {
+		w.Addr = testenv.Address(t)
 	}
 	t.Cleanup(func() {
 		if t.Failed() && w.serve != nil {
@@ -97,11 +100,7 @@ func (w *World) Path(elem ...string) string { return w.path(elem...) }
 
 // ServeArgs are the arguments with which the world runs cradle.
 func (w *World) ServeArgs() []string {
-	addr := w.Addr
-	if addr == "" {
-		addr = "127.0.0.1:0"
-	}
-	args := []string{"serve", "--json", "--data", w.Data, "--listen", addr}
+	args := []string{"serve", "--json", "--data", w.Data, "--listen", w.Addr}
 	if w.opts.DB != "" {
 		args = append(args, "--db", w.opts.DB)
 	}
@@ -116,7 +115,7 @@ func (w *World) Start(env ...string) *Process {
 	case <-ready:
 	case <-p.done:
 		w.T.Fatalf("cradle serve ended with %d:\n%s", p.code, tail(p.Log(), 20))
-	case <-time.After(2 * time.Minute):
+	case <-time.After(testenv.Patience):
 		w.T.Fatalf("cradle serve does not become ready:\n%s", tail(p.Log(), 40))
 	}
 	return p
@@ -135,17 +134,13 @@ func (w *World) Launch(env ...string) (*Process, <-chan struct{}) {
 	p := StartProcess(w.T, cmd, w.path("serve.log"))
 	out.Close()
 	ready := make(chan struct{})
-	first := w.Addr == ""
 	go func() {
 		defer r.Close()
 		sc := bufio.NewScanner(r)
 		sc.Buffer(nil, 1<<20)
 		for sc.Scan() {
-			var e struct{ Event, URL string }
+			var e struct{ Event string }
 			if json.Unmarshal(sc.Bytes(), &e) == nil && e.Event == "ready" {
-				if first {
-					w.Addr = "127.0.0.1:" + e.URL[strings.LastIndexByte(e.URL, ':')+1:]
-				}
 				close(ready)
 			}
 		}
