@@ -349,7 +349,7 @@ func (l *lateSettle) Registration(ctx context.Context, id provisioning.Registrat
 // TestPollOfALaterOperation: who waits for an operation is not answered with what became of the one before.
 func TestPollOfALaterOperation(t *testing.T) {
 	w := newWorld(t, t.TempDir()+"/p.db")
-	l := &lateSettle{committed: make(chan struct{}), release: make(chan struct{}), read: make(chan struct{})}
+	l := &lateSettle{committed: make(chan struct{}), release: make(chan struct{}), read: make(chan struct{}, 1)}
 	r := w.start(true, func(c *provisioning.Config) { l.Store, c.Store = c.Store, l })
 	w.enrol(r)
 	if _, _, err := r.register("dev-1", w.ca.Leaf("dev-1", nil).Leaf); err != nil {
@@ -359,6 +359,10 @@ func TestPollOfALaterOperation(t *testing.T) {
 	reg, c, err := r.register("dev-1", w.ca.Leaf("dev-1", nil).Leaf)
 	if err != nil {
 		t.Fatal(err)
+	}
+	select {
+	case <-l.read: // of before
+	default:
 	}
 	polled := make(chan error, 1)
 	go func() {

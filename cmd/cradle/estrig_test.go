@@ -211,7 +211,7 @@ func (s *estRig) send(c *tls.Config, bytes string) string {
 // read takes all there is; that the server does not close is an error.
 func (s *estRig) read(conn *tls.Conn) string {
 	s.t.Helper()
-	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(testenv.Patience)); err != nil {
 		s.t.Fatal(err)
 	}
 	got, err := io.ReadAll(conn)

@@ -15,16 +15,16 @@ import (
 
 // A connection that says nothing, in TCP or inside TLS, ends at the handshake's deadline.
 func TestSilentConnectionsEnd(t *testing.T) {
-	addr, _ := start(t, front.Config{HandshakeTimeout: 50 * time.Millisecond, Default: front.Route{HTTP: say("x")}})
+	addr, _ := start(t, front.Config{HandshakeTimeout: 2 * time.Second, Default: front.Route{HTTP: say("x")}})
 	raw, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer raw.Close()
+	conn := dial(t, addr, clientConfig("")) // within the two seconds
 	if n, err := raw.Read(make([]byte, 1)); err == nil {
 		t.Errorf("read %d bytes before any handshake", n)
 	}
-	conn := dial(t, addr, clientConfig(""))
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
 		t.Error("a silent TLS connection was answered")
 	}
@@ -73,7 +73,7 @@ func TestConnectionsPerAddress(t *testing.T) {
 
 // The requests that run end in peace; MQTT handlers are told; new connections are refused.
 func TestShutdownIsGraceful(t *testing.T) {
-	running, finish, told := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	running, finish, begun, told := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
 	addr, stop := start(t, front.Config{
 		Default: front.Route{
 			HTTP: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -82,6 +82,7 @@ func TestShutdownIsGraceful(t *testing.T) {
 				fmt.Fprint(w, "finished")
 			}),
 			MQTT: func(ctx context.Context, conn net.Conn, _ tls.ConnectionState) {
+				close(begun)
 				<-ctx.Done()
 				close(told)
 			},
@@ -98,6 +99,7 @@ func TestShutdownIsGraceful(t *testing.T) {
 		answer <- body
 	}()
 	<-running
+	<-begun
 	ended := make(chan error, 1)
 	go func() { ended <- stop() }()
 	<-told

@@ -85,7 +85,7 @@ func start(t *testing.T, dir string) *swtpm.TPM {
 
 func use(t *testing.T, socket string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience)
 	defer cancel()
 	conn, err := tpmio.Open(ctx, socket)
 	if err != nil {
@@ -120,12 +120,12 @@ func TestSecondClientWaits(t *testing.T) {
 	if err := random(first); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	second, err := tpmio.Open(ctx, tpm.Socket())
+	second, err := tpmio.Open(t.Context(), tpm.Socket())
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
 	_, err = (tpm2.GetRandom{BytesRequested: 8}).Execute(second.With(ctx))
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("command of a second client: %v", err)
