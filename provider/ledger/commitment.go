@@ -30,6 +30,7 @@ func (v *verification) committed(name string, b Body) {
 		v.find(CommitmentWrong, "commitment "+b.Commitment, "%s is its second", name)
 	default:
 		v.commitments[b.Commitment] = &commitment{device: b.Device, profile: b.Profile}
+		v.slotsOf(lineageOf(b)).sealed = true
 	}
 }
 

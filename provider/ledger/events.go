@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cradle-iot/cradle"
 )
@@ -31,9 +32,9 @@ func (v *verification) event(name string, l Leaf, b Body) {
 	case KindOpening:
 		v.opened(name, b)
 	case KindStation:
-		v.stationIssued(name, b)
+		v.stationIssued(name, l, b)
 	case KindRegistrar:
-		v.registrarMade(name, b)
+		v.registrarMade(name, l, b)
 	case KindRevocation:
 		v.said(l, b)
 		v.standing(name, l, b)
@@ -44,14 +45,14 @@ func (v *verification) event(name string, l Leaf, b Body) {
 			v.said(l, b)
 		}
 	case KindOrder:
-		v.ordered(name, b)
+		v.ordered(name, l, b)
 	case KindLot:
-		v.lotted(name, b)
+		v.lotted(name, l, b)
 	case KindOEM:
-		v.registered(name, "OEM "+b.OEM, OEMChanged, [2]string{b.OrderKey, b.LotKey})
+		v.registered(name, "OEM "+b.OEM, l.Time, OEMChanged, [2]string{b.OrderKey, b.LotKey})
 	case KindOperator:
 		for _, id := range b.Anchors {
-			v.registered(name, "anchor "+id, AnchorChanged, [2]string{b.Maker, b.Tier})
+			v.registered(name, "anchor "+id, l.Time, AnchorChanged, [2]string{b.Maker, b.Tier})
 		}
 		if b.Action == "device heal" {
 			v.healed(b.Device)
@@ -65,7 +66,11 @@ func (v *verification) event(name string, l Leaf, b Body) {
 		for _, id := range b.Authorities {
 			a := v.authorities[id]
 			if a == nil {
+				v.find(AuthorityMissing, "authority "+id, "%s names it", name)
 				continue
+			}
+			if !a.logged {
+				v.when(AuthorityChanged, "authority "+id, "it was made", a.created, name, l.Time)
 			}
 			a.logged, a.at = true, v.index
 			a.said = append(a.said, strings.Fields(b.Roles[id])...)
@@ -76,6 +81,13 @@ func (v *verification) event(name string, l Leaf, b Body) {
 		if r := v.accountRow; r != nil && b.Account == r.ID && b.Region != "" && b.Region != r.Region {
 			v.find(AccountChanged, "account "+r.ID, "%s says that its region is %q, the row %q", name, b.Region, r.Region)
 		}
+	}
+}
+
+// when holds the time in a row against that of the leaf that was written with it.
+func (v *verification) when(code Code, subject, what string, row time.Time, leaf string, at time.Time) {
+	if at.Sub(row) > 5*unsignedGrace || row.Sub(at) > unsignedGrace {
+		v.find(code, subject, "the row says that %s on %s, %s is of %s", what, stamp(row), leaf, stamp(at))
 	}
 }
 
@@ -133,13 +145,14 @@ func (v *verification) issued(name string, l Leaf, b Body) {
 	}
 	if c != nil {
 		d, _ := parseDigest(b.Certificate)
-		v.lineOf(name, l.Time, d, b)
+		v.lineOf(d, b)
+		v.when(CertificateChanged, "certificate "+b.Certificate, "it was issued", c.issued, name, l.Time)
 		if b.Challenge != c.challenge && (b.Challenge != "" || !b.Proved) && (b.Proved || c.challenge != "over/"+c.intent) { // birth: the IAK's leaf has none; without proof an intent that is over frees its mark
 
 			v.find(CertificateChanged, "certificate "+b.Certificate, "the row of its intent says that the challenge %q was spent, %s says %s", c.challenge, name, b.Challenge)
 		}
-		if have := c.lineage(); have != lineageOf(b) {
-			v.find(CertificateChanged, "certificate "+b.Certificate, "the row says lineage %q, %s says %q", have.name, name, lineageOf(b).name)
+		if have := c.lineage(); have != lineageOf(b) || b.Lineage != "" && c.line != b.Lineage {
+			v.find(CertificateChanged, "certificate "+b.Certificate, "the row says lineage %q, %s says %q", c.line, name, lineageOf(b).name)
 		}
 		if b.CSR != "" && b.CSR != c.csr || b.AuthenticatedBy != "" && b.AuthenticatedBy != c.by {
 			v.find(CertificateChanged, "certificate "+b.Certificate, "the row of its intent says CSR %q by %q, %s says %q by %q", c.csr, c.by, name, b.CSR, b.AuthenticatedBy)
@@ -147,6 +160,10 @@ func (v *verification) issued(name string, l Leaf, b Body) {
 		if b.Intent != c.intent {
 			v.find(CertificateChanged, "certificate "+b.Certificate, "the row says intent %q, %s says %q", c.intent, name, b.Intent)
 		}
+	}
+	if b.Record != "" && !dev.born {
+		dev.born = true
+		v.when(DeviceChanged, "device "+b.Device, "it was made", dev.row.Created, name, l.Time)
 	}
 	if b.Record != "" && b.Record != dev.record {
 		v.find(DeviceChanged, "device "+b.Device, "its IAK, EK certificate, anchor or other facts of its birth are not those that %s recorded", name)
@@ -177,8 +194,11 @@ func orNot(state string) string {
 	return state
 }
 
-func (v *verification) stationIssued(name string, b Body) {
+func (v *verification) stationIssued(name string, l Leaf, b Body) {
 	c := v.logged(name, b, station)
+	if c != nil {
+		v.when(CertificateChanged, "certificate "+b.Certificate, "it was issued", c.issued, name, l.Time)
+	}
 	if c != nil && c.device != b.Order {
 		v.find(CertificateChanged, "certificate "+b.Certificate, "the row says order %s, %s says %s", c.device, name, b.Order)
 	}
@@ -189,11 +209,14 @@ func (v *verification) stationIssued(name string, b Body) {
 	}
 }
 
-func (v *verification) ordered(name string, b Body) {
+func (v *verification) ordered(name string, l Leaf, b Body) {
 	o := v.orders[b.Order]
 	if o == nil {
 		v.find(OrderMissing, "order "+b.Order, "%s says that it is %s", name, b.State)
 		return
+	}
+	if o.state == "" {
+		v.when(OrderChanged, "order "+b.Order, "it was made", o.row.Created, name, l.Time)
 	}
 	if o.state != b.State {
 		o.reason = b.Reason
@@ -208,11 +231,17 @@ func (v *verification) ordered(name string, b Body) {
 	}
 }
 
-func (v *verification) lotted(name string, b Body) {
+func (v *verification) lotted(name string, l Leaf, b Body) {
 	lot := v.lots[b.Lot]
 	if lot == nil {
 		v.find(LotChanged, "lot "+b.Lot, "%s records it, but it has no row", name)
 		return
+	}
+	if !lot.logged {
+		v.when(LotChanged, "lot "+b.Lot, "it was closed", lot.row.Closed, name, l.Time)
+	}
+	if b.State == "accepted" && lot.state != b.State {
+		v.when(LotChanged, "lot "+b.Lot, "it was accepted", lot.row.Accepted, name, l.Time)
 	}
 	lot.logged, lot.state = true, b.State
 	if b.Report != "" && b.Report != lot.report {
@@ -239,7 +268,7 @@ func (v *verification) finishRecords(seen []digest) {
 		newest[a.role] = max(newest[a.role], a.at)
 	}
 	for id, a := range v.authorities {
-		if a.own && len(a.said) > 0 && a.state != "" && (a.state == "active") != (a.at == newest[a.role]) {
+		if a.own && len(a.said) > 0 && (a.state == "active") != (a.at == newest[a.role]) {
 			v.find(AuthorityChanged, "authority "+id, "the row says that it is %s, which is not how the log has it", a.state)
 		}
 		if a.own && !a.logged {
@@ -260,11 +289,17 @@ func (v *verification) finishRecords(seen []digest) {
 			v.find(OrderChanged, name, "the row says %d units used, there are %d devices, and %d that were lost with a store", o.row.Used, len(o.units), o.lost)
 		}
 	}
+	in := map[string]int64{} // devices, by lot
+	for _, dev := range v.devices {
+		in[dev.row.Lot]++
+	}
 	for id, lot := range v.lots {
 		if !lot.logged {
 			v.find(LotUnlogged, "lot "+id, "no leaf records it")
 		} else if lot.state != "" && lot.state != lot.row.State {
 			v.find(LotChanged, "lot "+id, "the row says %s, the log %s", lot.row.State, lot.state)
+		} else if in[id] != lot.row.Units {
+			v.find(LotChanged, "lot "+id, "it has %d units, %d devices are in it", lot.row.Units, in[id])
 		}
 	}
 	for id, dev := range v.devices {

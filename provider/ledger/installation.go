@@ -1,5 +1,7 @@
 package ledger
 
+import "time"
+
 // installation is the log of what belongs to no account.
 const installation = "provider"
 
@@ -9,6 +11,8 @@ type makerRecord struct {
 	row    [2]string // an OEM's keys; an anchor's maker and tier
 	said   [2]string
 	logged bool
+
+	created time.Time // an OEM
 }
 
 func (v *verification) anchor(r *AnchorRow) {
@@ -24,7 +28,7 @@ func (v *verification) anchor(r *AnchorRow) {
 
 // registered holds a leaf of the installation's log against the row of an OEM or an anchor. An anchor that is imported again keeps
 // its row.
-func (v *verification) registered(leaf, name string, code Code, said [2]string) {
+func (v *verification) registered(leaf, name string, at time.Time, code Code, said [2]string) {
 	if v.header.Log != installation {
 		return
 	}
@@ -32,6 +36,9 @@ func (v *verification) registered(leaf, name string, code Code, said [2]string) 
 	if m == nil {
 		v.find(code, name, "%s records it, but it has no row", leaf)
 		return
+	}
+	if !m.logged && code == OEMChanged {
+		v.when(code, name, "it was added", m.created, leaf, at)
 	}
 	if !m.logged {
 		m.said, m.logged = said, true

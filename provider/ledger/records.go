@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -32,14 +33,16 @@ type records struct {
 }
 
 type authorityRecord struct {
-	kind   string
-	role   string
-	state  string
-	at     int64    // index of the leaf that named it last
-	said   []string // roles, by the leaves; a root may have several
-	own    bool     // of the account: a leaf must name it
-	logged bool
-	cert   *x509.Certificate
+	kind    string
+	oem     string
+	role    string
+	state   string
+	created time.Time
+	at      int64    // index of the leaf that named it last
+	said    []string // roles, by the leaves; a root may have several
+	own     bool     // of the account: a leaf must name it
+	logged  bool
+	cert    *x509.Certificate
 }
 
 type orderRecord struct {
@@ -64,6 +67,7 @@ type deviceRecord struct {
 	final    time.Time          // when it was revoked or retired
 	record   string             // DeviceRow.Record
 	ldevid   bool               // it got one
+	born     bool               // a leaf holds its record
 }
 
 type certRecord struct {
@@ -71,7 +75,7 @@ type certRecord struct {
 	line, slot              string
 	challenge, crl, intent  string
 	csr, by, key, reason    string
-	issued                  time.Time
+	issued, revokedAt       time.Time
 	revoked                 bool
 	notAfter                time.Time
 	leaves                  int
@@ -136,7 +140,7 @@ func (v *verification) oem(r *OEMRow) {
 	}
 	v.oems[r.ID] = key
 	if v.header.Log == installation {
-		v.makers["OEM "+r.ID] = &makerRecord{code: OEMChanged, row: [2]string{hexDigest(r.OrderKey), hexDigest(r.LotKey)}}
+		v.makers["OEM "+r.ID] = &makerRecord{code: OEMChanged, row: [2]string{hexDigest(r.OrderKey), hexDigest(r.LotKey)}, created: r.Created}
 	}
 }
 
@@ -145,10 +149,13 @@ func (v *verification) authority(r *AuthorityRow) {
 	if v.duplicate(name, v.authorities[r.ID] != nil) {
 		return
 	}
-	a := &authorityRecord{kind: r.Kind, role: Role(r.Kind, r.Class, r.OEM), state: r.State, own: r.Account != ""}
+	a := &authorityRecord{kind: r.Kind, oem: r.OEM, role: Role(r.Kind, r.Class, r.OEM), state: r.State, created: r.Created, own: r.Kind != station || r.Account != ""}
 	v.authorities[r.ID] = a
 	if a.own {
 		v.own(name, r.Account)
+	}
+	if r.State == "" || !a.own && r.State != "active" { // an OEM has one CA of stations
+		v.find(AuthorityChanged, name, "the row says that it is %q", r.State)
 	}
 	if hexDigest(r.DER) != r.ID {
 		v.find(AuthorityChanged, name, "its certificate has the digest %s", hexDigest(r.DER))
@@ -170,6 +177,9 @@ func (v *verification) authority(r *AuthorityRow) {
 			return
 		}
 		cert = above
+	}
+	if !bytes.Equal(cert.RawIssuer, cert.RawSubject) {
+		v.find(AuthorityChanged, name, "the chain above it ends at %q, which is no root", cert.Subject)
 	}
 }
 
@@ -294,13 +304,16 @@ func (v *verification) certificate(r *CertificateRow) {
 		return
 	}
 	v.sum.Certificates++
-	c := &certRecord{serial: r.Serial, profile: r.Profile, line: r.Lineage, slot: r.Slot, challenge: r.Challenge, intent: r.Intent, csr: r.CSR, by: r.By, key: r.Key, crl: r.CRLReason, reason: r.Reason, issued: r.Issued, revoked: r.Revoked, notAfter: r.NotAfter}
+	c := &certRecord{serial: r.Serial, profile: r.Profile, line: r.Lineage, slot: r.Slot, challenge: r.Challenge, intent: r.Intent, csr: r.CSR, by: r.By, key: r.Key, crl: r.CRLReason, reason: r.Reason, issued: r.Issued, revoked: r.Revoked, revokedAt: r.RevokedAt, notAfter: r.NotAfter}
 	v.certs[d] = c
 	v.own(name, r.Account)
 	if _, there := v.serials[r.Serial]; there {
 		v.find(SerialDuplicate, name, "another certificate has the serial %s", r.Serial)
 	}
 	v.serials[r.Serial] = struct{}{}
+	if deviceless(r.Profile) && r.Lineage != r.Profile {
+		v.find(CertificateChanged, name, "the row says lineage %q of a %s certificate", r.Lineage, r.Profile)
+	}
 	if r.Profile == station {
 		c.device = r.Device
 		if v.orders[r.Device] == nil {
@@ -348,6 +361,9 @@ func (v *verification) der(name string, r *CertificateRow, c *certRecord) {
 		c.unproved = true
 		fallthrough
 	case a.kind == issuerOf(r.Profile) && !strings.HasSuffix(r.Lineage, registered):
+		if o := v.orders[r.Device]; r.Profile == station && o != nil && o.row.OEM != a.oem {
+			v.find(CertificateForged, name, "its authority %s is of OEM %q, its order is for %s", r.Authority, a.oem, o.row.OEM)
+		}
 		if a.cert == nil {
 			break
 		}

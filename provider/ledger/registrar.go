@@ -13,7 +13,7 @@ const requestLife = 2 * time.Minute
 type registrarKey struct{ id, profile string }
 
 // registrarMade holds the leaf of a registration authority's credential against its row.
-func (v *verification) registrarMade(name string, b Body) {
+func (v *verification) registrarMade(name string, l Leaf, b Body) {
 	c := v.logged(name, b, registrar)
 	d, ok := parseDigest(b.Certificate)
 	if c == nil || !ok {
@@ -22,6 +22,7 @@ func (v *verification) registrarMade(name string, b Body) {
 	if c.device != b.Device {
 		v.find(CertificateChanged, "certificate "+b.Certificate, "the row says %s, %s says %s", c.device, name, b.Device)
 	}
+	v.when(CertificateChanged, "certificate "+b.Certificate, "it was issued", c.issued, name, l.Time)
 	k := registrarKey{b.Device, b.Profile}
 	v.registrars[k] = append(v.registrars[k], d)
 }

@@ -133,7 +133,7 @@ type CertificateRow struct {
 	DER       []byte    `json:"der"`
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
-	Lineage   string    `json:"lineage,omitempty"` // empty: it has none, as a station's
+	Lineage   string    `json:"lineage,omitempty"`
 	Slot      string    `json:"slot"`
 	Intent    string    `json:"intent,omitempty"`
 	Challenge string    `json:"challenge,omitempty"` // spent by the intent: when it expires, SHA-256

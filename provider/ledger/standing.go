@@ -76,18 +76,18 @@ func (v *verification) finishRevocation(name string, d digest, c *certRecord) {
 	case c.revoked && (c.crl == cradle.CertificateHold.String()) != final.IsZero():
 		v.find(RevocationMissing, name, "CRLs and OCSP say %s, which is not how the log has it", c.crl)
 	case !c.revoked && c.reason != "", c.revoked && !gave(c, v.certEvents[d.String()], v.devEvents[c.device]):
-		v.find(RevocationUnlogged, name, "the row gives the reason %q, CRLs and OCSP %s; no leaf does", c.reason, c.crl)
+		v.find(RevocationUnlogged, name, "the row gives the reason %q and the time %s, CRLs and OCSP %s; no leaf does", c.reason, stamp(c.revokedAt), c.crl)
 	}
 }
 
-// gave reports whether a leaf that blocks gave the certificate's reason and code.
+// gave reports whether a leaf that blocks gave the certificate's reason and code, when the row says.
 func gave(c *certRecord, tallies ...*tally) bool {
 	for _, t := range tallies {
 		if t == nil {
 			continue
 		}
 		for _, l := range t.leaves {
-			if cradle.DeviceState(l.state).Blocked() && l.reason == c.reason && (l.code == "" || l.code == c.crl) {
+			if cradle.DeviceState(l.state).Blocked() && l.reason == c.reason && (l.code == "" || l.code == c.crl) && l.at.Sub(c.revokedAt).Abs() <= unsignedGrace {
 				return true
 			}
 		}

@@ -49,6 +49,10 @@ type slots struct {
 	current, next digest
 	filled        bool // current is set
 	waiting       bool // next is set
+
+	first  digest // that was issued
+	inUse  int    // rows that say that they are current
+	sealed bool   // certificates came that are of no row until they are used
 }
 
 // tally holds the events of the feed about one thing against the leaves about it, in their order.
@@ -181,14 +185,18 @@ func (v *verification) finishHead() {
 	}
 }
 
-// lineOf plays an issuance over its lineage.
-func (v *verification) lineOf(name string, at time.Time, d digest, b Body) {
-	l := lineageOf(b)
-	s := v.slots[l]
-	if s == nil {
-		s = new(slots)
-		v.slots[l] = s
+// slotsOf returns a lineage's slots.
+func (v *verification) slotsOf(l lineage) *slots {
+	if v.slots[l] == nil {
+		v.slots[l] = new(slots)
 	}
+	return v.slots[l]
+}
+
+// lineOf plays an issuance over its lineage.
+func (v *verification) lineOf(d digest, b Body) {
+	l := lineageOf(b)
+	s := v.slotsOf(l)
 	by, known := parseDigest(b.AuthenticatedBy)
 	if auth := v.certs[by]; known && auth != nil && auth.profile != station {
 		if a := v.slots[auth.lineage()]; a != nil && a.waiting && a.next == by { // seen in use
@@ -199,23 +207,32 @@ func (v *verification) lineOf(name string, at time.Time, d digest, b Body) {
 		}
 	}
 	if !s.filled {
-		s.current, s.filled = d, true
+		s.first, s.current, s.filled = d, d, true
 	} else {
 		s.next, s.waiting = d, true
-	}
-	if c := v.certs[d]; c != nil && !c.issued.IsZero() && (at.Sub(c.issued) > unsignedGrace*5 || c.issued.Sub(at) > unsignedGrace) {
-		v.find(CertificateChanged, "certificate "+d.String(), "the row says that it was issued on %s, %s is of %s", stamp(c.issued), name, stamp(at))
 	}
 }
 
 // slotOf says where a certificate must be. A certificate that waits may have been seen in use by a request that
-// was then refused, which no leaf tells: then it is current, and its predecessor superseded.
+// was then refused, which no leaf tells: then it is current, and its predecessor superseded. In a lineage without evidence
+// several may wait, and which was seen in use last no leaf tells: one of them is current (finishState).
 func (v *verification) slotOf(name string, d digest, c *certRecord) {
 	s := v.slots[c.lineage()]
-	if s == nil || !c.lineage().proved() {
+	if s == nil || !s.filled { // one of a station, or secret until it was used
+		if c.slot != "current" && (deviceless(c.profile) || c.slot != "superseded") {
+			v.find(CertificateChanged, name, "the row says that it is %q, which it cannot be", c.slot)
+		}
 		return
 	}
 	ok := false
+	if !c.lineage().proved() {
+		if c.slot == "current" {
+			s.inUse++
+		} else if c.slot != "superseded" && (c.slot != "next" || d == s.first) {
+			v.find(CertificateChanged, name, "the row says that it is %q in its lineage, which it cannot be", c.slot)
+		}
+		return
+	}
 	switch d {
 	case s.next:
 		ok = s.waiting && (c.slot == "next" || c.slot == "current")
@@ -263,6 +280,11 @@ func (v *verification) finishState() {
 			v.find(DeviceChanged, "device "+id, "the row says epoch %d, but no event moved it", dev.row.Epoch)
 		case dev.row.Reason != "" && (t == nil || dev.row.Reason != t.newest().reason), t != nil && len(t.leaves) > 0 && dev.row.Reason != t.newest().reason:
 			v.find(DeviceChanged, "device "+id, "the row gives the reason %q, no leaf does", dev.row.Reason)
+		}
+	}
+	for l, s := range v.slots {
+		if s.filled && !s.sealed && !l.proved() && s.inUse != 1 {
+			v.find(CertificateChanged, "device "+l.device, "%d of its %s certificates are current, one is", s.inUse, l.name)
 		}
 	}
 	for l := range v.quarantined {

@@ -41,6 +41,7 @@ const (
 	RowDuplicate      Code = "row-duplicate"        // two rows, one name
 	AuthorityChanged  Code = "authority-changed"    // not the certificate that its id says
 	AuthorityUnknown  Code = "authority-unlogged"   // a CA of the account that no leaf names
+	AuthorityMissing  Code = "authority-missing"    // a leaf names a CA of the account that has no row
 	OEMChanged        Code = "oem-changed"          // keys are not those in the installation's log
 	AnchorChanged     Code = "anchor-changed"       // a TPM maker's certificate, its maker or tier is not as imported
 	AccountChanged    Code = "account-changed"      // order key is not the one in the log

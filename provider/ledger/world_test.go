@@ -84,7 +84,7 @@ func newAuthority(kind, acc string) *authority {
 	tpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{account}, CommonName: kind},
 		NotBefore: start.Add(-time.Hour), NotAfter: start.AddDate(50, 0, 0), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der := must(x509.CreateCertificate(rand.Reader, tpl, tpl, &k.PublicKey, k))
-	return &authority{ledger.AuthorityRow{ID: digest(der), Kind: kind, Account: acc, DER: der}, must(x509.ParseCertificate(der)), k}
+	return &authority{ledger.AuthorityRow{ID: digest(der), Kind: kind, Account: acc, State: "active", Created: start, DER: der}, must(x509.ParseCertificate(der)), k}
 }
 
 // newWorld builds an honest world of some hundred leaves.
@@ -101,6 +101,7 @@ func newWorld(t *testing.T) *world {
 		ids = append(ids, w.authorities[kind].row.ID)
 	}
 	w.authorities["station"] = newAuthority("station", "")
+	w.authorities["station"].row.OEM = maker
 	w.leaf(ledger.KindAccount, map[string]any{"account": account, "order_key": digest(w.accountRow.OrderKey), "authorities": ids, "profiles": map[string]any{"ldevid": digest([]byte(w.accountRow.Profiles["ldevid"]))}})
 
 	anchor := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.authorities["root"].row.DER}))
@@ -115,7 +116,7 @@ func newWorld(t *testing.T) *world {
 	}
 	jws = must(order.Countersign(jws, oemKey))
 	w.order = o
-	w.orders = []ledger.OrderRow{{ID: string(o.ID), Account: account, OEM: maker, JWS: jws, Quantity: units, State: "open"}}
+	w.orders = []ledger.OrderRow{{ID: string(o.ID), Account: account, OEM: maker, JWS: jws, Quantity: units, State: "open", Created: w.now()}}
 	w.leaf(ledger.KindOrder, map[string]any{"order": o.ID, "digest": o.Digest(), "oem": maker, "quantity": o.Quantity, "state": "signed"})
 	w.leaf(ledger.KindOrder, map[string]any{"order": o.ID, "digest": o.Digest(), "oem": maker, "state": "open"})
 	st := w.cert("station", "ord-1")
@@ -123,9 +124,9 @@ func newWorld(t *testing.T) *world {
 	for i := range units {
 		w.birth(i + 1)
 	}
-	lot := ledger.LotRow{ID: "lot-1", Order: "ord-1", Report: []byte("report"), OEM: maker, Custody: []byte(`{"payload":"Y3VzdG9keQ"}`), Head: digest([]byte("custody")), State: "accepted"}
+	lot := ledger.LotRow{ID: "lot-1", Order: "ord-1", Report: []byte("report"), OEM: maker, Custody: []byte(`{"payload":"Y3VzdG9keQ"}`), Head: digest([]byte("custody")), Units: units, State: "accepted", Closed: w.now(), Accepted: w.now()}
 	w.lots = append(w.lots, lot)
-	w.leaf(ledger.KindLot, map[string]any{"lot": lot.ID, "order": lot.Order, "report": digest(lot.Report), "custody": lot.Head, "state": "accepted"})
+	w.leaf(ledger.KindLot, map[string]any{"lot": lot.ID, "order": lot.Order, "report": digest(lot.Report), "custody": lot.Head, "units": lot.Units, "state": "accepted"})
 	for _, d := range w.devices {
 		d.Lot = lot.ID
 		d.State = "active"
@@ -176,7 +177,7 @@ func (w *world) certBy(a *authority, profile, device string) *ledger.Certificate
 	tpl := &x509.Certificate{SerialNumber: big.NewInt(w.serial), Subject: pkix.Name{Organization: []string{account}, CommonName: device},
 		NotBefore: w.now().Truncate(time.Second), NotAfter: w.now().Truncate(time.Second).AddDate(1, 0, 0)}
 	der := must(x509.CreateCertificate(rand.Reader, tpl, a.cert, &deviceKey.PublicKey, a.key))
-	c := &ledger.CertificateRow{Digest: digest(der), Serial: tpl.SerialNumber.Text(16), Account: account, Device: device, Profile: profile,
+	c := &ledger.CertificateRow{Digest: digest(der), Serial: tpl.SerialNumber.Text(16), Account: account, Device: device, Profile: profile, Lineage: profile,
 		Slot: "current", Issued: w.now(), Intent: "intent-" + tpl.SerialNumber.String(), Challenge: digest([]byte(tpl.SerialNumber.String())), Key: digest(must(x509.MarshalPKIXPublicKey(&deviceKey.PublicKey))), Authority: a.row.ID, DER: der, NotBefore: tpl.NotBefore, NotAfter: tpl.NotAfter}
 	w.certs = append(w.certs, c)
 	return c
@@ -221,14 +222,14 @@ func (w *world) state(d *ledger.DeviceRow, to string) {
 	w.leaf(ledger.KindRevocation, map[string]any{"account": account, "device": d.ID, "state": to, "reason": "test"})
 	for _, c := range w.certs {
 		if c.Device == d.ID && (to == "revoked" || to == "retired") {
-			c.Revoked, c.CRLReason, c.Reason = true, "unspecified", "test"
+			c.Revoked, c.RevokedAt, c.CRLReason, c.Reason = true, w.now(), "unspecified", "test"
 		}
 	}
 }
 
 // certState is a change of one certificate alone.
 func (w *world) certState(c *ledger.CertificateRow, to string) {
-	c.Revoked = to != "active"
+	c.Revoked, c.RevokedAt = to != "active", w.now()
 	c.Reason = map[bool]string{true: "test"}[c.Revoked]
 	c.CRLReason = map[string]string{"suspended": "certificateHold", "revoked": "unspecified"}[to]
 	for _, d := range w.devices {
