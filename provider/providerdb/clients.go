@@ -13,56 +13,101 @@ import (
 	"github.com/cradle-iot/cradle/provider/ledger"
 )
 
-// arrive finds the device that came by this credential before, or makes it.
-func arrive(tx *sqldb.Tx, want provider.Device, out *provider.Begun) error {
-	find := func() error {
-		return scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE`, want.Account, want.ID), &out.Device)
+// comeMany makes devices that come by a credential and begins their intents: those of a name or TPM that is there already bring
+// no row. A new device has no certificates and is in no quarantine.
+var comeMany = sqldb.NewMany(asksIntent+`, unit text, tier text, maker text, anchor text, ek_digest text, ek_cert bytea, iak bytea, state text, born bigint, origin text`, `,
+	b AS (INSERT INTO devices (account, id, oem, order_id, lot, serial, tier, maker, anchor, ek_digest, ek_cert, iak, idevid_cert, iak_cert, state, epoch, reason, created, origin)
+		SELECT account, device, '', '', '', unit, tier, maker, anchor, ek_digest, ek_cert, iak, '', '', state, 0, '', born, origin FROM asked
+		ON CONFLICT DO NOTHING RETURNING account, id),
+	d AS (SELECT asked.*, CASE WHEN EXISTS (SELECT 1 FROM revocation_jobs j WHERE j.account = asked.account AND j.state = 'running') THEN 1 ELSE 0 END AS busy
+		FROM asked WHERE ((account, device) IN (SELECT account, id FROM b)) IS TRUE)`+claims("d", "busy = 0")+`
+	SELECT n, busy, `+begun+`, `+owner+` FROM d`)
+
+// arrive begins the intent of a device that comes by a credential: it makes the device, or finds the one that came by it before.
+func arrive(tx *sqldb.Tx, i *provider.Intent, want provider.Device, out *provider.Begun) (fresh bool, err error) {
+	out.Device = want
+	values := []any{want.Serial, want.Tier, want.Maker, want.Anchor, want.EKDigest, nonNil(want.EKCert), nonNil(want.IAK), want.State, micros(want.Created), want.Origin}
+	var busy, spent int64
+	if tx.Engine() == sqldb.PostgreSQL {
+		if err := holdAccount(tx, want.Account); err != nil {
+			return false, err
+		}
+		var owner string
+		err = tx.AskMany(comeMany, append(intentValues(i), values...)...).Scan(&busy, &spent, &owner)
+		if err == nil && busy == 0 {
+			err = ownKey(i, owner)
+		}
+	} else {
+		var n int64
+		n, err = tx.Exec(`INSERT INTO devices (account, id, serial, tier, maker, anchor, ek_digest, ek_cert, iak, state, created, origin, oem, order_id, lot, idevid_cert, iak_cert, epoch, reason)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', '', '', '', 0, '') ON CONFLICT DO NOTHING`, append([]any{want.Account, want.ID}, values...)...)
+		if err == nil && n == 0 {
+			err = sql.ErrNoRows
+		}
+		busy = 1 // not known
 	}
-	err := find()
 	if errors.Is(err, sql.ErrNoRows) {
-		var held string // Barrier
-		if err := tx.QueryRow(`SELECT id FROM accounts WHERE id = ? FOR SHARE`, want.Account).Scan(&held); err != nil {
-			return err
+		return cameBefore(tx, i, want, out)
+	}
+	if err != nil {
+		return false, err
+	}
+	i.Epoch = 0
+	if want.EKDigest != "" {
+		if err := trusted(tx, &out.Device); err != nil {
+			return false, err
 		}
-		if want.EKDigest != "" {
-			var other cradle.DeviceID
-			err := tx.QueryRow(`SELECT id FROM devices WHERE ek_digest = ? AND ek_digest <> ''`, want.EKDigest).Scan(&other)
-			if err == nil {
-				return otherUnit(want.EKDigest)
-			}
-			if !errors.Is(err, sql.ErrNoRows) {
-				return err
-			}
+		if err := rest(tx, &out.Device); err != nil {
+			return false, err
 		}
-		n, err := tx.Exec(`INSERT INTO devices (account, id, oem, order_id, lot, serial, tier, maker, anchor, ek_digest, ek_cert, iak, idevid_cert, iak_cert, state, epoch, reason, created, origin)
-			VALUES (?, ?, '', '', '', ?, ?, ?, ?, ?, ?, ?, '', '', ?, 0, '', ?, ?) ON CONFLICT DO NOTHING`,
-			want.Account, want.ID, want.Serial, want.Tier, want.Maker, want.Anchor, want.EKDigest, nonNil(want.EKCert), nonNil(want.IAK), want.State, micros(want.Created), want.Origin)
-		if err != nil {
-			return err
-		}
-		if n == 1 {
-			out.Device = want
-			if want.EKDigest != "" {
-				if err := trusted(tx, &out.Device); err != nil {
-					return err
-				}
-			}
-			return rest(tx, &out.Device)
-		}
-		err = find() // another replica was first
-		if errors.Is(err, sql.ErrNoRows) {
-			return otherUnit(want.EKDigest)
-		}
-		if err != nil {
-			return err
-		}
-	} else if err != nil {
-		return err
+	}
+	if busy == 0 {
+		return spent == 1, nil
+	}
+	if err := notInSet(tx, &out.Device); err != nil {
+		return false, err
+	}
+	return spend(tx, i)
+}
+
+// holdAccount is what a birth without an order holds (Barrier), once for the batch. SQLite's writer is alone.
+func holdAccount(tx *sqldb.Tx, id cradle.AccountID) error {
+	_, err := tx.Carry("account "+string(id), func(tx *sqldb.Tx) (any, error) {
+		var held string
+		return nil, tx.QueryRow(`SELECT id FROM accounts WHERE id = ? FOR SHARE`, id).Scan(&held)
+	}, func(*sqldb.Tx, any) error { return nil })
+	return err
+}
+
+// cameBefore is arrive for a name or TPM that is there already.
+func cameBefore(tx *sqldb.Tx, i *provider.Intent, want provider.Device, out *provider.Begun) (fresh bool, err error) {
+	err = scanDevice(tx.QueryRow(`SELECT `+deviceColumns+` FROM devices d WHERE d.account = ? AND d.id = ? FOR UPDATE`, want.Account, want.ID), &out.Device)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, otherUnit(want.EKDigest)
+	}
+	if err != nil {
+		return false, err
 	}
 	if out.Device.Origin != want.Origin || out.Device.EKDigest != want.EKDigest {
-		return cradle.Errorf(cradle.Forbidden, "the name %q belongs to a device that did not come by this credential", want.ID).WithHint("ask for another name")
+		return false, cradle.Errorf(cradle.Forbidden, "the name %q belongs to a device that did not come by this credential", want.ID).WithHint("ask for another name")
 	}
-	return nil
+	if err := notInSet(tx, &out.Device); err != nil {
+		return false, err
+	}
+	i.Epoch = out.Device.Epoch
+	if s := out.Device.State; s.Blocked() {
+		return false, blocked(i, s)
+	}
+	if !i.Proved() {
+		if err := unproved(tx, i); err != nil {
+			return false, err
+		}
+	}
+	return spend(tx, i)
+}
+
+func blocked(i *provider.Intent, s cradle.DeviceState) error {
+	return cradle.Errorf(cradle.Forbidden, "device %s is %s", i.Device, s)
 }
 
 func otherUnit(ek string) error {

@@ -252,13 +252,10 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 		var fresh bool
 		var err error
 		switch {
+		case birth != nil && birth.Device.Origin != "":
+			fresh, err = arrive(tx, i, birth.Device, &out)
 		case birth != nil:
-			look := true
-			if birth.Device.Origin != "" {
-				err = arrive(tx, birth.Device, &out)
-			} else {
-				look, err = reserve(tx, i.Profile, birth.Device, &out)
-			}
+			look, err := reserve(tx, i.Profile, birth.Device, &out)
 			if err == nil && look {
 				err = notInSet(tx, &out.Device)
 			}
@@ -267,14 +264,16 @@ func (d *DB) BeginIssue(ctx context.Context, i *provider.Intent, birth *provider
 			}
 			i.Epoch = out.Device.Epoch
 			if s := out.Device.State; s.Blocked() {
-				return cradle.Errorf(cradle.Forbidden, "device %s is %s", i.Device, s)
+				return blocked(i, s)
 			}
 			if !i.Proved() {
 				if err := unproved(tx, i); err != nil {
 					return err
 				}
 			}
-			fresh, err = spend(tx, i)
+			if fresh, err = spend(tx, i); err != nil {
+				return err
+			}
 		default:
 			out.Device.Account, out.Device.ID = i.Account, i.Device
 			fresh, err = spendFor(tx, i, &out.Device)
