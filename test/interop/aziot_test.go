@@ -91,7 +91,7 @@ func (a *azure) send(auth []tls.Certificate, addr string, request []byte) (*http
 		return nil, nil, err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(testenv.Patience))
 	if _, err := conn.Write(request); err != nil {
 		return nil, nil, err
 	}

@@ -178,7 +178,7 @@ func (w *csrWorld) renew(c *mqtt.Client, answers chan mqtt.Publish, id, request 
 				w.t.Fatalf("%s", p.Payload)
 			}
 			return status, issued.Certificates, string(p.Payload)
-		case <-time.After(30 * time.Second):
+		case <-time.After(testenv.Patience):
 			w.t.Fatal("no answer to a request for a certificate")
 		}
 	}
@@ -315,7 +315,7 @@ func TestCSR(t *testing.T) {
 	if _, err := w.session(id, renewed[:1], privB, answers); err == nil {
 		t.Error("a revoked device connects")
 	}
-	w.Wait("the end of a revoked device's session", 20*time.Second, func() (bool, string) {
+	w.Wait("the end of a revoked device's session", time.Minute, func() (bool, string) {
 		return c2.Publish(t.Context(), iothub.TelemetryTopic(id, nil), mqtt.AtLeastOnce, []byte("x")) != nil, "it goes on"
 	})
 	// And the operator's, the authority.

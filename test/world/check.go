@@ -30,7 +30,7 @@ import (
 func (w *World) Check() {
 	w.T.Helper()
 	w.Audit()
-	w.Wait("the end of all open intents", 20*time.Second, func() (bool, string) {
+	w.Wait("the end of all open intents", time.Minute, func() (bool, string) {
 		n := w.openIntents()
 		return n == 0, fmt.Sprintf("%d are open", n)
 	})
