@@ -21,14 +21,14 @@ import (
 	"encoding/base32"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
-	"github.com/BurntSushi/toml"
-
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/strictjson"
+	"github.com/cradle-iot/cradle/internal/stricttoml"
 	"github.com/cradle-iot/cradle/protocol/settings"
 )
 
@@ -90,12 +90,12 @@ func ParseTOML(b []byte) (*Order, error) {
 		return nil, cradle.Errorf(cradle.TooLarge, "order file of %d bytes is over %d", len(b), MaxSize)
 	}
 	o := &Order{AutoAccept: true}
-	md, err := toml.NewDecoder(bytes.NewReader(b)).Decode(o)
-	if err != nil {
-		return nil, cradle.Errorf(cradle.Invalid, "order file: %v", err).WithHint("see docs for the keys of an order file; text stands in quotes")
-	}
-	if u := md.Undecoded(); len(u) > 0 {
-		return nil, cradle.Errorf(cradle.Invalid, "order file: unknown key %q", u[0].String()).WithHint("known keys: %s", strings.Join(tomlKeys(), ", "))
+	if err := stricttoml.Decode(string(b), o); err != nil {
+		hint := "see docs for the keys of an order file; text stands in quotes"
+		if unknown := new(stricttoml.Unknown); errors.As(err, &unknown) {
+			hint = "known keys: " + strings.Join(tomlKeys(), ", ")
+		}
+		return nil, cradle.Errorf(cradle.Invalid, "order file: %v", err).WithHint("%s", hint)
 	}
 	return o, nil
 }

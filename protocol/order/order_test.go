@@ -114,6 +114,7 @@ func TestCompleteFillsIn(t *testing.T) {
 func TestParseTOMLRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"unknown key":       {"quantitty = 3", `unknown key "quantitty"`},
+		"quantity as text":  {`quantity = "3"`, `line 1: "quantity": it is text in quotes, not a whole number`},
 		"unknown agent key": {"[agent]\ninterval = \"3s\"", `unknown key "agent.interval"`},
 		"wrong type":        {`quantity = "3"`, "order file"},
 		"not TOML":          {"quantity: 3", "order file"},

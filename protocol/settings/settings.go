@@ -16,6 +16,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/stricttoml"
 )
 
 // Agent is the content of agent.toml. Relative paths are relative to the file's own folder.
@@ -102,12 +103,8 @@ func Load(file string) (*Agent, error) {
 // Parse decodes, completes with defaults and checks settings.
 func Parse(b []byte) (*Agent, error) {
 	a := new(Agent)
-	md, err := toml.NewDecoder(bytes.NewReader(b)).Decode(a)
-	if err != nil {
+	if err := stricttoml.Decode(string(b), a); err != nil {
 		return nil, cradle.Errorf(cradle.Invalid, "agent settings: %v", err)
-	}
-	if u := md.Undecoded(); len(u) > 0 {
-		return nil, cradle.Errorf(cradle.Invalid, "agent settings: unknown key %q", u[0].String())
 	}
 	def := func(p *string, v string) {
 		if *p == "" {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/stricttoml"
 )
 
 // Profile is what certificates of one kind hold and who may have them: data that an operator reads and
@@ -263,7 +263,7 @@ func fault(name cradle.Profile, field, format string, args ...any) error {
 // ParseProfile reads a profile's TOML. Unknown keys are errors.
 func ParseProfile(name cradle.Profile, text string) (Profile, error) {
 	var p Profile
-	if err := decode(text, &p); err != nil {
+	if err := stricttoml.Decode(text, &p); err != nil {
 		return p, cradle.Errorf(cradle.Invalid, "profile %s: %v", name, err)
 	}
 	return p.Complete(name)
@@ -272,7 +272,7 @@ func ParseProfile(name cradle.Profile, text string) (Profile, error) {
 // ParseProfiles reads a file of profiles: a TOML table each, under the profile's name.
 func ParseProfiles(text string) (map[cradle.Profile]Profile, error) {
 	var out map[cradle.Profile]Profile
-	if err := decode(text, &out); err != nil {
+	if err := stricttoml.Decode(text, &out); err != nil {
 		return nil, cradle.Errorf(cradle.Invalid, "profiles: %v", err)
 	}
 	if len(out) == 0 {
@@ -286,21 +286,6 @@ func ParseProfiles(text string) (map[cradle.Profile]Profile, error) {
 		out[name] = c
 	}
 	return out, nil
-}
-
-func decode(text string, into any) error {
-	m, err := toml.Decode(text, into)
-	var at toml.ParseError
-	if errors.As(err, &at) {
-		return fmt.Errorf("line %d: %s", at.Position.Line, at.Message)
-	}
-	if err != nil {
-		return err
-	}
-	if u := m.Undecoded(); len(u) > 0 {
-		return fmt.Errorf("unknown key %q", u[0].String())
-	}
-	return nil
 }
 
 // String is the profile as TOML, whole: what ParseProfile reads, and what Digest is of.

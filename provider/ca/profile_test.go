@@ -64,6 +64,8 @@ func TestParseProfiles(t *testing.T) {
 		"[operational]\nvalidity = \"12\"\n": "not a duration",
 		"[operational]\n[operational]\n":     "line 2",
 		"[lab]\n":                            "kind",
+		"operational = 5":                    `line 1: "operational": it is a whole number, not a table`,
+		"[operational]\nkeys = \"p256\"":     `line 2: "operational.keys": it is text in quotes, not a list`,
 		"[operational.wishes]\nsubjet = \"refuse\"": `unknown key "operational.wishes.subjet"`,
 	} {
 		if _, err := ca.ParseProfiles(text); cradle.KindOf(err) != cradle.Invalid || !strings.Contains(err.Error(), part) {
