@@ -36,7 +36,7 @@ func (s *Store) CredentialRequest(ctx context.Context, name hub.Name, id cradle.
 		return nil, err
 	}
 	var out *hub.CredentialRequest
-	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
+	err = s.db.Find(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
 		out, err = s.credential(tx, h, id, "")
 		return err
 	})

@@ -50,7 +50,7 @@ func (s *Store) Device(ctx context.Context, name hub.Name, id cradle.DeviceID) (
 		return nil, err
 	}
 	var d *hub.Device
-	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
+	err = s.db.Find(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
 		d, err = s.scanOpenDevice(name, tx.QueryRow(`SELECT `+deviceColumns+` FROM devices WHERE hub = ? AND id = ?`, h, string(id)).Scan)
 		return err
 	})

@@ -18,7 +18,7 @@ func (s *Store) KeptSession(ctx context.Context, name hub.Name, device cradle.De
 		return 0, false, err
 	}
 	var bits int64
-	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
+	err = s.db.Find(ctx, func(ctx context.Context, tx *sqldb.Tx) error {
 		return tx.QueryRow(`SELECT subscriptions FROM kept_sessions WHERE hub = ? AND device = ? AND module = ?`,
 			h, string(device), string(module)).Scan(&bits)
 	})

@@ -48,7 +48,7 @@ func (s *Store) Module(ctx context.Context, name hub.Name, device cradle.DeviceI
 		return nil, err
 	}
 	var m *hub.Module
-	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
+	err = s.db.Find(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
 		m, err = s.scanOpenModule(name, tx.QueryRow(`SELECT `+moduleColumns+` FROM modules WHERE hub = ? AND device = ? AND id = ?`, h, string(device), string(id)).Scan)
 		return err
 	})

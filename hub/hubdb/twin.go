@@ -64,7 +64,7 @@ func (s *Store) Twin(ctx context.Context, name hub.Name, device cradle.DeviceID,
 		return nil, err
 	}
 	var t *hub.Twin
-	err = s.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
+	err = s.db.Find(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
 		t, err = scanTwin(tx.QueryRow(`SELECT `+twinColumns+` FROM twins WHERE hub = ? AND device = ? AND module = ?`,
 			h, string(device), string(module)).Scan)
 		return err

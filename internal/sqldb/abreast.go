@@ -32,7 +32,16 @@ type runner struct {
 	tx     *Tx
 	next   func() (struct{}, bool) // runs it until it asks or ends
 	stop   func()                  // what it asks for fails from now on
-	spoilt error
+	spoilt error                   // what it returned
+}
+
+func newRunner(tx *Tx, run func() error) *runner {
+	r := &runner{tx: tx}
+	r.next, r.stop = iter.Pull(func(yield func(struct{}) bool) {
+		tx.pause = func() bool { return yield(struct{}{}) }
+		r.spoilt = run()
+	})
+	return r
 }
 
 // side runs jobs, several of them abreast. It returns why the transaction must not be committed, if it must not, and
@@ -46,13 +55,9 @@ func (w *writer) side(jobs []*job, shared *carried) (wrote bool, bad *job, spoil
 	w.conn.side = len(w.conn.later)
 	running := make([]*runner, len(jobs))
 	for i, j := range jobs {
-		r := &runner{tx: &Tx{db: w.db, conn: w.conn, carry: shared, of: j}}
-		r.next, r.stop = iter.Pull(func(yield func(struct{}) bool) {
-			r.tx.pause = func() bool { return yield(struct{}{}) }
-			r.spoilt = w.call(j, r.tx)
-		})
-		defer r.stop()
-		running[i] = r
+		tx := &Tx{db: w.db, conn: w.conn, carry: shared, of: j}
+		running[i] = newRunner(tx, func() error { return w.call(j, tx) })
+		defer running[i].stop()
 	}
 	for {
 		left := running[:0]

@@ -105,11 +105,12 @@ type DB struct {
 	view    string  // statement that begins a View
 	writers []*writer
 	readers *pool
+	finder  *finder // PostgreSQL's
 	seed    maphash.Seed
 	rebinds rebinder
 
 	closing chan struct{} // closed by Close: nothing new is taken
-	stopped chan struct{} // closed when the writers have ended
+	stopped chan struct{} // closed when writers and finder have ended
 	once    sync.Once
 
 	updates, commits atomic.Int64
@@ -164,6 +165,10 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 		w := &writer{db: db, queue: make(chan *job, queueSize)}
 		db.writers = append(db.writers, w)
 		running.Go(w.run)
+	}
+	if db.engine == PostgreSQL {
+		db.finder = &finder{db: db, queue: make(chan *job, queueSize)}
+		running.Go(db.finder.run)
 	}
 	go func() {
 		running.Wait()

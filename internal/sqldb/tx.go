@@ -12,11 +12,11 @@ import (
 type Tx struct {
 	db     *DB
 	conn   *conn
-	caller context.Context // of a View: looked at before each statement; nil in an Update
+	caller context.Context // of a View or Read: looked at before each statement; nil elsewhere
 	wrote  bool            // something other than SELECT was sent
 	failed error           // of the first statement that failed
 	carry  *carried        // of an Update: what its batch shares
-	of     *job            // of an Update: nil when it saves what was carried
+	of     *job            // of an Update or a Find: nil when it saves what was carried
 	pause  func() bool     // of a function that runs abreast of others: lets them run, and what waits be sent; false: give up
 }
 

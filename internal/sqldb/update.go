@@ -17,7 +17,7 @@ const (
 	aloneTries = 8
 )
 
-// job is one waiting Update.
+// job is one waiting Update, or Find.
 type job struct {
 	ctx   context.Context // the caller's, without its end
 	fn    func(context.Context, *Tx) error
@@ -53,6 +53,15 @@ func (db *DB) UpdateKey(ctx context.Context, key string, fn func(ctx context.Con
 }
 
 func (db *DB) update(ctx context.Context, j *job, key string) error {
+	w := db.writers[0]
+	if key != "" && len(db.writers) > 1 {
+		w = db.writers[maphash.String(db.seed, key)%uint64(len(db.writers))]
+	}
+	return db.hand(ctx, j, w.queue)
+}
+
+// hand hands a job over and awaits its outcome.
+func (db *DB) hand(ctx context.Context, j *job, queue chan<- *job) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -61,13 +70,9 @@ func (db *DB) update(ctx context.Context, j *job, key string) error {
 		return errClosed
 	default:
 	}
-	w := db.writers[0]
-	if key != "" && len(db.writers) > 1 {
-		w = db.writers[maphash.String(db.seed, key)%uint64(len(db.writers))]
-	}
 	j.ctx, j.done = context.WithoutCancel(ctx), make(chan struct{})
 	select {
-	case w.queue <- j:
+	case queue <- j:
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-db.closing:

@@ -50,7 +50,7 @@ func (d *DB) Credential(ctx context.Context, serial cradle.CertSerial, digest st
 		return c, nil
 	}
 	var out provider.Credential
-	err := d.db.Read(ctx, func(_ context.Context, tx *sqldb.Tx) error {
+	err := d.db.Find(ctx, func(_ context.Context, tx *sqldb.Tx) error {
 		out = provider.Credential{}
 		var v provider.Device
 		var created, quarantined int64

@@ -126,10 +126,10 @@ func each[T any](tx *sqldb.Tx, scan func(interface{ Scan(...any) error }, *T) er
 	return rows.Err()
 }
 
-// one reads one row; missing is the error when there is none.
+// one finds one row by its keys; missing is the error when there is none.
 func one[T any](ctx context.Context, d *DB, scan func(interface{ Scan(...any) error }, *T) error, missing error, query string, args ...any) (T, error) {
 	var out T
-	err := d.db.Read(ctx, func(_ context.Context, tx *sqldb.Tx) error {
+	err := d.db.Find(ctx, func(_ context.Context, tx *sqldb.Tx) error {
 		return scan(tx.QueryRow(query, args...), &out)
 	})
 	if errors.Is(err, sql.ErrNoRows) {

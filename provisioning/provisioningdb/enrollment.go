@@ -73,7 +73,7 @@ func noEnrollment(id provisioning.RegistrationID) error {
 // Enrollment implements provisioning.Enrollments.
 func (d *DB) Enrollment(ctx context.Context, id provisioning.RegistrationID) (provisioning.Enrollment, error) {
 	var out *provisioning.Enrollment
-	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
+	err := d.db.Find(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
 		out, err = d.getEnrollment(tx, id, "")
 		return err
 	})

@@ -135,7 +135,7 @@ func (d *DB) updateRegistration(tx *sqldb.Tx, r *provisioning.Registration) erro
 // Registration implements provisioning.Store.
 func (d *DB) Registration(ctx context.Context, id provisioning.RegistrationID) (provisioning.Registration, error) {
 	var out *provisioning.Registration
-	err := d.db.Read(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
+	err := d.db.Find(ctx, func(ctx context.Context, tx *sqldb.Tx) (err error) {
 		out, err = d.getRegistration(tx, id, "")
 		return err
 	})
