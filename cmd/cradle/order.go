@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/cradle-iot/cradle"
@@ -99,7 +100,21 @@ func (c *OrderCreateCmd) Run(ctx context.Context, out *cli.Out) error {
 	if err != nil {
 		return err
 	}
+	c.warn(ctx, a, o, out)
 	return c.print(out, row)
+}
+
+// warn names TPM makers of the order that nobody imported yet. Who may not see them is not told.
+func (c *OrderCreateCmd) warn(ctx context.Context, a *admin.Client, o *order.Order, out *cli.Out) {
+	var known admin.TPMMakers
+	if a.Call(ctx, http.MethodGet, "/tpm-makers", nil, &known) != nil {
+		return
+	}
+	for _, m := range o.TPMMakers {
+		if !slices.ContainsFunc(known.Makers, func(k admin.TPMMaker) bool { return k.Maker == m }) {
+			out.Warnf("warning: no TPM maker %s is imported: its TPMs are refused until: cradle tpm-maker import FILE --maker %s", m, m)
+		}
+	}
 }
 
 func (c *OrderCreateCmd) part() string { return c.Out + ".part" }

@@ -39,6 +39,9 @@ func write(path string, data []byte, mode fs.FileMode, place func(tmp, path stri
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, TempPrefix+filepath.Base(path)+"-*")
 	if err != nil {
+		if temp := new(fs.PathError); errors.As(err, &temp) { // whose name says nothing to a reader
+			err = fmt.Errorf("folder %s: %w", dir, temp.Err)
+		}
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	tmp := f.Name()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 
 	"github.com/BurntSushi/toml"
 )
@@ -30,6 +29,8 @@ func Decode(text string, into any) error {
 
 // The package gives no other access to what it says of types.
 var (
+	size  = regexp.MustCompile(`out of range for u?int\d*$`)
+	date  = regexp.MustCompile(`^parsing time ("[^"]*") as `)
 	place = regexp.MustCompile(`^toml: (?:line (\d+) )?(?:\(last key (".*?")\): )?`)
 	kinds = regexp.MustCompile(`(?:incompatible types: TOML value has type (.+); destination has type (.+)|type mismatch for .+: expected (table) but found (.+))$`)
 )
@@ -37,9 +38,9 @@ var (
 func reason(err error) error {
 	var at toml.ParseError
 	if errors.As(err, &at) {
-		what, _, _ := strings.Cut(at.Message, " for ") // "300 is out of range for int8"
-		if !strings.HasSuffix(what, " is out of range") {
-			what = at.Message
+		what := size.ReplaceAllString(at.Message, "out of range")
+		if when := date.FindStringSubmatch(what); when != nil {
+			what = when[1] + " is not a time; write it like 2027-12-31T00:00:00Z"
 		}
 		return said(fmt.Sprint(at.Position.Line), fmt.Sprintf("%q", at.LastKey), what)
 	}

@@ -38,6 +38,7 @@ func TestReason(t *testing.T) {
 		"[[keys]]\nx = 1":               `line 1: "keys": it is a table, not text in quotes`,
 		`life = "soon"`:                 `line 1: "life": invalid duration: "soon"`,
 		"from = {}":                     `line 1: "from": it is a table, not text in quotes`,
+		`from = "2027"`:                 `line 1: "from": "2027" is not a time; write it like 2027-12-31T00:00:00Z`,
 		"terms = 5":                     `line 1: "terms": it is a whole number, not a table`,
 		"\n[terms]\ndays = \"x\"":       `line 3: "terms.days": it is text in quotes, not a whole number`,
 		"[[several]]\nx = 1\n[several]": `line 3: Key 'several' has already been defined.`,

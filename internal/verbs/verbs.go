@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"runtime/debug"
 	"strings"
 
@@ -90,7 +91,7 @@ func (p Program) Run(ctx context.Context, args []string) (status int) {
 	if err != nil {
 		var pe *kong.ParseError
 		if errors.As(err, &pe) {
-			err = &cli.UsageError{Err: pe}
+			err = &cli.UsageError{Err: named(pe)}
 			defer p.help(pe.Context)
 		}
 		return cli.Fail(p.Stderr, p.Name, err)
@@ -100,6 +101,14 @@ func (p Program) Run(ctx context.Context, args []string) (status int) {
 		defer p.help(k)
 	}
 	return cli.Fail(p.Stderr, p.Name, err)
+}
+
+// named is an error about a file by its name: the parser puts "<file>" or a flag before it, and the system call.
+func named(err error) error {
+	if path := new(fs.PathError); errors.As(err, &path) {
+		return fmt.Errorf("%s: %w", path.Path, path.Err)
+	}
+	return err
 }
 
 // help is the hint of an error that has none of its own.

@@ -24,6 +24,7 @@ type grammar struct {
 type showCmd struct {
 	ID string `arg:"" help:"Which."`
 	N  int    `help:"A number."`
+	F  string `help:"A file." type:"existingfile"`
 }
 
 func (c *showCmd) Run(ctx context.Context, out *cli.Out) error {
@@ -53,6 +54,7 @@ func TestContract(t *testing.T) {
 		{"order show usage", 2, "", "prog: two of a kind\nhint: prog order show --help\n"},
 		{"order show", 2, "", "prog: expected \"<id>\"\nhint: prog order show --help\n"},
 		{"order show x --n=y", 2, "", "prog: --n: expected a valid 64 bit int but got \"y\"\nhint: prog order show --help\n"},
+		{"order show x --f=/nowhere/f", 2, "", "prog: /nowhere/f: no such file or directory\nhint: prog order show --help\n"},
 		{"order show x --bogus", 2, "", "prog: unknown flag --bogus\nhint: prog order show --help\n"},
 		{"", 2, "", "prog: expected \"order\"\nhint: prog --help\n"},
 		{"--version", 0, "prog " + verbs.Version() + "\n", ""},

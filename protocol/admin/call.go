@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cradle-iot/cradle"
+	"github.com/cradle-iot/cradle/internal/strictjson"
 )
 
 // Context is the file context.json: where the provider is, whom to trust, and the token. Mode 0600.
@@ -33,7 +34,8 @@ func ReadContext(file string) (*Context, error) {
 	}
 	var c Context
 	if err := json.Unmarshal(b, &c); err != nil {
-		return nil, cradle.Errorf(cradle.Invalid, "context %s: %w", file, err)
+		return nil, cradle.Errorf(cradle.Invalid, "%s is no context: %w", file, strictjson.Reason(err)).
+			WithHint("cradle serve and cradle account create each write a context.json")
 	}
 	if c.OrderKey != "" && !filepath.IsAbs(c.OrderKey) {
 		c.OrderKey = filepath.Join(filepath.Dir(file), c.OrderKey)

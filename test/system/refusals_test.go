@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -172,6 +173,10 @@ func TestLineRefuses(t *testing.T) {
 	// An order that the OEM did not countersign, one that somebody changed.
 	w.Write("order-2.toml", strings.ReplaceAll(w.OrderFile("order-2", "zz-"), `"sn-`, `"zz-`))
 	v.one("cradle order create --account acme --oem oakline --file @/order-2.toml --out @/order-2.jws")
+	w.Write("order-3.toml", regexp.MustCompile(`(?m)^tpm_makers.*$`).ReplaceAllString(w.OrderFile("order-3", "yy-"), `tpm_makers = ["nobody"]`))
+	if r := v.run("cradle order create --account acme --oem oakline --file @/order-3.toml --out @/order-3.jws"); r.Code != 0 || !strings.HasPrefix(r.Stderr, "warning: no TPM maker nobody is imported") {
+		t.Errorf("an order for a maker that nobody imported: %d %s", r.Code, r.Stderr)
+	}
 	v.bad(1, "order-2 was not accepted", "cradle-oem personalise --dir @/oem --order order-2 --serial zz-0001 --tpm "+good("zz")+" --unit @/zz")
 	jws, err := os.ReadFile(w.Path("order-2.jws"))
 	if err != nil {
