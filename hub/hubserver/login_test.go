@@ -85,7 +85,7 @@ func TestSymmetricKeys(t *testing.T) {
 		u.online(iothub.TwinAnswers)
 
 		// The session ends with its token, and the token is of no use any more.
-		short := with(sas.Sign(u.resource(), "", secondary, time.Now().Add(2*time.Second)))
+		short := with(sas.Sign(u.resource(), "", secondary, time.Now().Add(5*time.Second)))
 		if err := u.connectWith(short); err != nil {
 			t.Fatal(err)
 		}

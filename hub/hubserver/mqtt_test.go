@@ -409,7 +409,7 @@ func TestDrops(t *testing.T) {
 // TestExpiry: a session does not outlive its certificate.
 func TestExpiry(t *testing.T) {
 	r := newRig(t, sqlite(t))
-	i := newIdent(t, "dev", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(3 * time.Second) })
+	i := newIdent(t, "dev", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(5 * time.Second) })
 	r.put(entry("dev", i.sha256(), ""), "")
 	r.wantGone(r.mustConnect(i), "certificate has expired")
 }
@@ -423,7 +423,7 @@ func TestPaho(t *testing.T) {
 	c := paho.NewClient(o)
 	wait := func(what string, tok paho.Token) {
 		t.Helper()
-		if !tok.WaitTimeout(20*time.Second) || tok.Error() != nil {
+		if !tok.WaitTimeout(testenv.Patience) || tok.Error() != nil {
 			t.Fatalf("%s: %v\n%s", what, tok.Error(), r.logs)
 		}
 	}

@@ -167,7 +167,7 @@ func TestPollWithExpiredToken(t *testing.T) {
 	key := sas.NewKey()
 	s.must(200, "PUT", "/enrollments/slow-1"+v, dps.Enrollment{RegistrationID: "slow-1", Attestation: dps.Attestation{Type: "symmetricKey",
 		SymmetricKey: &dps.SymmetricKey{PrimaryKey: base64.StdEncoding.EncodeToString(key)}}}, nil)
-	c := provisioning.Credentials{RegistrationID: "slow-1", Token: sas.Sign(s.resource("slow-1"), "registration", key, time.Now().Add(time.Second))}
+	c := provisioning.Credentials{RegistrationID: "slow-1", Token: sas.Sign(s.resource("slow-1"), "registration", key, time.Now().Add(3*time.Second))} // in whole seconds
 	caller, err := s.svc.Authenticate(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

@@ -218,7 +218,7 @@ func TestLineRefuses(t *testing.T) {
 func TestESTRefuses(t *testing.T) {
 	testenv.Long(t)
 	t.Parallel()
-	w := world.New(t, world.Options{OperationalValidity: time.Minute, RenewalFraction: 0.9})
+	w := world.New(t, world.Options{OperationalValidity: 90 * time.Second, RenewalFraction: 0.9})
 	w.Acts()
 	units := w.Make(2)
 	p := w.Agent(units)
