@@ -140,6 +140,7 @@ func TestSignerApart(t *testing.T) {
 	w.MustCradle("device", "revoke", string(victim.ID), "--reason", "stolen")
 	agents[victim].Kill()
 	refused(w, victim)
+	w.AwaitTelemetry(5, units[1:]...)
 	for _, u := range units[1:] {
 		agents[u].Stop()
 	}

@@ -88,13 +88,14 @@ func TestEventsToNATS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := j.OrderedConsumer(t.Context(), "cradle-hub-1", jetstream.OrderedConsumerConfig{FilterSubjects: []string{"cradle.hub-1.dev"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	var c jetstream.Consumer
+	testenv.Eventually(t, "the stream is there", func() bool { // the relay may not have made it before
+		c, err = j.OrderedConsumer(t.Context(), "cradle-hub-1", jetstream.OrderedConsumerConfig{FilterSubjects: []string{"cradle.hub-1.dev"}})
+		return err == nil
+	})
 	seen := map[string]bool{}
 	for len(seen) < said {
-		m, err := c.Next(jetstream.FetchMaxWait(time.Minute))
+		m, err := c.Next(jetstream.FetchMaxWait(testenv.Patience))
 		if err != nil {
 			t.Fatalf("after %d of %d messages: %v", len(seen), said, err)
 		}

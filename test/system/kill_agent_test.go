@@ -108,6 +108,7 @@ func TestKillAgent(t *testing.T) {
 		return true, ""
 	})
 	w.AwaitConnected(time.Minute, w.Units...)
+	w.AwaitTelemetry(5, w.Units...)
 	for _, m := range devices {
 		if code := m.agent.Stop(); code != 0 {
 			t.Errorf("the agent of %s ended with %d", m, code)

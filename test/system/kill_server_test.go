@@ -81,6 +81,7 @@ func killServer(t *testing.T, o world.Options, devices, kills int) {
 	w.Start()
 	t.Logf("%d kills done; %d of %d devices have their certificates", kills, onboarded(w, units), devices)
 	w.AwaitConnected(5*time.Minute, units...)
+	w.AwaitTelemetry(1, units...)
 	w.Check()
 	power.Off()
 	w.Check()

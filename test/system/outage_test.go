@@ -89,6 +89,7 @@ func (w *outage) after() {
 	w.byHand.Close()
 	all := append([]*world.Unit{w.works}, w.late...)
 	w.AwaitConnected(3*time.Minute, all...)
+	w.AwaitTelemetry(1, all...)
 	for _, a := range w.agents {
 		if code := a.Stop(); code != 0 {
 			t.Errorf("an agent ended with %d: %s", code, a.Log())

@@ -19,6 +19,7 @@ import (
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/device"
 	"github.com/cradle-iot/cradle/internal/swtpm"
+	"github.com/cradle-iot/cradle/internal/testenv"
 	"github.com/cradle-iot/cradle/internal/tpmmaker"
 	"github.com/cradle-iot/cradle/protocol/iothub"
 	"github.com/cradle-iot/cradle/protocol/settings"
@@ -258,6 +259,20 @@ func Sequences(events []iothub.Event, id cradle.DeviceID) []int64 {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// AwaitTelemetry waits until the hub has so many messages of each device: one that is connected may not have sent any yet.
+func (w *World) AwaitTelemetry(least int, units ...*Unit) {
+	w.T.Helper()
+	w.Wait(fmt.Sprintf("%d messages of each device", least), testenv.Patience, func() (bool, string) {
+		events := w.Events()
+		for _, u := range units {
+			if n := len(Sequences(events, u.ID)); n < least {
+				return false, fmt.Sprintf("%s has sent %d: %s", u.ID, n, Problem(w.Status(u)))
+			}
+		}
+		return true, ""
+	})
 }
 
 // GapFree fails the test unless the hub has every number from 1 to at least least of each unit.
