@@ -238,7 +238,12 @@ func (d *DB) ClientUnit(ctx context.Context, c provider.ClientCA, units []string
 		f.Created = fromMicros(created)
 		return err
 	}
-	all, err := collect(ctx, d, scan, `SELECT `+deviceOrNone+`, u.unit, u.name FROM client_units u LEFT JOIN devices d ON d.account = ? AND d.id = u.name
+	// PostgreSQL is told to seek the device by its key: while the table is small it may read all of the account's, and keeps that plan.
+	device := `LEFT JOIN devices d ON d.account = ? AND d.id = u.name`
+	if d.db.Engine() == sqldb.PostgreSQL {
+		device = `LEFT JOIN LATERAL (SELECT * FROM devices WHERE account = ? AND id = u.name LIMIT 1) d ON true`
+	}
+	all, err := collect(ctx, d, scan, `SELECT `+deviceOrNone+`, u.unit, u.name FROM client_units u `+device+`
 		WHERE u.ca = ? AND u.unit IN `+places(toAny(units)), append([]any{c.Account, c.ID}, toAny(units)...)...)
 	if err != nil {
 		return provider.ClientUnit{}, provider.Device{}, err
