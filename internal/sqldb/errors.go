@@ -62,6 +62,8 @@ func (db *DB) public(err error) error {
 		return busy(err, "the store is contended", "try again")
 	case full(err):
 		return busy(err, "the store has no space left", "free disk space; nothing was changed")
+	case lost(err) && db.engine == SQLite:
+		return busy(err, "the store's file cannot be read or written", "look at its disk: is there room, and may the service write there?")
 	case lost(err):
 		return busy(err, "the store is away", "try again; if it lasts, look at the database server")
 	}

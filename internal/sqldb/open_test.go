@@ -127,6 +127,11 @@ func TestOpenRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("a damaged file", file, cradle.Invalid, "damaged", "cradle restore")
+	file = filepath.Join(t.TempDir(), "x.db")
+	if err := os.Mkdir(file+"-wal", 0o700); err != nil { // where the disk refuses, as when it is full
+		t.Fatal(err)
+	}
+	check("a file beside it that cannot be made", file, cradle.Busy, "file", "room")
 
 	u, err := url.Parse(testenv.Postgres(t))
 	if err != nil {
