@@ -200,8 +200,9 @@ func (o *Operator) orderKey(cc *admin.Context, flag, account string) (*ecdsa.Pri
 // LotAcceptCmd accepts a lot that waits.
 type LotAcceptCmd struct {
 	Operator
-	ID  string `arg:"" help:"Lot."`
-	Key string `help:"The account's order key; default: the one that account create made." placeholder:"FILE" type:"existingfile"`
+	ID      string `arg:"" help:"Lot."`
+	Account string `help:"Account whose lot it is; default: whichever." placeholder:"NAME"`
+	Key     string `help:"The account's order key; default: the one that account create made." placeholder:"FILE" type:"existingfile"`
 }
 
 // Run signs the hand-over as its receiver, with the account's order key.
@@ -214,6 +215,9 @@ func (c *LotAcceptCmd) Run(ctx context.Context, out *cli.Out) error {
 	path := "/lots/" + url.PathEscape(c.ID)
 	if err := a.Call(ctx, http.MethodGet, path, nil, &l); err != nil {
 		return err
+	}
+	if c.Account != "" && c.Account != string(l.Account) {
+		return cradle.Errorf(cradle.NotFound, "account %s has no lot %q", c.Account, c.ID).WithHint("cradle lot list --account %s", c.Account)
 	}
 	in := admin.AcceptLot{Custody: l.Custody}
 	if l.State != order.LotAccepted {

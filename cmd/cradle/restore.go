@@ -237,7 +237,7 @@ type RestoreDeclareLostCmd struct {
 	stopped
 	Account []string `help:"Logs that are declared; default: all that are closed."`
 	Reason  string   `help:"Why the newer leaves are lost; the log keeps it." required:""`
-	Feed    int64    `help:"Newest number of the status feed that a follower knows. Default: 1000 above the backup's."`
+	Feed    int64    `help:"Newest number of the status feed that a follower knows. Default: 1000 above the backup's." placeholder:"N"`
 }
 
 // Run implements the verb.
@@ -289,7 +289,7 @@ func (c *RestoreDeclareLostCmd) Run(ctx context.Context, out *cli.Out) (err erro
 type OrderThawCmd struct {
 	Operator
 	ID     string `arg:"" help:"Order."`
-	Used   int64  `help:"How many units the OEM has made under it." required:""`
+	Used   int64  `help:"How many units the OEM has made under it." required:"" placeholder:"N"`
 	Reason string `help:"Who said so; the log keeps it."`
 }
 

@@ -204,7 +204,8 @@ func TestVerbs(t *testing.T) {
 	if len(rows) != 1 || rows[0]["state"] != "waiting" || rows[0]["id"] != lot["id"] {
 		t.Errorf("lot list: %v, closed: %v", rows, lot)
 	}
-	accepted := v.one("cradle lot accept "+lot["id"].(string), "id", "state", "accepted_at")
+	v.bad(1, "account other has no lot", "cradle lot accept "+lot["id"].(string)+" --account other")
+	accepted := v.one("cradle lot accept "+lot["id"].(string)+" --account acme", "id", "state", "accepted_at")
 	if accepted["state"] != "accepted" {
 		t.Errorf("lot accept: %v", accepted)
 	}
