@@ -1,6 +1,7 @@
 package providerdb_test
 
 import (
+	"database/sql"
 	"fmt"
 	"strings"
 	"sync"
@@ -94,6 +95,13 @@ func TestArrive(t *testing.T) {
 			t.Errorf("beside that set: %v", err)
 		}
 
+		if strings.HasPrefix(url, "postgres") {
+			waitsForAccount(t, url, func() error {
+				_, _, err := arrive(func(_ *provider.Intent, v *provider.Device) { v.ID = "late" })
+				return err
+			})
+		}
+
 		// Many at once: two ask for each name.
 		var wg sync.WaitGroup
 		for n := range 40 {
@@ -105,4 +113,38 @@ func TestArrive(t *testing.T) {
 		}
 		wg.Wait()
 	})
+}
+
+// waitsForAccount: while another replica's Barrier holds the account nobody comes.
+func waitsForAccount(t *testing.T, url string, arrive func() error) {
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	held, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Rollback()
+	if _, err := held.Exec(`SELECT id FROM provider.accounts FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	came := make(chan error, 1)
+	go func() { came <- arrive() }()
+	testenv.Eventually(t, "the device waits for the account", func() bool {
+		var waiting int
+		err := db.QueryRow(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&waiting)
+		return err == nil && waiting == 1
+	})
+	var there int
+	if err := db.QueryRow(`SELECT count(*) FROM provider.devices WHERE id = 'late'`).Scan(&there); err != nil || there != 0 || len(came) != 0 {
+		t.Errorf("it did not wait: %d, %v", there, err)
+	}
+	if err := held.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-came; err != nil {
+		t.Error(err)
+	}
 }

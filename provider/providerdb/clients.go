@@ -70,11 +70,11 @@ func arrive(tx *sqldb.Tx, i *provider.Intent, want provider.Device, out *provide
 	return spend(tx, i)
 }
 
-// holdAccount is what a birth without an order holds (Barrier), once for the batch. SQLite's writer is alone.
+// holdAccount is what a birth without an order holds (Barrier), once for the batch; what follows sees what is stored then.
+// SQLite's writer is alone.
 func holdAccount(tx *sqldb.Tx, id cradle.AccountID) error {
 	_, err := tx.Carry("account "+string(id), func(tx *sqldb.Tx) (any, error) {
-		var held string
-		return nil, tx.QueryRow(`SELECT id FROM accounts WHERE id = ? FOR SHARE`, id).Scan(&held)
+		return nil, tx.Queue(`SELECT id FROM accounts WHERE id = ? FOR SHARE`, id)
 	}, func(*sqldb.Tx, any) error { return nil })
 	return err
 }
