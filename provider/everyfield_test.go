@@ -22,6 +22,7 @@ var unheld = map[string]string{
 	"oem.created":       others,
 	"oem.lot_key":       others,
 	"authority.created": "of an OEM's CA of stations, which is of no account",
+	"device.created":    "of one that came by a credential: its first try may have been long before",
 	"setting":           "approvals are forgotten when they end",
 }
 
@@ -74,6 +75,44 @@ func TestEveryField(t *testing.T) {
 		if !tried[field] {
 			t.Errorf("%s is found, or is not there: no reason is needed (%s)", field, why)
 		}
+	}
+}
+
+// TestAuditOverTime: what happens to one thing hours apart is no finding. The date of a hold stays when it becomes final.
+func TestAuditOverTime(t *testing.T) {
+	r := newRig(t, t.TempDir()+"/p.db")
+	o := r.order(nil)
+	station := r.station(o)
+	r.advance(time.Hour)
+	u := r.active(o, station, "SN0001")
+	steps := []func() error{
+		func() error {
+			_, _, err := r.p.ChangeCertificate(t.Context(), "acme", ca.SerialString(u.ldevid.SerialNumber), provider.Suspend, "lost")
+			return err
+		},
+		func() error {
+			_, err := r.p.ChangeState(t.Context(), "acme", idOf(u), provider.Suspend, "seen")
+			return err
+		},
+		func() error {
+			_, err := r.p.ChangeState(t.Context(), "acme", idOf(u), provider.Release, "found")
+			return err
+		},
+		func() error {
+			_, err := r.p.ChangeState(t.Context(), "acme", idOf(u), provider.Suspend, "again")
+			return err
+		},
+		func() error {
+			_, err := r.p.ChangeState(t.Context(), "acme", idOf(u), provider.Revoke, "stolen")
+			return err
+		},
+	}
+	for i, step := range steps {
+		r.advance(time.Hour)
+		if err := step(); err != nil {
+			t.Fatal(i, err)
+		}
+		r.check()
 	}
 }
 

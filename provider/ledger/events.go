@@ -163,7 +163,7 @@ func (v *verification) issued(name string, l Leaf, b Body) {
 	}
 	if b.Record != "" && !dev.born {
 		dev.born = true
-		v.when(DeviceChanged, "device "+b.Device, "it was made", dev.row.Created, name, l.Time)
+		v.birth(name, l, dev)
 	}
 	if b.Record != "" && b.Record != dev.record {
 		v.find(DeviceChanged, "device "+b.Device, "its IAK, EK certificate, anchor or other facts of its birth are not those that %s recorded", name)
@@ -184,6 +184,18 @@ func (v *verification) issued(name string, l Leaf, b Body) {
 	}
 	if current != b.Certificate {
 		v.find(DeviceChanged, "device "+b.Device, "the row says that its %s certificate is %q, %s says %s", b.Profile, current, name, b.Certificate)
+	}
+}
+
+// birth holds the time in a device's row against the leaf of its first certificate. The first try may have been long
+// before, but not before the order.
+func (v *verification) birth(name string, l Leaf, dev *deviceRecord) {
+	made, since := dev.row.Created, time.Time{}
+	if o := v.orders[dev.row.Order]; o != nil {
+		since = o.begun
+	}
+	if made.Sub(l.Time) > unsignedGrace || since.Sub(made) > unsignedGrace {
+		v.find(DeviceChanged, "device "+dev.row.ID, "the row says that it was made on %s, which is not between its order and %s of %s", stamp(made), name, stamp(l.Time))
 	}
 }
 
@@ -217,6 +229,7 @@ func (v *verification) ordered(name string, l Leaf, b Body) {
 	}
 	if o.state == "" {
 		v.when(OrderChanged, "order "+b.Order, "it was made", o.row.Created, name, l.Time)
+		o.begun = l.Time
 	}
 	if o.state != b.State {
 		o.reason = b.Reason

@@ -51,7 +51,8 @@ type orderRecord struct {
 	units  map[string]string
 	state  string // by the leaves so far
 	reason string // of that state
-	lost   int64  // units that are not on record, by the leaves
+	begun  time.Time
+	lost   int64 // units that are not on record, by the leaves
 }
 
 type lotRecord struct {

@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"slices"
+
 	"github.com/cradle-iot/cradle"
 )
 
@@ -76,20 +78,34 @@ func (v *verification) finishRevocation(name string, d digest, c *certRecord) {
 	case c.revoked && (c.crl == cradle.CertificateHold.String()) != final.IsZero():
 		v.find(RevocationMissing, name, "CRLs and OCSP say %s, which is not how the log has it", c.crl)
 	case !c.revoked && c.reason != "", c.revoked && !gave(c, v.certEvents[d.String()], v.devEvents[c.device]):
-		v.find(RevocationUnlogged, name, "the row gives the reason %q and the time %s, CRLs and OCSP %s; no leaf does", c.reason, stamp(c.revokedAt), c.crl)
+		v.find(RevocationUnlogged, name, "the row gives the reason %q, CRLs and OCSP %s; no leaf does", c.reason, c.crl)
+	case c.revoked && !dated(c, v.certEvents[d.String()], v.devEvents[c.device]):
+		v.find(RevocationUnlogged, name, "the row says that it was revoked or put on hold on %s; no leaf does", stamp(c.revokedAt))
 	}
 }
 
-// gave reports whether a leaf that blocks gave the certificate's reason and code, when the row says.
+// gave reports whether a leaf that blocks gave the certificate's reason and code.
 func gave(c *certRecord, tallies ...*tally) bool {
 	for _, t := range tallies {
 		if t == nil {
 			continue
 		}
 		for _, l := range t.leaves {
-			if cradle.DeviceState(l.state).Blocked() && l.reason == c.reason && (l.code == "" || l.code == c.crl) && l.at.Sub(c.revokedAt).Abs() <= unsignedGrace {
+			if cradle.DeviceState(l.state).Blocked() && l.reason == c.reason && (l.code == "" || l.code == c.crl) {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// dated reports whether a leaf blocked when the row says: the date of what was on hold before stays that of the hold.
+func dated(c *certRecord, tallies ...*tally) bool {
+	for _, t := range tallies {
+		if t != nil && slices.ContainsFunc(t.leaves, func(l change) bool {
+			return cradle.DeviceState(l.state).Blocked() && l.at.Sub(c.revokedAt).Abs() <= unsignedGrace
+		}) {
+			return true
 		}
 	}
 	return false
