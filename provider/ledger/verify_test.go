@@ -437,3 +437,14 @@ func TestVerifyWithoutKey(t *testing.T) {
 		}
 	}
 }
+
+// TestAnotherLogsCheckpoint: who keeps checkpoints of several logs is told when he gives the wrong one.
+func TestAnotherLogsCheckpoint(t *testing.T) {
+	_, key := must2(ed25519.GenerateKey(rand.Reader))
+	kept := must(ledger.SignCheckpoint(ledger.Checkpoint{Origin: "example.com/eu/other", Size: 5}, key))
+	found, _ := verify(t, newWorld(t).export(), ledger.Options{Checkpoints: [][]byte{kept}})
+	want(t, found, ledger.CheckpointChanged, "kept checkpoint 1")
+	if len(found) != 1 || !strings.Contains(found[0].Detail, `of log "example.com/eu/other"`) {
+		t.Errorf("got %v", found)
+	}
+}

@@ -136,7 +136,11 @@ func (v *verification) begin(h *Header) error {
 // checkpoint opens a checkpoint; size is what its row says, -1 for one that was kept outside.
 func (v *verification) checkpoint(where string, size int64, note []byte) {
 	c, err := OpenCheckpoint(note, v.key)
+	origin, _, _ := strings.Cut(string(note), "\n")
 	switch {
+	case err != nil && size < 0 && origin != v.header.Origin:
+		v.find(CheckpointChanged, where, "it is of log %.80q, the export of %q", origin, v.header.Origin)
+		return
 	case err != nil:
 		v.find(CheckpointChanged, where, "%v", err)
 		return
