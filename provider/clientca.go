@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cradle-iot/cradle"
@@ -204,6 +205,28 @@ func (p *Provider) ours(spki []byte) bool {
 	return false
 }
 
+// errRecorded refuses to take a certificate that is on record here for another CA's.
+var errRecorded = cradle.Errorf(cradle.Unauthorized, "the client certificate is on record here")
+
+// by reports whether one of the CA's certificates has the name of a certificate's issuer.
+func (c *clientCA) by(peer *x509.Certificate) bool {
+	names := func(ca *x509.Certificate) bool { return bytes.Equal(ca.RawSubject, peer.RawIssuer) }
+	return slices.ContainsFunc(c.trust.Anchors, names) || slices.ContainsFunc(c.trust.Intermediates, names)
+}
+
+// unitOf is the unit of a manifest that a certificate stands for whose issuer is named as a registered CA is: one look into the
+// store says that, too, it is not on record. nil: who it is of, if of anybody, is to be found out as ever.
+func (p *Provider) unitOf(ctx context.Context, e Endpoint, with *clientsOf, client Client) *party {
+	if with == nil || !slices.ContainsFunc(with.cas, func(c *clientCA) bool { return c.by(client.Peer) }) {
+		return nil
+	}
+	pt, err := p.foreignParty(ctx, e, with.cas, client)
+	if err != nil || pt.origin == "" { // of an accepted lot: its record was not looked for
+		return nil
+	}
+	return pt
+}
+
 // foreignParty finds out which unit of a registered CA a client certificate is of. The reasons of the last CA tried
 // are the refusal.
 func (p *Provider) foreignParty(ctx context.Context, e Endpoint, cas []*clientCA, client Client) (*party, error) {
@@ -223,11 +246,14 @@ func (p *Provider) foreignParty(ctx context.Context, e Endpoint, cas []*clientCA
 // admitUnit finds the unit in the manifest or in an accepted lot.
 func (p *Provider) admitUnit(ctx context.Context, e Endpoint, c *clientCA, peer *x509.Certificate) (*party, error) {
 	units := unitsOf(peer)
-	u, dev, err := p.store.ClientUnit(ctx, c.ClientCA, units)
+	u, err := p.store.ClientUnit(ctx, c.ClientCA, units, ca.SerialString(peer.SerialNumber), ca.Digest(peer.Raw))
+	if err == nil && u.Recorded {
+		return nil, errRecorded
+	}
 	if err == nil {
 		pt := &party{origin: "ca/" + c.ID + "/" + u.Unit, auth: ca.Digest(peer.Raw), fixed: u.Name, names: c.Names, tier: c.Tier}
 		if u.Name != "" {
-			pt.had = &dev
+			pt.had = &u.Device
 		}
 		return pt, nil
 	}

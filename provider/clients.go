@@ -42,6 +42,13 @@ type ClientUnit struct {
 	Name cradle.DeviceID // empty: the client's wish
 }
 
+// FoundUnit is a unit of a manifest as the store knows it.
+type FoundUnit struct {
+	ClientUnit
+	Device   Device // when the manifest names it: the account's device of that name, zero when there is none yet
+	Recorded bool   // the certificate is on record here
+}
+
 // Clients keeps who may enrol without evidence.
 type Clients interface {
 	// SetBasicUser stores a user, in place of one of the same account, profile and name.
@@ -53,9 +60,9 @@ type Clients interface {
 	// SetClientCA stores a CA with its manifest, in place of what was stored under its ID.
 	SetClientCA(ctx context.Context, c ClientCA, units []ClientUnit, leaf ledger.Leaf) error
 	ClientCAs(ctx context.Context, account cradle.AccountID) ([]ClientCA, error) // without an account: all
-	// ClientUnit finds the first of units, of which there is at least one, in the CA's manifest (NotFound). When the manifest
-	// names its device it brings the account's device of that name too, which is zero when there is none yet.
-	ClientUnit(ctx context.Context, c ClientCA, units []string) (ClientUnit, Device, error)
+	// ClientUnit finds the first of units, of which there is at least one, in the CA's manifest (NotFound), and says whether
+	// the certificate with that serial number and digest is on record.
+	ClientUnit(ctx context.Context, c ClientCA, units []string, serial cradle.CertSerial, digest string) (FoundUnit, error)
 	// UnitsOf returns the devices of an OEM's accepted lots in the account with that serial number.
 	UnitsOf(ctx context.Context, account cradle.AccountID, oem cradle.OEMID, serial string) ([]Device, error)
 	// Heal lifts the quarantine of all lineages of a device that began without evidence; it returns how many.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"math/big"
 	"path/filepath"
 	"testing"
@@ -120,6 +121,30 @@ func TestOtherCA(t *testing.T) {
 		_, err = r.plain(cradle.LDevID, provider.Enroll, one, plainCSR(t, "gw-1", newKey(t), false))
 		refused(t, err, cradle.Unauthorized, "not issued here")
 		r.check()
+	})
+}
+
+// TestOtherCAsCertificateOnRecord: a certificate that is on record here is never taken for another CA's, though it is of a
+// registered CA and its unit is in the manifest.
+func TestOtherCAsCertificateOnRecord(t *testing.T) {
+	testenv.EachStore(t, func(t *testing.T, url string) {
+		r, o := newRig(t, url), newOtherCA(t)
+		if _, err := r.p.SetClientCA(t.Context(), provider.ClientCA{Account: "acme", Profile: cradle.LDevID, Certs: [][]byte{o.root.Raw, o.sub.Raw}},
+			[]provider.ClientUnit{{Unit: "id:gw-1", Name: "gw-1"}, {Unit: "id:gw-2", Name: "gw-2"}}); err != nil {
+			t.Fatal(err)
+		}
+		enrol := func(c *x509.Certificate) error {
+			_, err := r.plain(cradle.LDevID, provider.Enroll, byCert(c), plainCSR(t, "", newKey(t), false))
+			return err
+		}
+		if err := enrol(o.idevid(t, "gw-1", "")); err != nil {
+			t.Fatal(err)
+		}
+		second := o.idevid(t, "gw-2", "")
+		openTampered(r, url).exec(fmt.Sprintf(`INSERT INTO certificates (digest, serial, account, device, profile, authority, der, not_before, not_after, slot, intent, issued, revoked, reason, lineage)
+			SELECT '%s', '%s', account, device, profile, authority, der, not_before, not_after, slot, intent, issued, 0, '', lineage FROM certificates WHERE device = 'gw-1'`,
+			ca.Digest(second.Raw), ca.SerialString(second.SerialNumber)))
+		refused(t, enrol(second), cradle.Unauthorized, "not issued here")
 	})
 }
 

@@ -68,6 +68,9 @@ func (p *Provider) identifyBy(ctx context.Context, with *clientsOf, e Endpoint, 
 				return &party{Credential: *cred, auth: cred.Cert.Digest}, nil
 			}
 		}
+		if pt := p.unitOf(ctx, e, with, c); pt != nil {
+			return pt, nil
+		}
 		cred, err := p.authenticate(ctx, e, c.Peer)
 		if err == nil && cred.Cert.Profile == RegistrarProfile {
 			return registrarParty(e, cred, c.Peer)

@@ -227,15 +227,11 @@ func (d *DB) ClientCAs(ctx context.Context, account cradle.AccountID) ([]provide
 }
 
 // ClientUnit implements provider.Clients.
-func (d *DB) ClientUnit(ctx context.Context, c provider.ClientCA, units []string) (provider.ClientUnit, provider.Device, error) {
-	type found struct {
-		provider.ClientUnit
-		provider.Device
-	}
-	scan := func(r row, f *found) error {
-		var created int64
-		err := r.Scan(append(deviceFields(&f.Device, &created), &f.Unit, &f.Name)...)
-		f.Created = fromMicros(created)
+func (d *DB) ClientUnit(ctx context.Context, c provider.ClientCA, units []string, serial cradle.CertSerial, digest string) (provider.FoundUnit, error) {
+	scan := func(r row, f *provider.FoundUnit) error {
+		var created, recorded int64
+		err := r.Scan(append(deviceFields(&f.Device, &created), &f.Unit, &f.Name, &recorded)...)
+		f.Device.Created, f.Recorded = fromMicros(created), recorded != 0
 		return err
 	}
 	// PostgreSQL is told to seek the device by its key: while the table is small it may read all of the account's, and keeps that plan.
@@ -243,17 +239,18 @@ func (d *DB) ClientUnit(ctx context.Context, c provider.ClientCA, units []string
 	if d.db.Engine() == sqldb.PostgreSQL {
 		device = `LEFT JOIN LATERAL (SELECT * FROM devices WHERE account = ? AND id = u.name LIMIT 1) d ON true`
 	}
-	all, err := collect(ctx, d, scan, `SELECT `+deviceOrNone+`, u.unit, u.name FROM client_units u `+device+`
-		WHERE u.ca = ? AND u.unit IN `+places(toAny(units)), append([]any{c.Account, c.ID}, toAny(units)...)...)
+	all, err := collect(ctx, d, scan, `SELECT `+deviceOrNone+`, u.unit, u.name,
+			COALESCE((SELECT 1 FROM certificates c WHERE c.serial = ? AND c.digest = ?), 0)
+		FROM client_units u `+device+` WHERE u.ca = ? AND u.unit IN `+places(toAny(units)), append([]any{serial, digest, c.Account, c.ID}, toAny(units)...)...)
 	if err != nil {
-		return provider.ClientUnit{}, provider.Device{}, err
+		return provider.FoundUnit{}, err
 	}
 	for _, u := range units {
-		if i := slices.IndexFunc(all, func(f found) bool { return f.Unit == u }); i >= 0 {
-			return all[i].ClientUnit, all[i].Device, nil
+		if i := slices.IndexFunc(all, func(f provider.FoundUnit) bool { return f.Unit == u }); i >= 0 {
+			return all[i], nil
 		}
 	}
-	return provider.ClientUnit{}, provider.Device{}, cradle.Errorf(cradle.NotFound, "no such unit")
+	return provider.FoundUnit{}, cradle.Errorf(cradle.NotFound, "no such unit")
 }
 
 // UnitsOf implements provider.Clients.
