@@ -6,14 +6,22 @@ import (
 	"fmt"
 )
 
-// Find is Read for a function that only looks rows up by their keys. On PostgreSQL what several look up at the same time
-// travels together, over one connection: a backend that does all of it has at hand what it needs, while one of many that
-// does it now and then takes several times as long. When anything goes wrong each function runs again by Read.
+// Find is Read for a function that only looks rows up by their keys. On PostgreSQL all of it goes over one connection: a
+// backend that does every look-up has at hand what it needs, while one of many that does it now and then takes several
+// times as long. Who finds the connection free uses it at once; what several look up meanwhile travels together. When
+// anything goes wrong each function runs again by Read.
 func (db *DB) Find(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
-	if db.finder == nil {
+	f := db.finder
+	if f == nil {
 		return db.Read(ctx, fn)
 	}
-	err := db.hand(ctx, &job{fn: fn}, db.finder.queue)
+	var err error
+	select {
+	case f.busy <- struct{}{}:
+		err = f.here(ctx, fn)
+	default:
+		err = db.hand(ctx, &job{fn: fn}, f.queue)
+	}
 	if errors.Is(err, errApart) {
 		return db.Read(ctx, fn)
 	}
@@ -23,20 +31,57 @@ func (db *DB) Find(ctx context.Context, fn func(ctx context.Context, tx *Tx) err
 // errApart is the outcome of a function that has to run again, apart from the others.
 var errApart = errors.New("internal error: to be read apart")
 
-// finder runs what Find is given on its own connection. Everything but the queue belongs to its goroutine.
+// finder runs what Find is given.
 type finder struct {
 	db    *DB
 	queue chan *job
-	conn  *conn // nil until needed and after it was lost
+	busy  chan struct{} // holds one while somebody has conn, and for good once the store is closed
+	conn  *conn         // nil until needed and after it was lost
 }
 
+// here runs one function on its caller's goroutine, which has the connection.
+func (f *finder) here(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) (err error) {
+	clean := false
+	defer func() {
+		if !clean { // also when fn panics
+			f.drop()
+		}
+		<-f.busy
+	}()
+	if err := ctx.Err(); err != nil {
+		clean = true
+		return err
+	}
+	if err := f.connect(); err != nil {
+		return errApart
+	}
+	f.conn.deadline(writeDeadline)
+	tx := &Tx{db: f.db, conn: f.conn}
+	err = fn(ctx, tx)
+	if tx.failed != nil {
+		clean = !f.conn.broken(tx.failed)
+		return errApart
+	}
+	clean = true
+	return f.db.public(err)
+}
+
+func (f *finder) drop() {
+	f.conn.discard()
+	f.conn = nil
+}
+
+// run serves the queue until the store is closed.
 func (f *finder) run() {
-	defer func() { f.conn.discard() }()
+	defer f.drop()
 	for {
 		select {
 		case j := <-f.queue:
+			f.busy <- struct{}{}
 			f.serve(j)
+			<-f.busy
 		case <-f.db.closing:
+			f.busy <- struct{}{}
 			for { // what came before Close is still done
 				select {
 				case j := <-f.queue:
@@ -65,8 +110,7 @@ func (f *finder) serve(first *job) {
 				f.end(r, errApart)
 			}
 			if f.conn != nil && f.conn.broken(err) {
-				f.conn.discard()
-				f.conn = nil
+				f.drop()
 			}
 			return
 		}

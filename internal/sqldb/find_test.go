@@ -142,6 +142,28 @@ func TestFindFaults(t *testing.T) {
 			})
 		}
 		wg.Wait()
+		// Alone, each on the connection that is free.
+		for i := range 3 {
+			func() {
+				defer func() { _ = recover() }()
+				_ = db.Find(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+					if _, err := tx.Query("SELECT id FROM item"); err != nil { // left open
+						return err
+					}
+					panic("boom")
+				})
+			}()
+			var n int64
+			err := db.Find(t.Context(), func(_ context.Context, tx *sqldb.Tx) error {
+				return tx.QueryRow("SELECT n FROM nowhere").Scan(&n)
+			})
+			if err == nil || errors.Is(err, sql.ErrNoRows) {
+				t.Errorf("a statement that fails: got %v", err)
+			}
+			if name, err := find(db, 1); err != nil || name != "a" {
+				t.Errorf("afterwards %d: got %q, %v", i, name, err)
+			}
+		}
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
 		}

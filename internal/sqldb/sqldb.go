@@ -23,8 +23,8 @@
 //     statement. Functions of a batch that are about different things (UpdateApart) run abreast, as coroutines:
 //     what all of them ask is sent at once, in their order, and then each goes on with its answer. What several of
 //     them ask of the same Many is one statement.
-//   - Look-ups of rows by their keys (Find) share a connection of their own, so that those that come at the same time
-//     are one round trip to a backend that is warm; listings (Read, View) have up to eight others.
+//   - Look-ups of rows by their keys (Find) share a connection of their own, whose backend is warm; those that come while
+//     it is in use are one round trip. Listings (Read, View) have up to eight others.
 //   - Writers find rows by keys: they plan a statement once, for whatever size a table will have, and may not scan one.
 //   - Batches of several replicas may lock rows in different orders. PostgreSQL then ends one
 //     of them (deadlock, after its deadlock_timeout); the batch is run again, at last each
@@ -169,7 +169,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 		running.Go(w.run)
 	}
 	if db.engine == PostgreSQL {
-		db.finder = &finder{db: db, queue: make(chan *job, queueSize)}
+		db.finder = &finder{db: db, queue: make(chan *job, queueSize), busy: make(chan struct{}, 1)}
 		running.Go(db.finder.run)
 	}
 	go func() {
