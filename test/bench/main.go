@@ -90,7 +90,7 @@ func main() {
 	flag.IntVar(&o.registrations, "registrations", 200, "registrations of each kind per round; 0 leaves provisioning service and hub out")
 	flag.IntVar(&o.registeredFew, "registered-small", 1000, "registrations that are there before in the small store")
 	flag.IntVar(&o.registered, "registered", 20_000, "registrations that are there before in the large store")
-	flag.IntVar(&o.telemetry, "telemetry", 2000, "connections that send telemetry, at most")
+	flag.IntVar(&o.telemetry, "telemetry", 2000, "connections that send telemetry, at most; at least 1")
 	flag.DurationVar(&o.publish, "publish", 1500*time.Millisecond, "how long they do")
 	flag.DurationVar(&o.later, "later", 10*time.Second, "how long after the last idle connection memory is measured again")
 	flag.IntVar(&o.connections, "idle", 19_000, "idle connections to the hub; 0 leaves them out")
@@ -100,6 +100,7 @@ func main() {
 	flag.StringVar(&o.against, "against", "", "compare with the commands in `DIR`, by turns, and print nothing else; onboardings, or with --only hub registrations")
 	flag.BoolVar(&o.quick, "quick", false, "a smoke run: small numbers, figures that mean nothing")
 	flag.Parse()
+	o.telemetry = max(o.telemetry, 1)
 	if o.quick {
 		o.devices, o.small, o.rounds, o.units, o.parallel, o.enrol, o.status, o.few = 200, 100, 2, 8, 4, 20, 400, 100
 		o.registrations, o.registeredFew, o.registered, o.connections, o.later, o.telemetry, o.publish = 8, 10, 100, 50, 0, 20, 100*time.Millisecond
