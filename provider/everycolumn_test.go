@@ -48,6 +48,30 @@ const (
 	ended  = "of an intent that has ended"
 )
 
+// past is an account of which the log has much to tell: devices of an order, one revoked, one with a revoked certificate, one
+// with a second LDevID, and who else was given something (grants).
+func (r *rig) past(oc *otherCA) {
+	r.t.Helper()
+	o := r.order(nil)
+	station := r.station(o)
+	r.active(o, station, "SN0001")
+	r.export()
+	u := r.active(o, station, "SN0002")
+	held := r.active(o, station, "SN0003")
+	gone, err := r.enrollKey(held, cradle.Operational, held.ldevid)
+	if err == nil {
+		_, _, err = r.p.ChangeCertificate(r.t.Context(), "acme", ca.SerialString(gone.SerialNumber), provider.Revoke, "keyCompromise: found")
+	}
+	if err == nil {
+		_, err = r.p.ChangeState(r.t.Context(), "acme", "acme-sn0001", provider.Revoke, "stolen")
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.superseded(u)
+	r.grants(oc)
+}
+
 // TestEveryColumn changes each column of the store in turn: the audit finds it, or a reason stands above.
 func TestEveryColumn(t *testing.T) {
 	testenv.Long(t)
@@ -59,22 +83,9 @@ func TestEveryColumn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	o := r.order(nil)
-	station := r.station(o)
-	r.active(o, station, "SN0001")
-	r.export()
-	u := r.active(o, station, "SN0002")
-	held := r.active(o, station, "SN0003")
-	revoked, err := r.enrollKey(held, cradle.Operational, held.ldevid)
-	try(err)
-	_, _, err = r.p.ChangeCertificate(t.Context(), "acme", ca.SerialString(revoked.SerialNumber), provider.Revoke, "keyCompromise: found")
-	try(err)
-	_, err = r.p.ChangeState(t.Context(), "acme", "acme-sn0001", provider.Revoke, "stolen")
-	try(err)
-	r.superseded(u)
-	r.grants(oc)
+	r.past(oc)
 	r.fill(300)
-	_, err = r.p.Tile(t.Context(), "acme", ledger.TileRef{Level: 1, Width: 1})
+	_, err := r.p.Tile(t.Context(), "acme", ledger.TileRef{Level: 1, Width: 1})
 	try(err)
 	r.check()
 	store := openTampered(r, url)

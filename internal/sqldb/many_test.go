@@ -25,11 +25,8 @@ type kind string // of text, as the typed ids
 
 // TestMany: what functions of a batch ask of a Many is one statement, and each gets its own row, or none.
 func TestMany(t *testing.T) {
-	testenv.EachStore(t, func(t *testing.T, url string) {
+	testenv.OnPostgres(t, func(t *testing.T, url string) {
 		db := open(t, url, func(c *sqldb.Config) { c.ReadCommitted = true })
-		if db.Engine() != sqldb.PostgreSQL {
-			t.Skip("Many is PostgreSQL's")
-		}
 		if err := insert(db, 3, "there before"); err != nil {
 			t.Fatal(err)
 		}
@@ -89,11 +86,8 @@ func TestMany(t *testing.T) {
 
 // TestWritersSeek: a Many's plan is made for a table that is empty and must serve a large one.
 func TestWritersSeek(t *testing.T) {
-	testenv.EachStore(t, func(t *testing.T, url string) {
+	testenv.OnPostgres(t, func(t *testing.T, url string) {
 		db := open(t, url, func(c *sqldb.Config) { c.ReadCommitted = true })
-		if db.Engine() != sqldb.PostgreSQL {
-			t.Skip("SQLite has no settings of that kind")
-		}
 		explain := func(_ context.Context, tx *sqldb.Tx) error {
 			rows, err := tx.Query("EXPLAIN UPDATE item SET name = 'x' FROM generate_series(1, 1000) AS asked (id) WHERE item.id = asked.id")
 			if err != nil {
@@ -125,11 +119,8 @@ func TestWritersSeek(t *testing.T) {
 
 // TestManyFails: when a set fails nobody knows whose row it was, so that each function is run alone.
 func TestManyFails(t *testing.T) {
-	testenv.EachStore(t, func(t *testing.T, url string) {
+	testenv.OnPostgres(t, func(t *testing.T, url string) {
 		db := open(t, url, func(c *sqldb.Config) { c.ReadCommitted = true })
-		if db.Engine() != sqldb.PostgreSQL {
-			t.Skip("Many is PostgreSQL's")
-		}
 		for name, ask := range map[string]func(tx *sqldb.Tx, id int64, name string) error{
 			"asked": func(tx *sqldb.Tx, id int64, name string) error {
 				if err := tx.AskMany(strictMany, id, name).Scan(); !errors.Is(err, sql.ErrNoRows) {

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sys/unix"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/sqldb"
@@ -33,22 +32,7 @@ func grow(t *testing.T, db *sqldb.DB, size int) error {
 func TestWritablePostgres(t *testing.T) {
 	testenv.Long(t)
 	url := testenv.PostgresServer(t).Database(t)
-	disk, err := os.MkdirTemp("", "cradle-disk-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.Remove(disk) })
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=24m"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("mounting a small file system: %v", err)
-		}
-		t.Skipf("mounting a small file system needs root: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	disk := testenv.SmallDisk(t, "24m")
 	u, err := user.Lookup("postgres")
 	if err != nil {
 		t.Fatal(err)

@@ -71,6 +71,12 @@ func PostgresServer(t testing.TB) *Server {
 func EachStore(t *testing.T, f func(t *testing.T, url string)) {
 	t.Helper()
 	t.Run("sqlite", func(t *testing.T) { f(t, filepath.Join(t.TempDir(), "store.db")) })
+	OnPostgres(t, f)
+}
+
+// OnPostgres is the second half of EachStore, for what only PostgreSQL has.
+func OnPostgres(t *testing.T, f func(t *testing.T, url string)) {
+	t.Helper()
 	t.Run("postgres", func(t *testing.T) {
 		if os.Getenv("CRADLE_REQUIRE") == "" && os.Getenv("CRADLE_POSTGRES") == "" {
 			t.Skip("set CRADLE_POSTGRES=1, or run make test")

@@ -136,22 +136,7 @@ func TestPostgresGone(t *testing.T) {
 func TestDiskFull(t *testing.T) {
 	testenv.Long(t)
 	t.Parallel()
-	disk, err := os.MkdirTemp("", "cradle-disk-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.Remove(disk) })
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=24m"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("mounting a small file system: %v", err)
-		}
-		t.Skipf("mounting a small file system needs root: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	disk := testenv.SmallDisk(t, "24m")
 	w := newOutage(t, world.Options{Data: filepath.Join(disk, "data")})
 	t.Cleanup(w.Server().Kill) // before its disk goes
 	filler := filepath.Join(disk, "filler")
