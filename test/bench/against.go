@@ -6,6 +6,7 @@ import (
 	"io"
 	"path/filepath"
 
+	"github.com/cradle-iot/cradle/test/bench/enrol"
 	"github.com/cradle-iot/cradle/test/bench/floor"
 )
 
@@ -78,6 +79,46 @@ func (b *bench) againstHub(ctx context.Context, store string, stdout io.Writer) 
 	}
 	for _, t := range transports {
 		fmt.Fprintf(stdout, "%s, registrations over %s: %.2f against %.2f; pairwise %+.1f %% (median of %d)\n", store, t, median(ratios[t][1]), median(ratios[t][0]), median(change[t]), len(change[t]))
+	}
+	return nil
+}
+
+// againstEnrol is against for plain enrolments at our server alone.
+func (b *bench) againstEnrol(ctx context.Context, store string, stdout io.Writer) error {
+	var servers [2]enrol.Server
+	for i, bin := range []string{b.o.against, b.bin} {
+		s, err := b.oursFor(ctx, store, bin, fmt.Sprintf("enrol-%s-%d", store, i))
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		servers[i] = s
+	}
+	var us, ratios [enrol.Kinds][2][]float64
+	var change [enrol.Kinds][]float64
+	for n := -1; n < b.o.rounds; n++ { // the first warms up
+		var now [2][enrol.Kinds]enrol.Sample
+		for k := range servers {
+			i := (n + 1 + k) % 2
+			var err error
+			if now[i], err = enrol.Run(ctx, servers[i], n+1, b.o.enrol, b.o.parallel); err != nil {
+				return err
+			}
+		}
+		if n < 0 {
+			continue
+		}
+		for k := range enrol.Kinds {
+			for i := range now {
+				us[k][i] = append(us[k][i], micro(now[i][k].CPU, 1))
+				ratios[k][i] = append(ratios[k][i], float64(now[i][k].CPU)/float64(now[i][k].Floor))
+			}
+			change[k] = append(change[k], 100*(ratios[k][1][n]/ratios[k][0][n]-1))
+		}
+	}
+	for k := range enrol.Kinds {
+		fmt.Fprintf(stdout, "%s, %s: %.2f (%.0f us) against %.2f (%.0f us); pairwise %+.1f %% (median of %d)\n", store, k, median(ratios[k][1]), median(us[k][1]),
+			median(ratios[k][0]), median(us[k][0]), median(change[k]), len(change[k]))
 	}
 	return nil
 }

@@ -280,21 +280,34 @@ func TestHubRun(t *testing.T) {
 	}
 }
 
-// Two builds compared by registrations; here the second is the first.
-func TestAgainstRegistrations(t *testing.T) {
+// Two builds compared by registrations and by enrolments; here the second is the first.
+func TestAgainst(t *testing.T) {
 	testenv.Long(t)
 	bin := t.TempDir()
 	if err := plant.Build(t.Context(), bin); err != nil {
 		t.Fatal(err)
 	}
-	var out, progress bytes.Buffer
-	o := options{bin: bin, against: bin, small: 1, rounds: 1, units: 1, parallel: 4, stores: "sqlite", dir: t.TempDir(), only: "hub", registrations: 6}
-	if err := run(t.Context(), o, &out, &progress); err != nil {
-		t.Fatalf("%v\n%s", err, &progress)
+	compare := func(only string) (string, error) {
+		var out, progress bytes.Buffer
+		o := options{bin: bin, against: bin, small: 1, rounds: 1, units: 1, parallel: 4, stores: "sqlite", dir: t.TempDir(), only: only, registrations: 6, enrol: 6}
+		err := run(t.Context(), o, &out, &progress)
+		return out.String(), err
 	}
-	for _, transport := range []string{"HTTPS", "MQTT"} {
-		if !strings.Contains(out.String(), "registrations over "+transport) {
-			t.Errorf("got %q", &out)
+	for only, kinds := range map[string][]string{
+		"hub":   {"registrations over HTTPS", "registrations over MQTT"},
+		"enrol": {enrol.EnrollNew.String(), enrol.EnrollKept.String(), enrol.ReenrollNew.String(), enrol.ReenrollKept.String()},
+	} {
+		out, err := compare(only)
+		if err != nil {
+			t.Fatal(err)
 		}
+		for _, k := range kinds {
+			if strings.Count(out, "sqlite, "+k+": ") != 1 {
+				t.Errorf("%s: %q is not there once in %q", only, k, out)
+			}
+		}
+	}
+	if _, err := compare("status"); err == nil {
+		t.Error("--against with --only status passed")
 	}
 }

@@ -60,6 +60,20 @@ func buildPeers(ctx context.Context, dir string) error {
 	return nil
 }
 
+// oursFor starts our server of a build, which knows the devices of all rounds.
+func (b *bench) oursFor(ctx context.Context, store, bin, dir string) (enrol.Server, error) {
+	p, err := plant.New(ctx, store, bin, filepath.Join(b.dir, dir), b.o.pprof)
+	if err != nil {
+		return nil, err
+	}
+	s, err := enrol.NewOurs(ctx, p, b.o.rounds+1, b.o.enrol)
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
 // enrolments puts plain enrolments on our server over each store and on the peers, by turns.
 func (b *bench) enrolments(ctx context.Context) (out []Enrolment, err error) {
 	var servers []enrol.Server
@@ -69,13 +83,8 @@ func (b *bench) enrolments(ctx context.Context) (out []Enrolment, err error) {
 		}
 	}()
 	for _, store := range strings.Split(b.o.stores, ",") {
-		p, err := plant.New(ctx, store, b.bin, filepath.Join(b.dir, "enrol-"+store), b.o.pprof)
+		s, err := b.oursFor(ctx, store, b.bin, "enrol-"+store)
 		if err != nil {
-			return nil, err
-		}
-		s, err := enrol.NewOurs(ctx, p, b.o.rounds+1, b.o.enrol)
-		if err != nil {
-			p.Close()
 			return nil, err
 		}
 		servers = append(servers, s)

@@ -97,7 +97,7 @@ func main() {
 	flag.IntVar(&o.status, "status", 50_000, "certificates in the large store for revocation, OCSP and CRLs; 0 leaves them out")
 	flag.IntVar(&o.few, "status-small", 1000, "certificates in the small store for them")
 	flag.BoolVar(&o.peers, "peers", true, "put the plain enrolments on other people's servers too")
-	flag.StringVar(&o.against, "against", "", "compare with the commands in `DIR`, by turns, and print nothing else; onboardings, or with --only hub registrations")
+	flag.StringVar(&o.against, "against", "", "compare with the commands in `DIR`, by turns, and print nothing else; onboardings, or with --only hub registrations, with --only enrol plain enrolments")
 	flag.BoolVar(&o.quick, "quick", false, "a smoke run: small numbers, figures that mean nothing")
 	flag.Parse()
 	o.telemetry = max(o.telemetry, 1)
@@ -146,20 +146,18 @@ func run(ctx context.Context, o options, stdout, progress io.Writer) (err error)
 		EKProfile: floor.EKProfile, Parallel: o.parallel, Stores: map[string]*Result{},
 		Targets: map[string]float64{"ratio": TargetRatio, "growth_percent": TargetGrowth, "status_percent": TargetStatus, "crl_seconds": TargetCRL.Seconds()}}
 	for _, store := range strings.Split(o.stores, ",") {
-		if o.only == "hub" && o.against != "" {
-			if err := b.againstHub(ctx, store, stdout); err != nil {
+		if o.against != "" {
+			compare := map[string]func(context.Context, string, io.Writer) error{"": b.against, "hub": b.againstHub, "enrol": b.againstEnrol}[o.only]
+			if compare == nil {
+				return fmt.Errorf("--against does not go with --only %s", o.only)
+			}
+			if err := compare(ctx, store, stdout); err != nil {
 				return err
 			}
 			continue
 		}
 		if o.only != "" {
 			break
-		}
-		if o.against != "" {
-			if err := b.against(ctx, store, stdout); err != nil {
-				return err
-			}
-			continue
 		}
 		if f.Stores[store], err = b.store(ctx, store); err != nil {
 			return err
