@@ -63,7 +63,7 @@ func (b *bench) againstHub(ctx context.Context, store string, stdout io.Writer) 
 			var now [2]float64
 			for k := range sites {
 				i := (n + 1 + k) % 2
-				x, err := sites[i].register(ctx, transport, b.o.registrations, b.o.parallel)
+				x, err := sites[i].register(ctx, transport, b.o.registrations, b.o.clients)
 				if err != nil {
 					return fmt.Errorf("registering over %s, %s: %w", transport, store, err)
 				}
@@ -101,7 +101,7 @@ func (b *bench) againstEnrol(ctx context.Context, store string, stdout io.Writer
 		for k := range servers {
 			i := (n + 1 + k) % 2
 			var err error
-			if now[i], err = enrol.Run(ctx, servers[i], n+1, b.o.enrol, b.o.parallel); err != nil {
+			if now[i], err = enrol.Run(ctx, servers[i], n+1, b.o.enrol, b.o.clients); err != nil {
 				return err
 			}
 		}

@@ -120,7 +120,7 @@ func (b *bench) enrolments(ctx context.Context) (out []Enrolment, err error) {
 			if round < 0 {
 				devices = max(devices/4, 1)
 			}
-			r, err := enrol.Run(ctx, servers[n], round+1, devices, b.o.parallel)
+			r, err := enrol.Run(ctx, servers[n], round+1, devices, b.o.clients)
 			if err != nil {
 				return nil, err
 			}
@@ -157,7 +157,7 @@ func enrolTable(w io.Writer, list []Enrolment) {
 	if len(list) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "\nServer CPU per plain enrolment, durable record and log at ours, no evidence; medians of %d rounds by turns\n\n", list[0].Rounds)
+	fmt.Fprintf(w, "\nServer CPU per plain enrolment, durable record and log at ours, no evidence, key exchange P-256; medians of %d rounds by turns\n\n", list[0].Rounds)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(t, "enrolment\tserver\tus\tcrypto us\tratio\tper second\t\n")
 	for k := range enrol.Kinds {

@@ -21,6 +21,7 @@ type Figures struct {
 	KeyExchange string             `json:"key_exchange"`
 	EKProfile   string             `json:"ek_profile"`
 	Parallel    int                `json:"parallel"` // units under way at once
+	Clients     int                `json:"clients"`  // of plain enrolments and registrations at once
 	FloorParts  map[string]Part    `json:"floor_parts"`
 	Stores      map[string]*Result `json:"stores"`
 	Status      []Status           `json:"status,omitempty"`
@@ -110,6 +111,9 @@ func median(v []float64) float64 {
 func floorParts(rounds []Sample) map[string]Part {
 	out := map[string]Part{}
 	for p, n := range floor.Onboarding {
+		if n == 0 {
+			continue
+		}
 		var sum float64
 		var samples int
 		for _, r := range rounds {

@@ -178,7 +178,7 @@ func (b *bench) hub(ctx context.Context, store string, idle bool, out *Hubs) err
 			pair := samples[transport]
 			for k := range pair {
 				i := (k + round + 1) % 2
-				x, err := []*hubSite{few, many}[i].register(ctx, transport, b.o.registrations, b.o.parallel)
+				x, err := []*hubSite{few, many}[i].register(ctx, transport, b.o.registrations, b.o.clients)
 				if err != nil {
 					return fmt.Errorf("registering over %s, %s: %w", transport, store, err)
 				}
@@ -191,7 +191,7 @@ func (b *bench) hub(ctx context.Context, store string, idle bool, out *Hubs) err
 		if !idle { // it knows no stores: once is enough
 			continue
 		}
-		x, err := bare.refuse(ctx, b.o.registrations, b.o.parallel)
+		x, err := bare.refuse(ctx, b.o.registrations, b.o.clients)
 		if err != nil {
 			return fmt.Errorf("asking a bare server: %w", err)
 		}

@@ -39,6 +39,7 @@ type options struct {
 	rounds   int
 	units    int
 	parallel int
+	clients  int // at once, of plain enrolments and registrations
 	stores   string
 	pprof    string
 	dir      string
@@ -81,13 +82,14 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of each kind, interleaved")
 	flag.IntVar(&o.units, "units", 300, "onboardings per round")
 	flag.IntVar(&o.parallel, "parallel", 32, "units under way at once")
+	flag.IntVar(&o.clients, "clients", 128, "clients at once that enrol plainly or register")
 	flag.StringVar(&o.stores, "stores", "sqlite,postgres", "stores to measure")
 	flag.StringVar(&o.pprof, "pprof", "", "`ADDR` at which the server being measured serves its profiles; one store and, without --only enrol, --devices 0")
 	flag.StringVar(&o.dir, "dir", "", "keep the installations in `DIR`")
 	flag.StringVar(&o.bin, "bin", "", "measure the commands in `DIR` instead of building them")
-	flag.IntVar(&o.enrol, "enrol", 200, "plain enrolments of each kind per round; 0 leaves them out")
+	flag.IntVar(&o.enrol, "enrol", 1280, "plain enrolments of each kind per round; 0 leaves them out")
 	flag.StringVar(&o.only, "only", "", "\"enrol\": the plain enrolments alone; \"status\": revocation, OCSP and CRLs alone; \"hub\": provisioning service and hub alone")
-	flag.IntVar(&o.registrations, "registrations", 200, "registrations of each kind per round; 0 leaves provisioning service and hub out")
+	flag.IntVar(&o.registrations, "registrations", 1280, "registrations of each kind per round; 0 leaves provisioning service and hub out")
 	flag.IntVar(&o.registeredFew, "registered-small", 1000, "registrations that are there before in the small store")
 	flag.IntVar(&o.registered, "registered", 20_000, "registrations that are there before in the large store")
 	flag.IntVar(&o.telemetry, "telemetry", 2000, "connections that send telemetry, at most; at least 1")
@@ -102,7 +104,7 @@ func main() {
 	flag.Parse()
 	o.telemetry = max(o.telemetry, 1)
 	if o.quick {
-		o.devices, o.small, o.rounds, o.units, o.parallel, o.enrol, o.status, o.few = 200, 100, 2, 8, 4, 20, 400, 100
+		o.devices, o.small, o.rounds, o.units, o.parallel, o.clients, o.enrol, o.status, o.few = 200, 100, 2, 8, 4, 4, 20, 400, 100
 		o.registrations, o.registeredFew, o.registered, o.connections, o.later, o.telemetry, o.publish = 8, 10, 100, 50, 0, 20, 100*time.Millisecond
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -114,7 +116,7 @@ func main() {
 }
 
 func run(ctx context.Context, o options, stdout, progress io.Writer) (err error) {
-	if o.rounds < 1 || o.units < 1 || o.parallel < 1 || o.devices < 0 || o.small < 1 {
+	if o.rounds < 1 || o.units < 1 || o.parallel < 1 || o.clients < 1 || o.devices < 0 || o.small < 1 {
 		return fmt.Errorf("numbers must be positive")
 	}
 	if !slices.Contains([]string{"", "enrol", "status", "hub"}, o.only) {
@@ -143,7 +145,7 @@ func run(ctx context.Context, o options, stdout, progress io.Writer) (err error)
 		}
 	}
 	f := &Figures{Time: time.Now().UTC().Truncate(time.Second), Go: runtime.Version(), CPUs: runtime.NumCPU(), KeyExchange: floor.KeyExchange,
-		EKProfile: floor.EKProfile, Parallel: o.parallel, Stores: map[string]*Result{},
+		EKProfile: floor.EKProfile, Parallel: o.parallel, Clients: o.clients, Stores: map[string]*Result{},
 		Targets: map[string]float64{"ratio": TargetRatio, "growth_percent": TargetGrowth, "status_percent": TargetStatus, "crl_seconds": TargetCRL.Seconds()}}
 	for _, store := range strings.Split(o.stores, ",") {
 		if o.against != "" {

@@ -17,7 +17,10 @@ func (f *Figures) table(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(t, "operation\ttimes\tus each\tus\t\n")
 	var sum float64
-	for p := range floor.Onboarding {
+	for p, n := range floor.Onboarding {
+		if n == 0 {
+			continue
+		}
 		v := f.FloorParts[floor.Part(p).String()]
 		sum += v.Microseconds * float64(v.Count)
 		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t\n", floor.Part(p), v.Count, v.Microseconds, v.Microseconds*float64(v.Count))

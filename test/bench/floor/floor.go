@@ -17,7 +17,8 @@
 //
 // A mutual handshake is: key exchange, signature, verify the client's certificate, verify CertificateVerify.
 // All signatures are ECDSA P-256 with SHA-256, the EK is P-256 under a P-256 maker, key exchange is
-// X25519MLKEM768, what both ends of Go's TLS 1.3 choose.
+// X25519MLKEM768, what both ends of Go's TLS 1.3 choose. Beside the onboarding's parts the P-256 key exchange is measured,
+// for connections whose client offers nothing else.
 package floor
 
 import (
@@ -59,11 +60,12 @@ const (
 	VerifyCSR                  // proof of possession
 	IssueSign                  // the issuing key's signature
 	TimeSign                   // the signature of the time
+	ExchangeP256               // key exchange by P-256 alone; no part of an onboarding
 	parts
 )
 
 var names = [parts]string{"key exchange", "handshake signature", "verify client certificate", "verify CertificateVerify",
-	"verify EK certificate", "MakeCredential", "verify Certify", "verify CSR", "issuing signature", "statement of the time"}
+	"verify EK certificate", "MakeCredential", "verify Certify", "verify CSR", "issuing signature", "statement of the time", "key exchange, P-256"}
 
 func (p Part) String() string { return names[p] }
 
@@ -90,8 +92,10 @@ func (c Counts) Times(n int) Counts {
 var (
 	ServerHandshake = Counts{Exchange: 1, HandshakeSign: 1}
 	MutualHandshake = ServerHandshake.Add(Counts{VerifyLeaf: 1, VerifyClient: 1})
-	Issuance        = Counts{VerifyCertify: 1, VerifyCSR: 1, IssueSign: 1}
-	LineUnit        = MutualHandshake.Add(Counts{VerifyEK: 1, MakeCredential: 2}).Add(Issuance.Times(2))
+	// MutualP256 is a MutualHandshake with a client that offers P-256 alone.
+	MutualP256 = MutualHandshake.Add(Counts{Exchange: -1, ExchangeP256: 1})
+	Issuance   = Counts{VerifyCertify: 1, VerifyCSR: 1, IssueSign: 1}
+	LineUnit   = MutualHandshake.Add(Counts{VerifyEK: 1, MakeCredential: 2}).Add(Issuance.Times(2))
 	// PoweredOn has the handshakes for LDevID, operational, provisioning and hub.
 	PoweredOn = MutualHandshake.Times(4).Add(Issuance.Times(2)).Add(Counts{TimeSign: 1})
 
@@ -120,6 +124,7 @@ type floor struct {
 	sig      []byte
 	mlkem    []byte // client's encapsulation key
 	x25519   []byte // client's share
+	p256     []byte // client's share
 	ek       *ecdh.PublicKey
 	name     []byte
 	secret   []byte
@@ -152,7 +157,7 @@ func newFloor() (*floor, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.ek = ek.PublicKey()
+	f.ek, f.p256 = ek.PublicKey(), ek.PublicKey().Bytes()
 	return f, nil
 }
 
@@ -189,6 +194,16 @@ func (f *floor) exchange() {
 	f.note(err)
 }
 
+// exchangeP256 is what crypto/tls does on the server's side for secp256r1.
+func (f *floor) exchangeP256() {
+	own, err := ecdh.P256().GenerateKey(rand.Reader)
+	f.note(err)
+	peer, err := ecdh.P256().NewPublicKey(f.p256)
+	f.note(err)
+	_, err = own.ECDH(peer)
+	f.note(err)
+}
+
 // makeCredential is TPM 2.0 Part 1 §24 for a P-256 EK.
 func (f *floor) makeCredential() {
 	own, err := ecdh.P256().GenerateKey(rand.Reader)
@@ -211,18 +226,21 @@ func (f *floor) makeCredential() {
 	mac.Sum(nil)
 }
 
-// once runs one onboarding's operations in sequence and adds the CPU time of each part.
+// once runs one onboarding's operations in sequence, each other part once, and adds the CPU time of each part.
 func (f *floor) once(spent *Cost) {
 	ops := [parts]func(){Exchange: f.exchange, HandshakeSign: f.sign, VerifyLeaf: f.verify, VerifyClient: f.verify, VerifyEK: f.verify,
-		MakeCredential: f.makeCredential, VerifyCertify: f.verify, VerifyCSR: f.verify, IssueSign: f.sign, TimeSign: f.sign}
+		MakeCredential: f.makeCredential, VerifyCertify: f.verify, VerifyCSR: f.verify, IssueSign: f.sign, TimeSign: f.sign, ExchangeP256: f.exchangeP256}
 	for p, op := range ops {
 		start := threadCPU()
-		for range Onboarding[p] {
+		for range sampled(Part(p)) {
 			op()
 		}
 		spent[p] += threadCPU() - start
 	}
 }
+
+// sampled is how often once runs a part.
+func sampled(p Part) int { return max(Onboarding[p], 1) }
 
 // threadCPU is this thread's CPU time: what RUSAGE_THREAD says, in nanoseconds and up to this moment.
 func threadCPU() time.Duration {
@@ -290,7 +308,7 @@ func (s *Sampler) Stop() (Cost, int, error) {
 	<-s.ended
 	var mean Cost
 	for p := range s.spent {
-		if n := s.n * Onboarding[p]; n > 0 {
+		if n := s.n * sampled(Part(p)); n > 0 {
 			mean[p] = s.spent[p] / time.Duration(n)
 		}
 	}

@@ -12,6 +12,9 @@ func TestCounts(t *testing.T) {
 	if floor.Onboarding != want {
 		t.Errorf("an onboarding is %v, want %v", floor.Onboarding, want)
 	}
+	if want := (floor.Counts{floor.ExchangeP256: 1, floor.HandshakeSign: 1, floor.VerifyLeaf: 1, floor.VerifyClient: 1}); floor.MutualP256 != want {
+		t.Errorf("a mutual handshake by P-256 is %v, want %v", floor.MutualP256, want)
+	}
 	c := floor.Cost{floor.Exchange: 10, floor.IssueSign: 3}
 	if got := c.Of(floor.Onboarding); got != 62 {
 		t.Errorf("5 x 10 + 4 x 3 is %d", got)
