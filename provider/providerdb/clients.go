@@ -5,7 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"slices"
+	"strings"
 
 	"github.com/cradle-iot/cradle"
 	"github.com/cradle-iot/cradle/internal/sqldb"
@@ -226,7 +226,9 @@ func (d *DB) ClientCAs(ctx context.Context, account cradle.AccountID) ([]provide
 	return collect(ctx, d, scanClientCA, `SELECT `+clientCAColumns+` FROM client_cas WHERE account = ? OR ? = '' ORDER BY account, profile, id`, account, account)
 }
 
-// ClientUnit implements provider.Clients.
+var errNoUnit = cradle.Errorf(cradle.NotFound, "no such unit")
+
+// ClientUnit implements provider.Clients. Each unit but the last is sought by itself: for a list SQLite would build a table.
 func (d *DB) ClientUnit(ctx context.Context, c provider.ClientCA, units []string, serial cradle.CertSerial, digest string) (provider.FoundUnit, error) {
 	scan := func(r row, f *provider.FoundUnit) error {
 		var created, recorded int64
@@ -234,23 +236,18 @@ func (d *DB) ClientUnit(ctx context.Context, c provider.ClientCA, units []string
 		f.Device.Created, f.Recorded = fromMicros(created), recorded != 0
 		return err
 	}
-	// PostgreSQL is told to seek the device by its key: while the table is small it may read all of the account's, and keeps that plan.
-	device := `LEFT JOIN devices d ON d.account = ? AND d.id = u.name`
-	if d.db.Engine() == sqldb.PostgreSQL {
-		device = `LEFT JOIN LATERAL (SELECT * FROM devices WHERE account = ? AND id = u.name LIMIT 1) d ON true`
+	first, last := units[:len(units)-1], units[len(units)-1]
+	args := []any{serial, digest, c.Account, c.ID}
+	unit := `?`
+	if len(first) > 0 {
+		unit = `COALESCE(` + strings.Repeat(`(SELECT unit FROM client_units WHERE ca = ? AND unit = ?), `, len(first)) + `?)`
 	}
-	all, err := collect(ctx, d, scan, `SELECT `+deviceOrNone+`, u.unit, u.name,
+	for _, u := range first {
+		args = append(args, c.ID, u)
+	}
+	return one(ctx, d, scan, errNoUnit, `SELECT `+deviceOrNone+`, u.unit, u.name,
 			COALESCE((SELECT 1 FROM certificates c WHERE c.serial = ? AND c.digest = ?), 0)
-		FROM client_units u `+device+` WHERE u.ca = ? AND u.unit IN `+places(toAny(units)), append([]any{serial, digest, c.Account, c.ID}, toAny(units)...)...)
-	if err != nil {
-		return provider.FoundUnit{}, err
-	}
-	for _, u := range units {
-		if i := slices.IndexFunc(all, func(f provider.FoundUnit) bool { return f.Unit == u }); i >= 0 {
-			return all[i], nil
-		}
-	}
-	return provider.FoundUnit{}, cradle.Errorf(cradle.NotFound, "no such unit")
+		FROM client_units u LEFT JOIN devices d ON d.account = ? AND d.id = u.name WHERE u.ca = ? AND u.unit = `+unit, append(args, last)...)
 }
 
 // UnitsOf implements provider.Clients.
