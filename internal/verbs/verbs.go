@@ -87,6 +87,7 @@ func (p Program) Run(ctx context.Context, args []string) (status int) {
 	if err != nil {
 		panic("internal error: command grammar: " + err.Error())
 	}
+	placeholders(parser.Model.Node)
 	k, err := parser.Parse(args)
 	if err != nil {
 		var pe *kong.ParseError
@@ -101,6 +102,19 @@ func (p Program) Run(ctx context.Context, args []string) (status int) {
 		defer p.help(k)
 	}
 	return cli.Fail(p.Stderr, p.Name, err)
+}
+
+// placeholders names the value of a text flag after the flag, where the grammar has no better word: --account=ACCOUNT
+// instead of --account=STRING, in help and in errors.
+func placeholders(n *kong.Node) {
+	for _, f := range n.Flags {
+		if f.PlaceHolder == "" && !f.HasDefault && f.Tag.TypeName == "string" {
+			f.PlaceHolder = strings.ToUpper(f.Name)
+		}
+	}
+	for _, child := range n.Children {
+		placeholders(child)
+	}
 }
 
 // named is an error about a file by its name: the parser puts "<file>" or a flag before it, and the system call.

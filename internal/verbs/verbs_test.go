@@ -18,6 +18,7 @@ type grammar struct {
 	verbs.Globals
 	Order struct {
 		Show showCmd `cmd:"" help:"Show it."`
+		End  endCmd  `cmd:"" help:"End it."`
 	} `cmd:"" help:"Orders."`
 }
 
@@ -26,6 +27,14 @@ type showCmd struct {
 	N  int    `help:"A number."`
 	F  string `help:"A file." type:"existingfile"`
 }
+
+type endCmd struct {
+	Reason string `help:"Why." required:""`
+	Key    string `help:"A file." required:"" placeholder:"FILE"`
+}
+
+// Run implements the verb.
+func (*endCmd) Run() error { return nil }
 
 func (c *showCmd) Run(ctx context.Context, out *cli.Out) error {
 	switch c.ID {
@@ -56,6 +65,7 @@ func TestContract(t *testing.T) {
 		{"order show x --n=y", 2, "", "prog: --n: expected a valid 64 bit int but got \"y\"\nhint: prog order show --help\n"},
 		{"order show x --f=/nowhere/f", 2, "", "prog: /nowhere/f: no such file or directory\nhint: prog order show --help\n"},
 		{"order show x --bogus", 2, "", "prog: unknown flag --bogus\nhint: prog order show --help\n"},
+		{"order end", 2, "", "prog: missing flags: --key=FILE, --reason=REASON\nhint: prog order end --help\n"},
 		{"", 2, "", "prog: expected \"order\"\nhint: prog --help\n"},
 		{"--version", 0, "prog " + verbs.Version() + "\n", ""},
 	} {
