@@ -55,8 +55,8 @@ func (c *ServeCmd) roles() error {
 		return nil
 	case slices.Contains(c.Role, signerRole):
 		return cli.Usagef("--role signer runs in a process of its own, without other services")
-	case len(c.Role) != 3:
-		return cli.Usagef("--role %s: provider, provisioning and hub run together in one process; only the signer can be apart", strings.Join(c.Role, ",")) // TODO(#3): provisioning and hub following a provider elsewhere
+	case !slices.Equal(slices.Sorted(slices.Values(c.Role)), []string{"hub", "provider", "provisioning"}):
+		return cli.Usagef("--role %s: provider, provisioning and hub run together in one process; only the signer can be apart", strings.Join(c.Role, ","))
 	case (c.Signer == "") != (c.SignerCredential == ""):
 		return cli.Usagef("--signer and --signer-credential go together")
 	case c.Signer != "" && c.DB == "":

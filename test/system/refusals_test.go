@@ -40,6 +40,7 @@ func TestServeRefuses(t *testing.T) {
 	w.Write("file", "")
 	v.bad(1, "data folder", "cradle serve --data @/file --listen 127.0.0.1:0")
 	v.bad(2, "--role", "cradle serve --data @/other --role moon")
+	v.bad(2, "run together", "cradle serve --data @/other --role provider,provider,hub")
 	v.bad(2, "--host", "cradle serve --data @/other --host https://iot.example.com")
 	v.bad(2, "--region", "cradle serve --data @/other --region ../eu")
 	v.bad(2, "--db mysql://", "cradle serve --data @/other --db mysql://db.example.com/cradle")
