@@ -1,6 +1,7 @@
 package provider_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
@@ -315,6 +316,11 @@ func TestIoTIdentityService(t *testing.T) {
 		refused(t, err, cradle.Forbidden, "quarantine")
 		if n, err := r.p.Heal(t.Context(), "acme", "gw-0001", "seen on the bench"); n != 1 || err != nil {
 			t.Errorf("healed %d lineages, %v", n, err)
+		}
+		_, err = r.p.Heal(t.Context(), "acme", "gw-0001", "once more")
+		refused(t, err, cradle.Conflict, "in quarantine")
+		if n := bytes.Count(r.export(), []byte("device heal")); n != 1 {
+			t.Errorf("the log tells of %d heals, want that of something", n)
 		}
 		enroll(bootstrap, true)
 		r.check()

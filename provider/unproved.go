@@ -310,7 +310,7 @@ func (p *Provider) justSuperseded(c *Credential) error {
 }
 
 // Heal lifts the quarantine of a device's lineages that began without evidence, which wait for an operator; those with
-// evidence heal by attesting afresh.
+// evidence heal by attesting afresh. That there are none to lift is a refusal, as with the other changes of a device.
 func (p *Provider) Heal(ctx context.Context, account cradle.AccountID, id cradle.DeviceID, reason string) (int64, error) {
 	if _, err := p.Device(ctx, account, id); err != nil {
 		return 0, err
@@ -322,5 +322,10 @@ func (p *Provider) Heal(ctx context.Context, account cradle.AccountID, id cradle
 	if err != nil {
 		return 0, err
 	}
-	return p.store.Heal(ctx, account, id, leaf)
+	n, err := p.store.Heal(ctx, account, id, leaf)
+	if err == nil && n == 0 {
+		err = cradle.Errorf(cradle.Conflict, "device %s: no credentials that began without evidence are in quarantine", id).
+			WithHint("nothing was changed; those that began with evidence heal by attesting afresh: cradle device show %s", id)
+	}
+	return n, err
 }

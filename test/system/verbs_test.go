@@ -455,5 +455,6 @@ func (v verbs) devices() {
 		}
 	}
 	v.bad(1, "revoked", "cradle device release acme-sn-0001 --reason test")
+	v.bad(1, "in quarantine", "cradle device heal acme-sn-0001 --reason test")
 	v.bad(1, "retired", "cradle device suspend acme-sn-0002 --reason test")
 }
