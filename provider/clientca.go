@@ -109,7 +109,7 @@ func unitsOf(c *x509.Certificate) []string {
 	if sn := c.Subject.SerialNumber; sn != "" {
 		out = append(out, "sn:"+sn)
 	}
-	if id, err := wishedName(c.Subject.CommonName); err == nil && id != "" {
+	if id, err := wishedName(c.Subject); err == nil && id != "" {
 		out = append(out, "id:"+string(id))
 	}
 	return out

@@ -2,6 +2,8 @@ package provider
 
 import (
 	"context"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"path"
 	"strings"
 	"time"
@@ -168,9 +170,19 @@ func nameAllowed(pattern string, id cradle.DeviceID) bool {
 	return err == nil && ok
 }
 
-// wishedName is the device that a CSR names, or "".
-func wishedName(cn string) (cradle.DeviceID, error) {
-	if cn == "" {
+// wishedName is the device that a subject names, or "". Of two common names none is the right one.
+func wishedName(subject pkix.Name) (cradle.DeviceID, error) {
+	var names int
+	for _, a := range subject.Names {
+		if a.Type.Equal(asn1.ObjectIdentifier{2, 5, 4, 3}) {
+			names++
+		}
+	}
+	cn := subject.CommonName
+	switch {
+	case names > 1:
+		return "", cradle.Errorf(cradle.Invalid, "the subject has %d common names", names).WithHint("give it the device's name alone")
+	case cn == "":
 		return "", nil
 	}
 	id := strings.ToLower(cn)

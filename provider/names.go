@@ -56,7 +56,7 @@ func changeNames(rules *ca.Profile, r Request, pt *party, csr *evidence.CSR, w *
 			return cradle.Errorf(cradle.Invalid, "the subject in ChangeSubjectName is no Name")
 		}
 		name.FillFromRDNSequence(&rdn)
-		wish, err := wishedName(name.CommonName)
+		wish, err := wishedName(name)
 		if err != nil {
 			return err
 		}

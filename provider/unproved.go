@@ -161,7 +161,7 @@ func (p *Provider) judgeUnproved(ctx context.Context, r Request, rules *ca.Profi
 
 // unprovedDevice finds the device that asks, or describes the one that comes.
 func (p *Provider) unprovedDevice(ctx context.Context, r Request, pt *party, d *decision) error {
-	wish, err := wishedName(d.csr.Request.Subject.CommonName)
+	wish, err := wishedName(d.csr.Request.Subject)
 	if err != nil {
 		return err
 	}

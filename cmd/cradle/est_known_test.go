@@ -131,13 +131,17 @@ func TestKnown_SPIRE_1_14_6_TwoNames(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := s.send(s.tls(nil), post("simpleenroll", b64(csr), basicHeader("line", linePassword)))
-		if strings.HasPrefix(got, "HTTP/1.1 200") {
-			if c := issued(t, got); !strings.HasPrefix(c.Subject.CommonName, "gw-") || len(c.Subject.Names) != 2 {
-				t.Errorf("%q: certificate of %s", names, c.Subject)
-			}
-		} else {
-			one(t, got, got[9:12], "")
-		}
+		s.unchanged(t, func() {
+			one(t, s.send(s.tls(nil), post("simpleenroll", b64(csr), basicHeader("line", linePassword))), "400", "2 common names")
+		})
+	}
+	// The same in the certificate of another CA, of which one name is let in.
+	for _, names := range [][]string{{"gw-7", "gw-1"}, {"gw-1", "gw-7"}} {
+		two := outsider(t, s.maker, "", func(c *x509.Certificate) {
+			c.Subject = pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: cn, Value: names[0]}, {Type: cn, Value: names[1]}}}
+		})
+		s.unchanged(t, func() {
+			one(t, s.send(s.tls(&two), post("simpleenroll", b64(csrOf(t, "gw-7", testca.Key(t))))), "403", "of no unit that is let in")
+		})
 	}
 }

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -213,6 +216,75 @@ func TestESTServerKeyGen(t *testing.T) {
 		got := s.send(s.tls(nil), post("serverkeygen", b64(wish("shared-2")), basicHeader("line", linePassword)))
 		one(t, got, "400", "names no key that was agreed")
 	})
+}
+
+// The same, sealed to the key of the client's own certificate, when its profile has made it one to encrypt to.
+func TestESTServerKeyGenToCertificate(t *testing.T) {
+	s := newESTRig(t)
+	s.profile(t, func(p *ca.Profile) { p.KeyUsage = []string{"digitalSignature", "keyEncipherment", "keyAgreement"} })
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 3072)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ecKey := testca.Key(t)
+	ecdhKey, err := ecKey.ECDH()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		key  crypto.Signer
+		algs []asn1.ObjectIdentifier
+		open func(*x509.Certificate) cms.Key
+	}{
+		"RSA": {rsaKey, []asn1.ObjectIdentifier{cms.OIDRSAOAEP, cms.OIDAES256CBC}, func(c *x509.Certificate) cms.Key { return cms.RSAKey{Cert: c, Key: rsaKey} }},
+		"EC":  {ecKey, []asn1.ObjectIdentifier{cms.OIDAES128Wrap, cms.OIDAES128CBC}, func(c *x509.Certificate) cms.Key { return cms.ECKey{Cert: c, Key: ecdhKey} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cn := "gw-" + strings.ToLower(name)
+			cert, err := s.client(nil, nil).SimpleEnroll(t.Context(), csrOf(t, cn, tc.key))
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := &tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: tc.key, Leaf: cert}
+			wish := func(id []byte) []byte {
+				w := est.KeyWish{AsymmetricKeyID: id}
+				for _, a := range tc.algs {
+					w.Capabilities = append(w.Capabilities, pkix.AlgorithmIdentifier{Algorithm: a})
+				}
+				attributes, err := w.Attributes()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return csrOf(t, cn, testca.Key(t), attributes...)
+			}
+			got, err := s.client(client, nil).ServerKeyGen(t.Context(), wish(cert.SubjectKeyId))
+			if err != nil || got.Sealed == nil {
+				t.Fatalf("%+v, %v", got, err)
+			}
+			_, signed, err := cms.Decrypt(got.Sealed, tc.open(cert))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pkg, _, err := cms.Verify(signed, cms.OIDKeyPackage)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var keys []asn1.RawValue
+			if _, err := asn1.Unmarshal(pkg, &keys); err != nil || len(keys) != 1 {
+				t.Fatal(err)
+			}
+			key, err := x509.ParsePKCS8PrivateKey(keys[0].FullBytes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if public := key.(crypto.Signer).Public().(interface{ Equal(crypto.PublicKey) bool }); !public.Equal(got.Cert.PublicKey) || public.Equal(cert.PublicKey) || got.Cert.Subject.CommonName != cn {
+				t.Errorf("the key is not that of the certificate of %s", got.Cert.Subject)
+			}
+			s.unchanged(t, func() { // another's key, by the same client
+				one(t, s.send(s.tls(client), post("serverkeygen", b64(wish([]byte("another"))))), "400", "names no known key of this client")
+			})
+		})
+	}
 }
 
 // Where evidence is not needed a client that asks for a nonce gets an empty one.
