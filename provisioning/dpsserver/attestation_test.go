@@ -127,6 +127,17 @@ func TestSymmetricKeys(t *testing.T) {
 	if d := s.hub.Device("Lamp.7"); d.Authentication.Type != iothub.SAS || keysOf(d) != [2]string{m.SymmetricKey.PrimaryKey, m.SymmetricKey.SecondaryKey} {
 		t.Errorf("entry %+v", d)
 	}
+	// A token that was seen on its way is good for this registration alone, as long as it lives.
+	for _, resource := range []string{s.resource("sym-2"), "0ne99999999/registrations/sym-1", strings.TrimSuffix(s.resource("sym-1"), "/sym-1")} {
+		replayed := sas.Sign(resource, "registration", primary, time.Now().Add(time.Hour))
+		if status, b, _ := s.send("PUT", "/"+s.resource("sym-1")+"/register"+v, replayed, nil); status != 401 || !strings.Contains(string(b), "SAS token is for") {
+			t.Errorf("a token for %s: %d %s", resource, status, b)
+		}
+	}
+	yesterdays := sas.Sign(s.resource("sym-1"), "registration", primary, time.Now().Add(-time.Hour))
+	if status, b, _ := s.send("PUT", "/"+s.resource("sym-1")+"/register"+v, yesterdays, nil); status != 401 || !strings.Contains(string(b), "expired") {
+		t.Errorf("yesterday's token: %d %s", status, b)
+	}
 	// The enrolment's key is rolled: the old one is refused, and the next registration brings the hub in line.
 	next := sas.NewKey()
 	s.must(200, "GET", "/enrollments/sym-1"+v, nil, &e)

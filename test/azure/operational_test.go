@@ -68,15 +68,23 @@ func (p *place) operational(t *testing.T, id string) pair {
 // A device that the provider revokes is refused by the provisioning service and by the hub, and the reason is given.
 func (s suite) TestRevoked(t *testing.T) {
 	const id = "revoked-1"
-	d := s.device(id, "mqtt", s.operational(t, id))
-	register := s.device(id, "http", pair{d["cert"].(string), d["key"].(string)})
-	s.registers(t, register)
-	s.must(t, nil, "device.connect", d)
+	cert := s.operational(t, id)
+	s.registers(t, s.device(id, "http", cert))
+	s.must(t, nil, "device.connect", s.device(id, "mqtt", cert))
 	s.MustCradle("device", "revoke", id, "--account", world.Account, "--reason", "keyCompromise")
-	if e := s.refused(t, "device.connect", d); e.Name != "UnauthorizedError" || !e.says("Not authorized") {
-		t.Errorf("hub: %v", e)
+	for _, transport := range []string{"mqtt", "ws"} {
+		if e := s.refused(t, "device.connect", s.device(id, transport, cert)); e.Name != "UnauthorizedError" || !e.says("Not authorized") {
+			t.Errorf("hub over %s: %v", transport, e)
+		}
 	}
-	if e := s.refused(t, "register", register); e.Name != "UnauthorizedError" || e.Status != 401 || !e.says("is revoked") {
-		t.Errorf("provisioning: %v", e)
+	d := s.device(id, "http", cert)
+	d["body"] = with{}
+	if e := s.refused(t, "device.telemetry", d); e.Status != 401 || !e.says("is revoked") {
+		t.Errorf("hub over HTTPS: %v", e)
+	}
+	for _, transport := range transports {
+		if e := s.refused(t, "register", s.device(id, transport, cert)); e.Name != "UnauthorizedError" || transport == "http" && e.Status != 401 || !e.says("is revoked") {
+			t.Errorf("provisioning over %s: %v", transport, e)
+		}
 	}
 }
