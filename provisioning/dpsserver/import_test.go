@@ -31,13 +31,18 @@ func TestImport(t *testing.T) {
 	if r.Added != 1 || r.Present != 500 {
 		t.Errorf("again: %+v", r)
 	}
+	twice := `{"registrationId":"twice","attestation":{"type":"symmetricKey"}}` + "\n" + `{"registrationId":"TWICE","attestation":{"type":"symmetricKey"}}`
+	s.must(200, "POST", "/enrollments/import"+v, twice, &r)
+	if r.Added != 1 || r.Present != 1 {
+		t.Errorf("one device on two lines: %+v", r)
+	}
 	if after, err := s.svc.Enrollment(t.Context(), "imp-007"); err != nil || string(after.PrimaryKey) != string(before.PrimaryKey) {
 		t.Errorf("an import changed what was there: %v", err)
 	}
 	for _, c := range []struct{ name, body, want string }{
 		{"not JSON", `{"registrationId":"ok-1","attestation":{"type":"symmetricKey"}}` + "\nhello", "line 2"},
 		{"bad enrolment", `{"registrationId":"ok-1","attestation":{"type":"symmetricKey"}}` + "\n" + `{"registrationId":"bad-1","attestation":{"type":"tpm"}}`, "enrolment bad-1"},
-		{"twice in one", `{"registrationId":"ok-1","attestation":{"type":"x"}}`, "attestation type"},
+		{"an attestation that is none", `{"registrationId":"ok-1","attestation":{"type":"x"}}`, "attestation type"},
 		{"too many", strings.Repeat(`{"registrationId":"ok-1","attestation":{"type":"symmetricKey"}}`+"\n", dps.MaxImportRows+1), "more than"},
 		{"too large", `"` + strings.Repeat("x", dps.MaxImport) + `"`, "larger than"},
 	} {
